@@ -1,0 +1,1 @@
+//! Records in; metrics, statistics, charts and reports out.

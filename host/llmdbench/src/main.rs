@@ -1,0 +1,3 @@
+//! Benchmarks LLM inference: stand up, load, analyse, tear down, repeat.
+
+fn main() {}

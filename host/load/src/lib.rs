@@ -1,0 +1,1 @@
+//! Drives traffic into an inference endpoint and times it.

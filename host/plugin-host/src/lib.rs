@@ -1,0 +1,1 @@
+//! Finds, checks, limits and calls plugins: WebAssembly components behind the WIT contract.

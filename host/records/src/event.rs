@@ -1,0 +1,110 @@
+//! [`Event`]: what happened to the run between its requests.
+
+use serde::{Deserialize, Serialize};
+
+/// Something that happened to the run. Times are nanoseconds since its start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A stage began or ended.
+    Stage(StagePhase),
+    /// How the load generator fared, about once a second.
+    Client(ClientSample),
+    /// Load ended. A file without this line comes from a run that was killed.
+    End {
+        /// When.
+        at: u64,
+        /// Why.
+        reason: EndReason,
+        /// Why, in words, where the reason needs them.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        message: String,
+    },
+}
+
+/// The two ends of a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case")]
+pub enum StagePhase {
+    /// It began.
+    Begin(StageBegin),
+    /// It ended, its drain included.
+    End(StageEnd),
+}
+
+/// A stage began.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageBegin {
+    /// When.
+    pub at: u64,
+    /// Index in [`crate::Header::stages`].
+    pub stage: u32,
+}
+
+/// A stage ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageEnd {
+    /// When its last request ended.
+    pub at: u64,
+    /// Index in [`crate::Header::stages`].
+    pub stage: u32,
+    /// End of the measured window: the stage's planned end where time ended it, else the end of
+    /// its last request.
+    pub window_end: u64,
+    /// First turns that the schedule wanted out before the stage's end. None in a closed loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled: Option<u64>,
+    /// Of these, the ones that never left (the stage was cut, or a limit in flight held them).
+    #[serde(default)]
+    pub unsent: u64,
+    /// First turns that had to wait for a limit of sessions or requests under way.
+    #[serde(default)]
+    pub capped: u64,
+}
+
+/// How the load generator fared since the sample before.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ClientSample {
+    /// When.
+    pub at: u64,
+    /// Requests under way.
+    pub in_flight: u32,
+    /// Requests sent since the start.
+    pub sent: u64,
+    /// Requests ended well since the start.
+    pub succeeded: u64,
+    /// Requests failed since the start.
+    pub failed: u64,
+    /// Due sessions that found the supply of the workload empty, since the start.
+    pub starved: u64,
+    /// Connections opened since the start.
+    pub connections: u64,
+    /// What each thread of the load path did since the sample before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub threads: Vec<ThreadSample>,
+}
+
+/// What a thread of the load path did in the time of a sample.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ThreadSample {
+    /// "pacer", "load-0".
+    pub name: String,
+    /// Share of the time that it ran, 0 to 1.
+    pub cpu: f64,
+    /// Share of the time that it could have run and did not, 0 to 1.
+    pub waiting: f64,
+}
+
+/// Why load ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// Everything was done.
+    Completed,
+    /// The user stopped it.
+    Interrupted,
+    /// Too much failed.
+    Aborted,
+    /// A plugin failed while load ran.
+    PluginFailed,
+}

@@ -1,0 +1,1 @@
+//! A simulated inference server with vLLM's API.

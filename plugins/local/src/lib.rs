@@ -1,0 +1,1 @@
+//! Backend: a server process on this machine.

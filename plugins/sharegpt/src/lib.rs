@@ -1,0 +1,1 @@
+//! Workload: conversations in the ShareGPT format.

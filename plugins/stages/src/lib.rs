@@ -1,0 +1,1 @@
+//! Harness: stages of load.

@@ -1,0 +1,1 @@
+//! Workload: prompts of chosen lengths, made of words without meaning.

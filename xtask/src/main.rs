@@ -1,0 +1,3 @@
+//! Bootstrap and build; the only place that knows the wasm toolchain.
+
+fn main() {}
