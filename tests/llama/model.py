@@ -14,8 +14,8 @@ import gguf
 import numpy
 
 VOCABULARY = 2048
-HIDDEN, FEED_FORWARD, LAYERS = 64, 192, 2
-HEADS, KV_HEADS, HEAD = 2, 1, 32
+HIDDEN, FEED_FORWARD, LAYERS = 256, 768, 4
+HEADS, KV_HEADS, HEAD = 4, 2, 64
 # A slot cannot be longer than this; it costs nothing until a server asks for it.
 CONTEXT = 32768
 
@@ -51,7 +51,9 @@ def main(out):
 def text():
     """English prose that is the same wherever the pinned numpy is: its reference documentation."""
     package = pathlib.Path(numpy.__file__).parent
-    return "".join((package / name).read_text() for name in ["_core/_add_newdocs.py", "_core/fromnumeric.py"])
+    source = "".join((package / name).read_text() for name in ["_core/_add_newdocs.py", "_core/fromnumeric.py"])
+    # Indentation would otherwise become tokens of its own, which prompts in prose never use.
+    return re.sub(" +", " ", source)
 
 
 def byte_alphabet():

@@ -5,7 +5,9 @@ Prompt caching is off unless asked for: then the sums of `usage.prompt_tokens` a
 """
 
 import argparse
+import os
 import signal
+import sys
 
 import xllamacpp
 
@@ -15,9 +17,14 @@ def main():
     # Blocked before the server starts its threads, so that only `sigwait` below ever takes them.
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    server = xllamacpp.Server(parameters(options))
+    try:
+        server = xllamacpp.Server(parameters(options))
+    except RuntimeError:
+        sys.exit(f"error: failed to serve {options.file} on {options.host}:{options.port}: see llama.cpp's lines above")
     print(f"serving {options.model} at {server.listening_address}", flush=True)
     signal.sigwait(stops)
+    # The server's own way to end waits up to half a minute for clients that are still reading.
+    os._exit(0)
 
 
 def arguments():
@@ -45,9 +52,12 @@ def parameters(options):
     chosen.cpuparams_batch.n_threads = options.threads
     chosen.endpoint_metrics = True
     chosen.cache_prompt = options.prompt_cache
-    # The other prompt cache, of finished conversations outside the slots; it would only add copying.
+    # Nor the other prompt cache, of finished conversations outside the slots.
+    chosen.cache_idle_slots = False
     chosen.cache_ram_mib = 0
     chosen.ui = False
+    # Warnings and errors; five lines for every request would bury them.
+    chosen.verbosity = 2
     return chosen
 
 
