@@ -1,7 +1,7 @@
 """Runs llama.cpp's own HTTP server on a model file until SIGTERM or SIGINT; `serve` starts it.
 
 Prompt caching is off unless asked for: then the sums of `usage.prompt_tokens` and of
-`llamacpp:prompt_tokens_total` are equal, and each answer depends on its own prompt alone.
+`llamacpp:prompt_tokens_total` are equal, and no request is made faster by an earlier one.
 """
 
 import argparse
