@@ -137,10 +137,12 @@ impl Source {
         Self { curve: Curve::Fixed(value), min: value, max: value }
     }
 
+    /// A source between the limits that are given, or else `least` and `most`.
     fn drawn<T>(
         shape: &Shape<T>,
         number: impl Fn(&T) -> f64,
         least: f64,
+        most: f64,
         name: &str,
     ) -> Result<Self, Error> {
         let read = |value: &Option<T>| value.as_ref().map(&number);
@@ -224,9 +226,12 @@ mod tests {
 
     /// Mean, smallest and largest of 20,000 values.
     fn drawn(setting: &Value) -> (f64, u64, u64) {
-        let source =
-            Source::amounts(&serde_json::from_value(setting.clone()).unwrap(), "input_tokens")
-                .unwrap();
+        let source = Source::amounts(
+            &serde_json::from_value(setting.clone()).unwrap(),
+            1_000_000,
+            "input_tokens",
+        )
+        .unwrap();
         let mut random = ChaCha8Rng::seed_from_u64(7);
         let values: Vec<u64> = (0..20_000).map(|_| source.draw(&mut random)).collect();
         let mean = values.iter().sum::<u64>() as f64 / values.len() as f64;
