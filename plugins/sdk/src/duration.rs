@@ -21,6 +21,11 @@ impl Duration {
         Self(seconds * 1_000_000_000)
     }
 
+    /// This many milliseconds.
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(milliseconds * 1_000_000)
+    }
+
     /// Its length in nanoseconds, the unit of the contract.
     pub const fn nanos(self) -> u64 {
         self.0
