@@ -1,1 +1,28 @@
 //! Records in; metrics, statistics, charts and reports out.
+//!
+//! Everything here is a pure function of a run's entries: the same records give the same bytes.
+//! No files are touched and no time is taken. A [`Collector`] takes the entries one by one and
+//! gives an [`Analysis`], from which [`report`] and [`charts`] make what people look at.
+
+mod analysis;
+pub mod charts;
+mod collector;
+mod gaps;
+mod health;
+mod metric;
+mod notes;
+pub mod report;
+mod slo;
+mod statistics;
+mod summarise;
+mod summary;
+mod timeline;
+
+pub use analysis::{Analysis, Curve, Options, StageCurves};
+pub use collector::Collector;
+pub use health::{Health, Reason, Verdict, health_markdown};
+pub use metric::{Better, METRICS, Metric, metric, metrics_markdown};
+pub use notes::{Note, Severity};
+pub use slo::{Limit, Slo, SloError};
+pub use summary::{Distribution, FORMAT, Measured, Pace, Single, StageSummary, Summary, VERSION};
+pub use timeline::{Bin, Phase, Timeline};

@@ -1,0 +1,51 @@
+//! How a metric's values lie: one empirical distribution function for each stage.
+
+use super::{Axis, Figure, Line};
+use crate::Analysis;
+use crate::metric::metric;
+
+pub(super) fn ttft(analysis: &Analysis) -> Figure {
+    distribution(analysis, "ttft")
+}
+
+pub(super) fn itl(analysis: &Analysis) -> Figure {
+    distribution(analysis, "itl")
+}
+
+pub(super) fn tpot(analysis: &Analysis) -> Figure {
+    distribution(analysis, "tpot")
+}
+
+pub(super) fn latency(analysis: &Analysis) -> Figure {
+    distribution(analysis, "latency")
+}
+
+fn distribution(analysis: &Analysis, name: &str) -> Figure {
+    let curves = || {
+        let by_stage = analysis.curves.iter();
+        by_stage.filter_map(|stage| Some((&stage.stage, stage.curves.get(name)?)))
+    };
+    // A few extreme values must not squeeze all the others into the first pixels.
+    let end = curves().filter_map(|(_, curve)| curve.at(0.999)).reduce(f64::max);
+    let end = end.map(|end| end * 1.03);
+    let line = |(stage, curve): (&String, &crate::Curve)| {
+        let first = curve.points.first().map(|&(value, _)| (value, Some(0.0)));
+        let points = curve.points.iter().map(|&(value, share)| (value, Some(share)));
+        let mut points: Vec<_> = first.into_iter().chain(points).collect();
+        // A stage that is done goes on at 100 %, so that its line does not seem cut.
+        points.extend(end.map(|end| (end, Some(1.0))));
+        points.retain(|point| end.is_none_or(|end| point.0 <= end));
+        Line { name: stage.clone(), points, steps: true }
+    };
+    let title = metric(name).map_or(name, |metric| metric.title);
+    Figure {
+        x: Axis { end, ..Axis::new(format!("{title}, ms")) },
+        y: Axis { end: Some(1.0), percent: true, title: share_of(name).to_owned() },
+        lines: curves().map(line).collect(),
+        bands: Vec::new(),
+    }
+}
+
+fn share_of(name: &str) -> &'static str {
+    if name == "itl" { "share of gaps" } else { "share of requests" }
+}

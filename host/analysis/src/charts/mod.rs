@@ -1,0 +1,184 @@
+//! [`CHARTS`]: every picture of a run. A chart turns an [`Analysis`] into a [`Figure`], which is
+//! plain values; one renderer draws figures as PNG and as SVG. A new chart is one file here and
+//! one line in the table.
+
+mod distribution;
+mod in_flight;
+mod over_time;
+mod render;
+mod throughput;
+
+use crate::Analysis;
+
+pub(crate) use render::{GRID, INK, PALETTE, PAPER, SHADE};
+
+/// A picture of a run.
+#[derive(Debug)]
+pub struct Chart {
+    /// Its name in files.
+    pub name: &'static str,
+    /// Its title.
+    pub title: &'static str,
+    /// What it shows and how to read it, in a sentence or two.
+    pub meaning: &'static str,
+    /// Makes it.
+    pub draw: fn(&Analysis) -> Figure,
+}
+
+/// Every chart, in the order of reports.
+pub const CHARTS: &[Chart] = &[
+    Chart {
+        name: "ttft_distribution",
+        title: "Time to first token",
+        meaning: "Share of requests whose first token came within a time, by stage. Further left \
+            is better; a long flat end is a slow tail. The axis ends at the 99.9th percentile.",
+        draw: distribution::ttft,
+    },
+    Chart {
+        name: "itl_distribution",
+        title: "Inter-token latency",
+        meaning: "Share of the gaps between output tokens that are at most so long, by stage. Few \
+            long gaps are pauses that a reader sees. The axis ends at the 99.9th percentile.",
+        draw: distribution::itl,
+    },
+    Chart {
+        name: "tpot_distribution",
+        title: "Time per output token",
+        meaning: "Share of requests whose mean time per token after the first was at most so \
+            long, by stage. The axis ends at the 99.9th percentile.",
+        draw: distribution::tpot,
+    },
+    Chart {
+        name: "latency_distribution",
+        title: "Latency",
+        meaning: "Share of requests whose whole answer had come within a time, by stage. The axis \
+            ends at the 99.9th percentile.",
+        draw: distribution::latency,
+    },
+    Chart {
+        name: "requests_over_time",
+        title: "Requests per second",
+        meaning: "Requests sent, ended well and failed in each step of time. Ends that stay below \
+            what is sent mean that a backlog grows.",
+        draw: throughput::requests,
+    },
+    Chart {
+        name: "tokens_over_time",
+        title: "Output tokens per second",
+        meaning: "Output tokens as they arrived. A level that does not rise with the load is the \
+            server's limit.",
+        draw: throughput::tokens,
+    },
+    Chart {
+        name: "in_flight_over_time",
+        title: "Requests in flight",
+        meaning: "Requests under way, averaged over each step. A line that keeps rising at a \
+            steady rate means overload.",
+        draw: in_flight::draw,
+    },
+    Chart {
+        name: "ttft_over_time",
+        title: "Time to first token over time",
+        meaning: "Median and 99th percentile of the requests sent in each step. Both should be \
+            level within a stage; else it was not in a steady state.",
+        draw: over_time::ttft,
+    },
+    Chart {
+        name: "latency_over_time",
+        title: "Latency over time",
+        meaning: "Median and 99th percentile of the requests sent in each step.",
+        draw: over_time::latency,
+    },
+    Chart {
+        name: "lateness_over_time",
+        title: "Lateness of the load generator over time",
+        meaning: "How long after they were due requests left. This is the client's own error: it \
+            should be small beside the TTFT. A closed loop has none.",
+        draw: over_time::lateness,
+    },
+];
+
+/// What a chart shows, as values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    /// The horizontal axis.
+    pub x: Axis,
+    /// The vertical axis.
+    pub y: Axis,
+    /// The lines, in the order of the legend.
+    pub lines: Vec<Line>,
+    /// Stretches of the horizontal axis with a name, such as stages.
+    pub bands: Vec<Band>,
+}
+
+/// An axis of a figure, from 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Axis {
+    /// What it measures, with the unit.
+    pub title: String,
+    /// Its end. None: the largest value of any line.
+    pub end: Option<f64>,
+    /// Its values are shares of 1, written as per cent.
+    pub percent: bool,
+}
+
+/// A line of a figure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// Its name in the legend.
+    pub name: String,
+    /// Its points, from left to right. A gap has no value.
+    pub points: Vec<(f64, Option<f64>)>,
+    /// It goes across to the next point and then up.
+    pub steps: bool,
+}
+
+/// A stretch of the horizontal axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Band {
+    /// Its name.
+    pub name: String,
+    /// Where it begins.
+    pub from: f64,
+    /// Where it ends.
+    pub to: f64,
+    /// Drawn darker: it does not count.
+    pub shaded: bool,
+}
+
+impl Axis {
+    fn new(title: impl Into<String>) -> Self {
+        Self { title: title.into(), end: None, percent: false }
+    }
+}
+
+/// The chart of this name.
+#[must_use]
+pub fn chart(name: &str) -> Option<&'static Chart> {
+    CHARTS.iter().find(|chart| chart.name == name)
+}
+
+/// Draws a chart as a PNG file of so many pixels.
+#[must_use]
+pub fn png(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> Vec<u8> {
+    render::png(chart.title, &(chart.draw)(analysis), width, height)
+}
+
+/// Draws a chart as an SVG file of so many pixels.
+#[must_use]
+pub fn svg(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> String {
+    render::svg(Some(chart.title), &(chart.draw)(analysis), width, height)
+}
+
+/// The same without its title, for pages that have one of their own.
+pub(crate) fn untitled_svg(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> String {
+    render::svg(None, &(chart.draw)(analysis), width, height)
+}
+
+impl Figure {
+    /// Whether there is anything to see.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.iter().all(|line| line.points.iter().all(|point| point.1.is_none()))
+    }
+}

@@ -1,0 +1,129 @@
+//! [`Gaps`]: the pooled gaps between output tokens, of which a long run has too many to keep.
+
+use hdrhistogram::Histogram;
+
+/// Gaps between output tokens, in the order in which requests ended.
+///
+/// Exact as long as the run has fewer than [`Gaps::EXACT`]; beyond, a histogram whose buckets are
+/// 0.1 % wide.
+#[derive(Debug, Clone)]
+pub(crate) enum Gaps {
+    /// In milliseconds. Single precision keeps a gap of 16 ms to the nanosecond at half the size.
+    Exact(Vec<f32>),
+    /// In nanoseconds.
+    Counted(Box<Counted>),
+}
+
+/// Many gaps, counted in buckets; their moments are exact.
+#[derive(Debug, Clone)]
+pub(crate) struct Counted {
+    pub(crate) buckets: Histogram<u64>,
+    pub(crate) sum: f64,
+    pub(crate) squares: f64,
+}
+
+impl Default for Gaps {
+    fn default() -> Self {
+        Self::Exact(Vec::new())
+    }
+}
+
+impl Gaps {
+    /// Most gaps of a run that are kept as they are: 80 MB.
+    pub(crate) const EXACT: usize = 20_000_000;
+
+    /// Adds `count` gaps of so many nanoseconds each.
+    pub(crate) fn push(&mut self, nanos: f64, count: u32) {
+        match self {
+            Self::Exact(values) => {
+                let ms = (nanos / 1e6) as f32;
+                values.extend(std::iter::repeat_n(ms, count as usize));
+            }
+            Self::Counted(counted) => counted.push(nanos, count),
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Exact(values) => values.len(),
+            Self::Counted(counted) => usize::try_from(counted.buckets.len()).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Goes over to counting.
+    pub(crate) fn count(&mut self) {
+        if let Self::Exact(values) = self {
+            let mut counted = Counted::new();
+            for ms in values {
+                counted.push(f64::from(*ms) * 1e6, 1);
+            }
+            *self = Self::Counted(Box::new(counted));
+        }
+    }
+
+    /// All gaps of several stages, in their order.
+    pub(crate) fn pooled<'a>(stages: impl Iterator<Item = &'a Gaps>) -> Gaps {
+        let mut all = Gaps::default();
+        for stage in stages {
+            match (&mut all, stage) {
+                (Self::Exact(all), Self::Exact(values)) => all.extend_from_slice(values),
+                (_, Self::Exact(values)) => {
+                    for ms in values {
+                        all.push(f64::from(*ms) * 1e6, 1);
+                    }
+                }
+                (_, Self::Counted(counted)) => {
+                    all.count();
+                    if let Self::Counted(all) = &mut all {
+                        all.add(counted);
+                    }
+                }
+            }
+        }
+        all
+    }
+}
+
+impl Counted {
+    fn new() -> Self {
+        // From a microsecond to an hour, three digits: 24,576 buckets, 192 KiB.
+        let buckets = Histogram::new_with_bounds(1_000, 3_600_000_000_000, 3)
+            .expect("the bounds are constant and allowed");
+        Self { buckets, sum: 0.0, squares: 0.0 }
+    }
+
+    fn push(&mut self, nanos: f64, count: u32) {
+        self.buckets.saturating_record_n(nanos.round() as u64, u64::from(count));
+        let ms = nanos / 1e6;
+        self.sum += ms * f64::from(count);
+        self.squares += ms * ms * f64::from(count);
+    }
+
+    fn add(&mut self, other: &Counted) {
+        self.buckets.add(&other.buckets).expect("all buckets have the same bounds");
+        self.sum += other.sum;
+        self.squares += other.squares;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counting_keeps_number_and_sum_and_values_to_a_thousandth() {
+        let mut exact = Gaps::default();
+        exact.push(20e6, 3);
+        exact.push(7.5e6, 1);
+        let mut counted = exact.clone();
+        counted.count();
+        counted.push(1e6, 1);
+        let pooled = Gaps::pooled([&exact, &counted].into_iter());
+        let Gaps::Counted(all) = &pooled else { panic!("one of them was counted") };
+        assert_eq!(pooled.len(), 9);
+        assert!((all.sum - 136.0).abs() < 1e-6, "{}", all.sum);
+        let p50 = all.buckets.median_equivalent(all.buckets.value_at_quantile(0.5));
+        assert!((p50 as f64 / 20e6 - 1.0).abs() < 0.001, "{p50}");
+    }
+}

@@ -1,0 +1,79 @@
+//! `summary.csv`: a row for each metric of each stage and of the total.
+
+use crate::metric::METRICS;
+use crate::{Measured, StageSummary, Summary};
+
+/// The columns. `value` is for metrics with one value; the others are for those with many, and
+/// `few` names the percentiles that rest on few of them. What was not measured is an empty cell.
+const COLUMNS: [&str; 15] = [
+    "stage", "metric", "unit", "value", "n", "mean", "stddev", "min", "max", "p50", "p90", "p95",
+    "p99", "p99_9", "few",
+];
+
+/// Counts that stand before the metrics of a stage, as values.
+const COUNTS: [(&str, fn(&StageSummary) -> Option<f64>, &str); 7] = [
+    ("window", |s| Some(s.window_s), "s"),
+    ("offered_rate", |s| s.offered_rate, "1/s"),
+    ("achieved_rate", |s| s.achieved_rate, "1/s"),
+    ("sent", |s| Some(s.sent as f64), "requests"),
+    ("succeeded", |s| Some(s.succeeded as f64), "requests"),
+    ("failed", |s| Some(s.failed as f64), "requests"),
+    ("goodput_share", |s| s.goodput_share, "share"),
+];
+
+/// A summary as CSV with a header: a row for each count and metric of each stage, then of the
+/// total, whose stage is `total`.
+///
+/// Columns: `stage, metric, unit, value, n, mean, stddev, min, max, p50, p90, p95, p99, p99_9,
+/// few`. `value` is for counts and rates, the others for distributions; `few` names, with spaces
+/// between them, the percentiles that rest on few values. What was not measured is empty.
+#[must_use]
+pub fn csv(summary: &Summary) -> String {
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    let mut write = |row: [String; 15]| {
+        writer.write_record(row).expect("rows have as many cells as the header");
+    };
+    write(COLUMNS.map(str::to_owned));
+    for stage in summary.stages.iter().chain([&summary.total]) {
+        rows(stage).for_each(&mut write);
+    }
+    let bytes = writer.into_inner().expect("writing to memory does not fail");
+    String::from_utf8(bytes).expect("every cell is a string")
+}
+
+fn rows(stage: &StageSummary) -> impl Iterator<Item = [String; 15]> {
+    let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+    let value_row = move |name: &str, unit: &str, value: Option<f64>| {
+        let mut row: [String; 15] = std::array::from_fn(|_| String::new());
+        row[0].clone_from(&stage.name);
+        row[1] = name.to_owned();
+        row[2] = unit.to_owned();
+        row[3] = number(value);
+        row
+    };
+    let counts = COUNTS.iter().map(move |(name, of, unit)| value_row(name, unit, of(stage)));
+    let metrics =
+        METRICS.iter().filter_map(move |metric| match stage.metrics.get(metric.name)? {
+            Measured::Single(single) => {
+                Some(value_row(metric.name, metric.unit, Some(single.value)))
+            }
+            Measured::Distribution(d) => Some([
+                stage.name.clone(),
+                metric.name.to_owned(),
+                metric.unit.to_owned(),
+                String::new(),
+                d.n.to_string(),
+                number(Some(d.mean)),
+                number(d.stddev),
+                number(Some(d.min)),
+                number(Some(d.max)),
+                number(d.p50),
+                number(d.p90),
+                number(d.p95),
+                number(d.p99),
+                number(d.p99_9),
+                d.few.join(" "),
+            ]),
+        });
+    counts.chain(metrics)
+}

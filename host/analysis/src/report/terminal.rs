@@ -1,0 +1,173 @@
+//! The table at the end of a run: a column for each stage and the total, or, where these are too
+//! many for the terminal, a row for each.
+
+use super::{NOTHING, percentile, short, short_or_nothing};
+use crate::{Analysis, Severity, StageSummary, Verdict};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+/// What a table shows of a stage: a title and how to write it.
+struct Line {
+    title: &'static str,
+    write: fn(&StageSummary) -> String,
+}
+
+/// Lines of the table with a column for each stage. Lines that have nothing to show are left out.
+const LINES: &[Line] = &[
+    Line { title: "requests sent", write: |s| s.sent.to_string() },
+    Line { title: "failed", write: failed },
+    Line { title: "offered, 1/s", write: |s| short_or_nothing(s.offered_rate) },
+    Line { title: "requests, 1/s", write: |s| rate(s, "request_throughput") },
+    Line { title: "output tokens, 1/s", write: |s| rate(s, "output_token_throughput") },
+    Line { title: "total tokens, 1/s", write: |s| rate(s, "total_token_throughput") },
+    Line { title: "goodput, 1/s", write: goodput },
+    Line { title: "TTFT, ms", write: |s| three(s, "ttft") },
+    Line { title: "scheduled TTFT, ms", write: |s| three(s, "scheduled_ttft") },
+    Line { title: "ITL, ms", write: |s| three(s, "itl") },
+    Line { title: "TPOT, ms", write: |s| three(s, "tpot") },
+    Line { title: "latency, ms", write: |s| three(s, "latency") },
+    Line { title: "scheduled latency, ms", write: |s| three(s, "scheduled_latency") },
+    Line { title: "lateness, ms", write: |s| three(s, "lateness") },
+];
+
+/// Columns of the table with a row for each stage: as many of these as there is room for.
+const COLUMNS: &[Line] = &[
+    Line { title: "stage", write: |s| s.name.clone() },
+    Line { title: "sent", write: |s| s.sent.to_string() },
+    Line { title: "failed", write: |s| s.failed.to_string() },
+    Line { title: "req/s", write: |s| rate(s, "request_throughput") },
+    Line { title: "TTFT p50", write: |s| percentile(s.distribution("ttft"), "p50") },
+    Line { title: "p99", write: |s| percentile(s.distribution("ttft"), "p99") },
+    Line { title: "TPOT p50", write: |s| percentile(s.distribution("tpot"), "p50") },
+    Line { title: "p99", write: |s| percentile(s.distribution("tpot"), "p99") },
+    Line { title: "out tok/s", write: |s| rate(s, "output_token_throughput") },
+    Line { title: "latency p50", write: |s| percentile(s.distribution("latency"), "p50") },
+    Line { title: "p99", write: |s| percentile(s.distribution("latency"), "p99") },
+    Line { title: "lateness p99", write: |s| percentile(s.distribution("lateness"), "p99") },
+    Line { title: "ITL p50", write: |s| percentile(s.distribution("itl"), "p50") },
+    Line { title: "p99", write: |s| percentile(s.distribution("itl"), "p99") },
+];
+
+/// The results as text for a terminal `width` characters wide. No line ends in spaces.
+#[must_use]
+pub fn terminal(analysis: &Analysis, width: usize, colour: bool) -> String {
+    let summary = &analysis.summary;
+    // The total of one stage is that stage.
+    let total = (summary.stages.len() != 1).then_some(&summary.total);
+    let shown: Vec<&StageSummary> = summary.stages.iter().chain(total).collect();
+    let mut text = by_column(&shown, width).unwrap_or_else(|| by_row(&shown, width));
+    text.push('\n');
+    if text.contains('*') {
+        text.push_str("* rests on few values\n");
+    }
+    if text.contains(" / ") {
+        text.push_str("latencies: p50 / p90 / p99\n");
+    }
+    text.push('\n');
+    text.push_str(&verdict(analysis, colour));
+    text
+}
+
+/// The table with a column for each stage. None: it is too wide.
+fn by_column(shown: &[&StageSummary], width: usize) -> Option<String> {
+    let mut table = empty();
+    let names = shown.iter().map(|stage| stage.name.clone());
+    table.set_header(std::iter::once(String::new()).chain(names));
+    for line in LINES {
+        let cells: Vec<String> = shown.iter().map(|stage| (line.write)(stage)).collect();
+        if cells.iter().any(|cell| cell != NOTHING) {
+            add(&mut table, line.title.to_owned(), cells);
+        }
+    }
+    let text = table.trim_fmt();
+    let fits = text.lines().all(|line| line.chars().count() <= width);
+    fits.then_some(text)
+}
+
+/// The table with a row for each stage and as many columns as there is room for.
+fn by_row(shown: &[&StageSummary], width: usize) -> String {
+    let mut columns: Vec<&Line> = Vec::new();
+    let mut taken = 0;
+    for column in COLUMNS {
+        let cells = shown.iter().map(|stage| (column.write)(stage).chars().count());
+        let widest = cells.chain([column.title.len()]).max().unwrap_or(0) + 3;
+        if taken + widest > width && columns.len() > 1 {
+            break;
+        }
+        taken += widest;
+        columns.push(column);
+    }
+    let mut table = empty();
+    table.set_header(columns.iter().enumerate().map(|(i, column)| {
+        let side = if i == 0 { CellAlignment::Left } else { CellAlignment::Right };
+        Cell::new(column.title).set_alignment(side)
+    }));
+    for stage in shown {
+        let cells = columns[1..].iter().map(|column| (column.write)(stage)).collect();
+        add(&mut table, stage.name.clone(), cells);
+    }
+    table.trim_fmt()
+}
+
+fn empty() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table
+}
+
+fn add(table: &mut Table, title: String, cells: Vec<String>) {
+    let numbers =
+        cells.into_iter().map(|cell| Cell::new_owned(cell).set_alignment(CellAlignment::Right));
+    table.add_row(std::iter::once(Cell::new_owned(title)).chain(numbers));
+}
+
+/// The verdict, its reasons, and the notes that should not be missed.
+fn verdict(analysis: &Analysis, colour: bool) -> String {
+    let health = &analysis.summary.health;
+    let (code, meaning) = match health.verdict {
+        Verdict::Valid => ("32", "the load generator did what it was asked"),
+        Verdict::Suspect => ("33", "the load generator may have bent the results"),
+        Verdict::Invalid => {
+            ("31", "the load generator bent the results; they are not the server's")
+        }
+    };
+    let word = health.verdict.to_string();
+    let word = if colour { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word };
+    let mut text = format!("result: {word} ({meaning})\n");
+    if analysis.summary.partial {
+        text.push_str("partial: the run did not come to its planned end\n");
+    }
+    for reason in &health.reasons {
+        text.push_str(&format!("- {}: {reason}\n", reason.verdict));
+    }
+    for note in analysis.summary.notes.iter().filter(|note| note.severity > Severity::Info) {
+        text.push_str(&format!("- {}: {}: {}\n", note.severity.name(), note.source, note.text));
+    }
+    text
+}
+
+fn rate(stage: &StageSummary, metric: &str) -> String {
+    short_or_nothing(stage.single(metric).map(|single| single.value))
+}
+
+fn goodput(stage: &StageSummary) -> String {
+    match (stage.single("goodput"), stage.goodput_share) {
+        (Some(rate), Some(share)) => format!("{} ({:.1} %)", short(rate.value), share * 100.0),
+        _ => NOTHING.to_owned(),
+    }
+}
+
+fn failed(stage: &StageSummary) -> String {
+    let kinds: Vec<String> = stage.errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+    match stage.failed {
+        0 => "0".to_owned(),
+        failed => format!("{failed} ({})", kinds.join(", ")),
+    }
+}
+
+fn three(stage: &StageSummary, metric: &str) -> String {
+    let Some(distribution) = stage.distribution(metric) else { return NOTHING.to_owned() };
+    if distribution.n == 1 {
+        return format!("{} (n = 1)", short(distribution.mean));
+    }
+    ["p50", "p90", "p99"].map(|p| percentile(Some(distribution), p)).join(" / ")
+}
