@@ -68,11 +68,9 @@ impl Connection {
     pub(crate) async fn read_request(&mut self) -> Result<Request, NoRequest> {
         let (mut request, framing, head_bytes) = loop {
             match parse_head(&self.received)? {
-                Some(head) => break head,
-                None if self.received.len() > MAX_HEAD_BYTES => {
-                    return Err(NoRequest::Bad(431, "Request Header Fields Too Large"));
-                }
-                None => self.receive().await?,
+                Some(head) if head.2 <= MAX_HEAD_BYTES => break head,
+                None if self.received.len() <= MAX_HEAD_BYTES => self.receive().await?,
+                _ => return Err(NoRequest::Bad(431, "Request Header Fields Too Large")),
             }
         };
         self.received.drain(..head_bytes);
