@@ -50,7 +50,8 @@ pub struct Behavior {
     /// Faults for a share of the requests; the first rule that is drawn applies. A request may ask
     /// for a fault itself with the header `x-sim-fault`.
     pub faults: Vec<FaultRule>,
-    /// Files with scripted streams, played in turn instead of generated answers.
+    /// Files with scripted streams, played in turn instead of generated answers, whatever is asked
+    /// for; delays and faults do not apply to them.
     pub scripts: Vec<PathBuf>,
     /// Stop the server when this many answers have ended.
     pub exit_after_requests: Option<u64>,

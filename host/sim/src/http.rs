@@ -261,6 +261,8 @@ fn parse_head(received: &[u8]) -> Result<Option<(Request, Framing, usize)>, NoRe
             request.fault = Some(text());
         }
     }
+    // No route answers HEAD; closing after the refusal spares a second way to frame responses.
+    request.keep_alive &= request.method != "HEAD";
     Ok(Some((request, framing, head_bytes)))
 }
 
