@@ -173,8 +173,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "new_connections",
-        what: "requests that opened a connection although enough had been opened for the most \
-            requests under way",
+        what: "requests that opened a connection beyond those that the load needs",
         suspect: 0.005,
         invalid: 0.05,
         least: 10,
@@ -333,11 +332,12 @@ fn thread_waiting(e: &Evidence) -> Option<(f64, usize)> {
     threads.map(mean).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-/// Every request under way needs a connection, which somebody has to open: as many are free.
+/// Every request under way needs a connection, which somebody has to open, and each load thread,
+/// of which there are at most eight, keeps connections of its own: so many are free.
 fn new_connections(e: &Evidence) -> Option<(f64, usize)> {
     let succeeded: Vec<_> = e.part.measured().filter(|r| r.counts()).collect();
     let new = succeeded.iter().filter(|r| r.new_connection).count();
-    let needed = peak_in_flight(succeeded.iter().copied());
+    let needed = 2 * peak_in_flight(succeeded.iter().copied()) + 8;
     let n = succeeded.len();
     (n > 0).then(|| (new.saturating_sub(needed) as f64 / n as f64, n))
 }

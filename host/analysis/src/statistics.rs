@@ -158,28 +158,26 @@ mod tests {
         }
     }
 
-    /// Spot values of the exact intervals for independent samples.
+    /// Against published Clopper-Pearson limits: 50, 90 and 95 of 100 lie within 0.3983 to 0.6017,
+    /// 0.8238 to 0.9510 and 0.8872 to 0.9836.
     #[test]
-    fn ranks_for_independent_values_are_those_of_the_binomial() {
-        let check = |n: u64, p: Percentile, low, high| {
-            assert_eq!(interval_ranks(n, n as f64, p), (Some(low), high), "{} of {n}", p.name);
+    fn ranks_are_clopper_pearson_limits_rounded_outwards() {
+        let check = |n: u64, n_eff: f64, p: Percentile, low, high| {
+            let ranks = interval_ranks(n, n_eff, p);
+            assert_eq!(ranks, (Some(low), Some(high)), "{} of {n}", p.name);
         };
-        check(100, P50, 40, Some(61));
-        check(200, P50, 86, Some(115));
-        check(200, P95, 184, Some(197));
-        check(100, P99, 97, None);
-        check(500, P90, 436, Some(464));
-        check(1_000, P99, 983, Some(997));
-        check(5_000, PERCENTILES[4], 4_990, Some(5_000));
-        check(10_000, P95, 9_457, Some(9_543));
+        check(100, 100.0, P50, 39, 61);
+        check(100, 100.0, P90, 82, 96);
+        check(100, 100.0, P95, 88, 99);
+        // Worth a tenth: as wide as a tenth of the values would make it.
+        check(1_000, 100.0, P50, 398, 602);
+        check(10, 10.0, P50, 1, 9);
     }
 
     #[test]
-    fn an_interval_gets_its_upper_end_at_the_size_from_which_a_percentile_is_plain() {
+    fn a_percentile_is_plain_from_the_size_at_which_its_interval_has_two_ends() {
         for p in PERCENTILES {
-            let upper = |n: u64| interval_ranks(n, n as f64, p).1;
-            assert_eq!(upper(p.plain - 1), None, "{}", p.name);
-            assert_eq!(upper(p.plain), Some(p.plain), "{}", p.name);
+            assert_eq!(p.plain, (TAIL.ln() / p.share().ln()).ceil() as u64, "{}", p.name);
             assert_eq!(p.least, 1_000 / (1_000 - p.permille), "{}", p.name);
         }
     }

@@ -28,6 +28,12 @@ fn distribution(analysis: &Analysis, name: &str) -> Figure {
     // A few extreme values must not squeeze all the others into the first pixels.
     let end = curves().filter_map(|(_, curve)| curve.at(0.999)).reduce(f64::max);
     let end = end.map(|end| end * 1.03);
+    let least = curves().filter_map(|(_, curve)| curve.points.first()).map(|p| p.0);
+    // Where all values lie far from 0, the axis begins near them.
+    let start = match (least.reduce(f64::min), end) {
+        (Some(least), Some(end)) if least > 0.4 * end => least - 0.15 * (end - least),
+        _ => 0.0,
+    };
     let line = |(stage, curve): (&String, &crate::Curve)| {
         let first = curve.points.first().map(|&(value, _)| (value, Some(0.0)));
         let points = curve.points.iter().map(|&(value, share)| (value, Some(share)));
@@ -39,8 +45,8 @@ fn distribution(analysis: &Analysis, name: &str) -> Figure {
     };
     let title = metric(name).map_or(name, |metric| metric.title);
     Figure {
-        x: Axis { end, ..Axis::new(format!("{title}, ms")) },
-        y: Axis { end: Some(1.0), percent: true, title: share_of(name).to_owned() },
+        x: Axis { start, end, ..Axis::new(format!("{title}, ms")) },
+        y: Axis { end: Some(1.0), percent: true, ..Axis::new(share_of(name)) },
         lines: curves().map(line).collect(),
         bands: Vec::new(),
     }

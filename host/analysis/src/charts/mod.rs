@@ -79,14 +79,15 @@ pub const CHARTS: &[Chart] = &[
     Chart {
         name: "ttft_over_time",
         title: "Time to first token over time",
-        meaning: "Median and 99th percentile of the requests sent in each step. Both should be \
-            level within a stage; else it was not in a steady state.",
+        meaning: "Median and 99th percentile of the requests sent in each step (of fewer than 100, \
+            the largest). Both should be level within a stage; else it was not in a steady state.",
         draw: over_time::ttft,
     },
     Chart {
         name: "latency_over_time",
         title: "Latency over time",
-        meaning: "Median and 99th percentile of the requests sent in each step.",
+        meaning: "Median and 99th percentile of the requests sent in each step (of fewer than 100, \
+            the largest).",
         draw: over_time::latency,
     },
     Chart {
@@ -111,11 +112,13 @@ pub struct Figure {
     pub bands: Vec<Band>,
 }
 
-/// An axis of a figure, from 0.
+/// An axis of a figure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
     /// What it measures, with the unit.
     pub title: String,
+    /// Its beginning.
+    pub start: f64,
     /// Its end. None: the largest value of any line.
     pub end: Option<f64>,
     /// Its values are shares of 1, written as per cent.
@@ -148,7 +151,7 @@ pub struct Band {
 
 impl Axis {
     fn new(title: impl Into<String>) -> Self {
-        Self { title: title.into(), end: None, percent: false }
+        Self { title: title.into(), start: 0.0, end: None, percent: false }
     }
 }
 

@@ -32,14 +32,36 @@ const FONT: &str = "sans-serif";
 
 const FITS: &str = "drawing into memory fails only without a font, which is registered above";
 
+/// Height for which sizes of text and lines are given. Everything scales with the height, so that
+/// a chart looks the same at any resolution.
+const HEIGHT: f64 = 360.0;
+
 pub(super) fn png(title: &str, figure: &Figure, width: u32, height: u32) -> Vec<u8> {
-    let mut pixels = vec![0u8; width as usize * height as usize * 3];
+    // Plotters draws lines with hard edges: drawn twice as large and averaged they are smooth.
+    let (wide, high) = (2 * width, 2 * height);
+    let mut pixels = vec![0u8; wide as usize * high as usize * 3];
     {
-        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-        draw(&area, Some(title), figure);
+        let area = BitMapBackend::with_buffer(&mut pixels, (wide, high)).into_drawing_area();
+        draw(&area, Some(title), figure, f64::from(high) / HEIGHT);
         area.present().expect(FITS);
     }
-    encode(&pixels, width, height)
+    encode(&halved(&pixels, wide as usize), width, height)
+}
+
+/// The mean of every four neighbours of an image whose rows are `wide` pixels long.
+fn halved(pixels: &[u8], wide: usize) -> Vec<u8> {
+    let row = wide * 3;
+    let mut half = Vec::with_capacity(pixels.len() / 4);
+    for rows in pixels.chunks_exact(2 * row) {
+        for x in (0..row).step_by(6) {
+            for channel in x..x + 3 {
+                let four = [channel, channel + 3, row + channel, row + channel + 3];
+                let sum: u16 = four.iter().map(|&i| u16::from(rows[i])).sum();
+                half.push((sum / 4) as u8);
+            }
+        }
+    }
+    half
 }
 
 fn encode(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
@@ -53,7 +75,12 @@ fn encode(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
 
 pub(super) fn svg(title: Option<&str>, figure: &Figure, width: u32, height: u32) -> String {
     let mut svg = String::new();
-    draw(&SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area(), title, figure);
+    {
+        let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
+        // The backend writes text a fifth smaller than it measures it.
+        draw(&area, title, figure, f64::from(height) / HEIGHT * 1.2);
+        area.present().expect(FITS);
+    }
     svg
 }
 
@@ -70,25 +97,30 @@ fn text(size: f64) -> TextStyle<'static> {
     (FONT, size).into_font().color(&INK)
 }
 
-fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, title: Option<&str>, figure: &Figure) {
+fn draw<DB: DrawingBackend>(
+    area: &DrawingArea<DB, Shift>,
+    title: Option<&str>,
+    figure: &Figure,
+    unit: f64,
+) {
     register_font();
-    let (_, height) = area.dim_in_pixel();
-    // Everything scales with the height, so that a chart looks the same at any resolution.
-    let unit = f64::from(height) / 360.0;
     let px = |n: f64| (n * unit).round() as u32;
     area.fill(&PAPER).expect(FITS);
-    let mut builder = ChartBuilder::on(area);
-    builder
-        .margin(px(12.0))
-        .margin_right(px(20.0))
-        .margin_top(px(if figure.bands.is_empty() { 8.0 } else { 20.0 }))
-        .x_label_area_size(px(42.0))
-        .y_label_area_size(px(64.0));
     if let Some(title) = title {
-        builder.caption(title, text(19.0 * unit));
+        let at = (px(16.0) as i32, px(10.0) as i32);
+        area.draw(&Text::new(title, at, text(18.0 * unit))).expect(FITS);
     }
+    let names = if figure.bands.is_empty() { 0.0 } else { 14.0 };
+    let top = names + if title.is_some() { 40.0 } else { 8.0 };
     let (x, y) = (end_of(&figure.x, figure, |p| Some(p.0)), end_of(&figure.y, figure, |p| p.1));
-    let mut chart = builder.build_cartesian_2d(0.0..x, 0.0..y).expect(FITS);
+    let mut chart = ChartBuilder::on(area)
+        .margin(px(10.0))
+        .margin_right(px(20.0))
+        .margin_top(px(top))
+        .x_label_area_size(px(42.0))
+        .y_label_area_size(px(58.0))
+        .build_cartesian_2d(figure.x.start..x, figure.y.start..y)
+        .expect(FITS);
 
     let plot = chart.plotting_area();
     for band in &figure.bands {
@@ -114,7 +146,7 @@ fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, title: Option<&str>, 
         .expect(FITS);
 
     bands(area, &chart, &figure.bands, (x, y), unit);
-    let width = px(1.8);
+    let width = px(1.5);
     for (line, colour) in figure.lines.iter().zip(PALETTE.iter().cycle()) {
         let style = colour.stroke_width(width.max(1));
         for run in unbroken(line) {
@@ -129,7 +161,8 @@ fn draw<DB: DrawingBackend>(area: &DrawingArea<DB, Shift>, title: Option<&str>, 
     if figure.is_empty() {
         let centre = Pos::new(HPos::Center, VPos::Center);
         let style = text(16.0 * unit).pos(centre);
-        let nothing = Text::new("nothing was measured", (x / 2.0, y / 2.0), style);
+        let nothing =
+            Text::new("nothing was measured", ((figure.x.start + x) / 2.0, y / 2.0), style);
         chart.draw_series([nothing]).expect(FITS);
     } else {
         legend(area, &chart, figure, unit);
@@ -210,20 +243,28 @@ fn legend<DB: DrawingBackend>(
     }
 }
 
-/// How many points of lines a box would cover.
+/// How much of the lines a box would cover, in pieces of their segments.
 fn covered<DB: DrawingBackend>(
     chart: &ChartContext<DB, Cartesian>,
     figure: &Figure,
     (left, top): (i32, i32),
     (wide, high): (i32, i32),
 ) -> usize {
-    let points = figure.lines.iter().flat_map(|line| &line.points);
-    let drawn = points.filter_map(|&(x, y)| Some((x, y?)));
-    let inside = drawn.filter(|point| {
-        let (x, y) = chart.plotting_area().map_coordinate(point);
-        (left..=left + wide).contains(&x) && (top..=top + high).contains(&y)
-    });
-    inside.count()
+    const PIECES: i32 = 16;
+    let inside =
+        |x: i32, y: i32| (left..=left + wide).contains(&x) && (top..=top + high).contains(&y);
+    let pieces = |(from, to): ((i32, i32), (i32, i32))| {
+        let at = |from: i32, to: i32, i: i32| from + (to - from) * i / PIECES;
+        (0..PIECES).filter(move |&i| inside(at(from.0, to.0, i), at(from.1, to.1, i))).count()
+    };
+    let runs = figure.lines.iter().flat_map(unbroken);
+    runs.map(|run| {
+        let pixels: Vec<_> =
+            run.iter().map(|point| chart.plotting_area().map_coordinate(point)).collect();
+        let after = pixels.iter().skip(1).chain(pixels.last());
+        pixels.iter().copied().zip(after.copied()).map(pieces).sum::<usize>()
+    })
+    .sum()
 }
 
 /// The stretches of a line that have values.
@@ -250,24 +291,24 @@ fn unbroken(line: &Line) -> Vec<Vec<(f64, f64)>> {
     runs
 }
 
-/// Where an axis ends: a little beyond what it shows, and never at 0.
+/// Where an axis ends: a little beyond what it shows, and never where it begins.
 fn end_of(axis: &Axis, figure: &Figure, of: fn(&(f64, Option<f64>)) -> Option<f64>) -> f64 {
     let points = figure.lines.iter().flat_map(|line| &line.points);
     let largest = || points.filter_map(of).fold(0.0, f64::max) * 1.08;
     let end = axis.end.unwrap_or_else(largest);
-    if end.is_finite() && end > 0.0 { end } else { 1.0 }
+    if end.is_finite() && end > axis.start { end } else { axis.start + 1.0 }
 }
 
-/// A label of an axis that ends at `end`.
+/// A label of an axis that ends at `end`, with decimals enough to tell labels apart.
 fn write(value: f64, axis: &Axis, end: f64) -> String {
     if axis.percent {
         return format!("{:.0} %", value * 100.0);
     }
-    let decimals = match end {
-        end if end < 0.05 => 4,
-        end if end < 0.5 => 3,
-        end if end < 5.0 => 2,
-        end if end < 20.0 => 1,
+    let decimals = match end - axis.start {
+        span if span < 0.05 => 4,
+        span if span < 0.5 => 3,
+        span if span < 5.0 => 2,
+        span if span < 20.0 => 1,
         _ => 0,
     };
     crate::report::grouped(value, decimals)

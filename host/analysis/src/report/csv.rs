@@ -10,8 +10,10 @@ const COLUMNS: [&str; 15] = [
     "p99", "p99_9", "few",
 ];
 
-/// Counts that stand before the metrics of a stage, as values.
-const COUNTS: [(&str, fn(&StageSummary) -> Option<f64>, &str); 7] = [
+type Count = (&'static str, fn(&StageSummary) -> Option<f64>, &'static str);
+
+/// Counts that stand before the metrics of a stage, as values: name, value, unit.
+const COUNTS: [Count; 7] = [
     ("window", |s| Some(s.window_s), "s"),
     ("offered_rate", |s| s.offered_rate, "1/s"),
     ("achieved_rate", |s| s.achieved_rate, "1/s"),

@@ -92,8 +92,7 @@ const COLUMNS: &[Column] = &[
     Column { title: "offered, 1/s", write: |s| short_or_nothing(s.offered_rate) },
     Column { title: "requests, 1/s", write: |s| rate(s, "request_throughput") },
     Column { title: "output tokens, 1/s", write: |s| rate(s, "output_token_throughput") },
-    Column { title: "goodput, 1/s", write: |s| rate(s, "goodput") },
-    Column { title: "goodput, % of sent", write: |s| percent(s.goodput_share) },
+    Column { title: "goodput, 1/s", write: goodput },
     Column { title: "TTFT p50", write: |s| percentile(s.distribution("ttft"), "p50") },
     Column { title: "TTFT p99", write: |s| percentile(s.distribution("ttft"), "p99") },
     Column { title: "ITL p50", write: |s| percentile(s.distribution("itl"), "p50") },
@@ -148,7 +147,7 @@ fn results(page: &mut String, analysis: &Analysis) {
 fn section(page: &mut String, title: &str, analysis: &Analysis, suffix: &str) {
     put!(page, "<section>\n<h2>{title}</h2>\n<div class=\"charts\">\n");
     for chart in CHARTS.iter().filter(|chart| chart.name.ends_with(suffix)) {
-        let svg = themed(&charts::untitled_svg(chart, analysis, 560, 300));
+        let svg = themed(&charts::untitled_svg(chart, analysis, 560, 310));
         put!(
             page,
             "<figure>\n<h3>{title}</h3>\n{svg}\n<figcaption>{}</figcaption>\n</figure>\n",
@@ -266,7 +265,10 @@ fn metric_row(page: &mut String, title: &str, measured: &Measured) {
             put!(page, "<td>{}</td><td>{}</td>", short_or_nothing(d.stddev), short(d.min));
             for (name, _) in percentile_titles() {
                 let longer = d.too_short_by.get(name).map_or_else(String::new, |factor| {
-                    format!("<br><span class=\"small\">{}&times;</span>", short(*factor))
+                    format!(
+                        "<br><span class=\"small\">{}&times;</span>",
+                        grouped((factor * 10.0).ceil() / 10.0, 1)
+                    )
                 });
                 let value = percentile(Some(d), name);
                 put!(page, "<td>{value}{}{longer}</td>", range(d.interval.get(name)));
@@ -297,6 +299,15 @@ fn definitions(page: &mut String, analysis: &Analysis) {
 
 fn rate(stage: &StageSummary, metric: &str) -> String {
     short_or_nothing(stage.single(metric).map(|single| single.value))
+}
+
+fn goodput(stage: &StageSummary) -> String {
+    match (stage.single("goodput"), stage.goodput_share) {
+        (Some(rate), Some(_)) => {
+            format!("{} ({} %)", short(rate.value), percent(stage.goodput_share))
+        }
+        _ => NOTHING.to_owned(),
+    }
 }
 
 fn percent(share: Option<f64>) -> String {

@@ -3,7 +3,7 @@
 
 use super::{NOTHING, percentile, short, short_or_nothing};
 use crate::{Analysis, Severity, StageSummary, Verdict};
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 /// What a table shows of a stage: a title and how to write it.
 struct Line {
@@ -62,6 +62,11 @@ pub fn terminal(analysis: &Analysis, width: usize, colour: bool) -> String {
     if text.contains(" / ") {
         text.push_str("latencies: p50 / p90 / p99\n");
     }
+    let errors: Vec<String> =
+        summary.total.errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+    if !errors.is_empty() {
+        text.push_str(&format!("failed: {}\n", errors.join(", ")));
+    }
     text.push('\n');
     text.push_str(&verdict(analysis, colour));
     text
@@ -110,7 +115,8 @@ fn by_row(shown: &[&StageSummary], width: usize) -> String {
 
 fn empty() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    let line = LineStyle::none().fill('─').junction('─');
+    table.load_style(TableStyle::new().header_separator(line).bottom_border(line));
     table
 }
 
@@ -157,10 +163,9 @@ fn goodput(stage: &StageSummary) -> String {
 }
 
 fn failed(stage: &StageSummary) -> String {
-    let kinds: Vec<String> = stage.errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
-    match stage.failed {
-        0 => "0".to_owned(),
-        failed => format!("{failed} ({})", kinds.join(", ")),
+    match stage.error_rate() {
+        Some(rate) if stage.failed > 0 => format!("{} ({:.1} %)", stage.failed, rate * 100.0),
+        _ => "0".to_owned(),
     }
 }
 

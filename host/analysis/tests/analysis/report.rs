@@ -1,0 +1,161 @@
+//! What people and programs read.
+
+use crate::run::{Run, answer, failure, slo, stage};
+use analysis::{Analysis, METRICS, Note, Options, Severity, Summary, metrics_markdown, report};
+use records::{FailureKind, LoopKind, Record};
+
+/// Two open stages of forty requests, some failed.
+fn two_stages() -> Run {
+    let mut run = Run::new(vec![stage("low", LoopKind::Open), stage("high", LoopKind::Open)]);
+    for (index, begin) in [(0, 0), (1, 10_000)] {
+        run.begin(index, begin);
+        run.records((0..40).map(|i| {
+            let due = begin + i * 200;
+            let ttft = 100 + 50 * u64::from(index) + i % 7;
+            let tokens = [due + ttft, due + ttft + 20, due + ttft + 41];
+            let record = Record { stage: index, ..answer(due, &tokens, due + ttft + 45) };
+            match i {
+                9 => failure(record, FailureKind::HttpStatus, "503 <busy> & \"gone\""),
+                _ => record,
+            }
+        }));
+        run.end(index, begin + 8_000, 40);
+    }
+    run.completed(18_500);
+    run
+}
+
+fn analysis() -> Analysis {
+    two_stages().analyse(&slo(&[("ttft", 155.0)]))
+}
+
+#[test]
+fn the_terminal_has_a_column_for_each_stage() {
+    insta::assert_snapshot!(report::terminal(&analysis(), 120, false), @r"
+                         low                 high                total
+─────────────────────────────────────────────────────────────────────────────────────
+ requests sent                          40                  40                    80
+ failed                          1 (2.5 %)           1 (2.5 %)             2 (2.5 %)
+ offered, 1/s                         5.00                5.00                  5.00
+ requests, 1/s                        4.88                4.88                  4.88
+ output tokens, 1/s                   14.6                14.6                  14.6
+ total tokens, 1/s                    48.8                48.8                  48.8
+ goodput, 1/s                4.88 (97.5 %)       4.25 (85.0 %)         4.56 (91.2 %)
+ TTFT, ms                103.0 / 106.0 / -   153.0 / 156.0 / -     106.0 / 155.0 / -
+ scheduled TTFT, ms      103.0 / 106.0 / -   153.0 / 156.0 / -     106.0 / 155.0 / -
+ ITL, ms                   20.0 / 21.0 / -     20.0 / 21.0 / -   20.0 / 21.0 / 21.0*
+ TPOT, ms                  20.5 / 20.5 / -     20.5 / 20.5 / -       20.5 / 20.5 / -
+ latency, ms             148.0 / 151.0 / -   198.0 / 201.0 / -     151.0 / 200.0 / -
+ scheduled latency, ms   148.0 / 151.0 / -   198.0 / 201.0 / -     151.0 / 200.0 / -
+ lateness, ms                    0 / 0 / -           0 / 0 / -             0 / 0 / -
+─────────────────────────────────────────────────────────────────────────────────────
+* rests on few values
+latencies: p50 / p90 / p99
+failed: http_status 2
+
+result: valid (the load generator did what it was asked)
+");
+}
+
+#[test]
+fn a_narrow_terminal_gets_a_row_for_each_stage() {
+    insta::assert_snapshot!(report::terminal(&analysis(), 70, false), @r"
+ stage   sent   failed   req/s   TTFT p50   p99   TPOT p50   p99
+─────────────────────────────────────────────────────────────────
+ low       40        1    4.88      103.0     -       20.5     -
+ high      40        1    4.88      153.0     -       20.5     -
+ total     80        2    4.88      106.0     -       20.5     -
+─────────────────────────────────────────────────────────────────
+failed: http_status 2
+
+result: valid (the load generator did what it was asked)
+");
+}
+
+#[test]
+fn no_line_is_wider_than_the_terminal_but_sentences() {
+    for width in [40, 60, 80, 100, 200] {
+        let text = report::terminal(&analysis(), width, false);
+        let table = text.split("\n\n").next().unwrap();
+        assert!(table.lines().all(|line| line.chars().count() <= width), "{width}:\n{table}");
+    }
+}
+
+#[test]
+fn colour_is_only_there_when_asked_for() {
+    assert!(report::terminal(&analysis(), 100, true).contains("\u{1b}["));
+    assert!(!report::terminal(&analysis(), 100, false).contains('\u{1b}'));
+}
+
+#[test]
+fn a_summary_survives_its_file() {
+    let summary = analysis().summary;
+    let read: Summary = serde_json::from_str(&report::json(&summary)).unwrap();
+    assert_eq!(read, summary);
+    assert_eq!((summary.format.as_str(), summary.version.as_str()), ("llmdbench.summary", "1.0"));
+}
+
+#[test]
+fn the_same_records_give_the_same_bytes() {
+    let (one, other) = (analysis(), analysis());
+    assert_eq!(report::json(&one.summary), report::json(&other.summary));
+    assert_eq!(report::html(&one), report::html(&other));
+    assert_eq!(report::csv(&one.summary), report::csv(&other.summary));
+}
+
+#[test]
+fn the_csv_has_a_row_for_each_metric_of_each_stage() {
+    let csv = report::csv(&analysis().summary);
+    let lines: Vec<&str> = csv.lines().collect();
+    insta::assert_snapshot!(lines[0], @"stage,metric,unit,value,n,mean,stddev,min,max,p50,p90,p95,p99,p99_9,few");
+    let columns = lines[0].split(',').count();
+    assert!(lines.iter().all(|line| line.split(',').count() == columns), "{csv}");
+    let find = |start: &str| *lines.iter().find(|line| line.starts_with(start)).unwrap();
+    insta::assert_snapshot!(find("low,ttft,"), @"low,ttft,ms,,39,102.897436,2.010432,100,106,103,106,106,,,p95");
+    insta::assert_snapshot!(find("total,request_throughput,"), @"total,request_throughput,1/s,4.875,,,,,,,,,,,");
+}
+
+#[test]
+fn the_page_needs_nothing_else_and_escapes_what_others_wrote() {
+    let mut run = two_stages();
+    run.header.model = "<script>alert(1)</script>".to_owned();
+    let note = Note {
+        severity: Severity::Warning,
+        source: "a<b".to_owned(),
+        text: "<img src=x>".to_owned(),
+    };
+    let options = Options {
+        title: "T & <i>".to_owned(),
+        facts: vec![("x\"y".to_owned(), "'z'".to_owned())],
+        notes: vec![note],
+        ..Options::default()
+    };
+    let page = report::html(&run.analyse(&options));
+    for bad in ["<script", "<img", "<i>", "<busy>", "a<b", "src=\"", "href=", "url(", "@import"] {
+        assert!(!page.contains(bad), "{bad}");
+    }
+    assert!(page.contains("503 &lt;busy&gt; &amp; &quot;gone&quot;"));
+    assert!(page.contains("T &amp; &lt;i&gt;"));
+    // Colours come from the style sheet, so that the page can be dark.
+    assert!(page.contains("var(--line-0)") && !page.contains("\"#0072B2\""));
+}
+
+#[test]
+fn the_page_defines_every_metric_that_it_shows() {
+    let analysis = analysis();
+    let page = report::html(&analysis);
+    for metric in METRICS {
+        let shown = analysis.summary.total.metrics.contains_key(metric.name);
+        let short = metric.short.replace('\'', "&#39;");
+        assert_eq!(page.contains(&short), shown, "{}", metric.name);
+    }
+}
+
+#[test]
+fn the_reference_page_has_every_metric() {
+    let page = metrics_markdown();
+    for metric in METRICS {
+        assert!(page.contains(&format!("| `{}` | {} |", metric.name, metric.unit)));
+        assert!(!metric.definition.contains('|') && metric.definition.ends_with('.'));
+    }
+}

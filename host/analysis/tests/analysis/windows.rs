@@ -1,0 +1,152 @@
+//! What is measured and what is left out: windows, warm-ups, runs that were cut.
+
+use crate::run::{MS, Run, answer, failure, near, slo, stage, values};
+use analysis::{Options, Pace, Severity};
+use records::{
+    ClientSample, EndReason, Entry, Event, FailureKind, LoopKind, Record, StageEnd, StageInfo,
+};
+
+/// A request of 10 ms every 10 ms from `from` to `to`.
+fn steady(stage: u32, from: u64, to: u64, warmup: bool) -> impl Iterator<Item = Record> {
+    let requests = (from..to).step_by(10);
+    requests.map(move |t| Record { stage, warmup, ..answer(t, &[t + 5], t + 10) })
+}
+
+fn timed(name: &str, length: u64) -> StageInfo {
+    StageInfo { length: Some(length * MS), rate: Some(100.0), ..stage(name, LoopKind::Open) }
+}
+
+#[test]
+fn warm_ups_are_left_out_and_counted_and_windows_add_up() {
+    let warm_up = StageInfo { warmup: true, ..timed("warm-up", 500) };
+    let settling = StageInfo { settle: 200 * MS, ..timed("a", 1_000) };
+    let mut run = Run::new(vec![warm_up, settling, timed("b", 1_000)]);
+    run.begin(0, 0);
+    run.records(steady(0, 0, 500, true));
+    run.end(0, 500, 50);
+    run.begin(1, 1_000);
+    run.records(steady(1, 1_000, 1_200, true));
+    run.records(steady(1, 1_200, 2_000, false));
+    run.end(1, 2_000, 100);
+    run.begin(2, 3_000);
+    run.records(steady(2, 3_000, 4_000, false));
+    run.end(2, 4_000, 100);
+    run.completed(4_000);
+    let summary = run.analyse(&Options::default()).summary;
+    let names: Vec<_> = summary.stages.iter().map(|s| (s.name.as_str(), s.sent)).collect();
+    assert_eq!(names, [("a", 80), ("b", 100)]);
+    assert_eq!((summary.excluded, summary.stages[0].excluded), (70, 20));
+    near(summary.stages[0].window_s, 0.8);
+    near(summary.total.window_s, 1.8);
+    near(summary.stages[0].offered_rate.unwrap(), 100.0);
+    // The last of the settling time ends as the window begins: 81 end within 0.8 s.
+    near(summary.stages[0].single("request_throughput").unwrap().value, 81.0 / 0.8);
+    near(summary.total.single("request_throughput").unwrap().value, 181.0 / 1.8);
+    assert_eq!(values(&summary.total, "ttft").n, 180);
+    assert!(!summary.partial);
+}
+
+#[test]
+fn what_ends_after_the_window_enters_latencies_and_not_throughput() {
+    let mut run = Run::new(vec![timed("s", 1_000)]);
+    run.begin(0, 0);
+    run.records([answer(0, &[10], 500), answer(100, &[110], 1_000), answer(900, &[910], 1_500)]);
+    run.end(0, 1_000, 3);
+    run.completed(1_500);
+    let total = run.total();
+    assert_eq!(values(&total, "latency").n, 3);
+    near(total.single("request_throughput").unwrap().value, 2.0);
+    near(total.single("total_token_throughput").unwrap().value, 16.0);
+    near(total.achieved_rate.unwrap(), 3.0);
+}
+
+#[test]
+fn requests_that_a_drain_broke_off_are_failures_and_are_named() {
+    let cancelled = failure(answer(50, &[60], 90), FailureKind::Cancelled, "drain");
+    let summary = Run::open(100, vec![answer(0, &[10], 20), cancelled]).analyse(&slo(&[])).summary;
+    assert_eq!((summary.total.failed, summary.total.errors["cancelled"]), (1, 1));
+    let named = summary.notes.iter().any(|note| note.text.contains("1 requests had not ended"));
+    assert!(named, "{:?}", summary.notes);
+}
+
+#[test]
+fn a_closed_loop_has_no_scheduled_metrics_and_says_how_to_read_it() {
+    let closed = StageInfo { concurrency: Some(16), ..stage("c", LoopKind::Closed) };
+    let mut run = Run::new(vec![closed]);
+    run.begin(0, 0);
+    run.records(steady(0, 0, 100, false));
+    run.end_with(StageEnd {
+        at: 110 * MS,
+        stage: 0,
+        window_end: 110 * MS,
+        scheduled: None,
+        unsent: 0,
+        capped: 0,
+    });
+    run.completed(110);
+    let stage = &run.analyse(&slo(&[])).summary.stages[0];
+    for metric in ["scheduled_ttft", "scheduled_latency", "lateness"] {
+        assert!(!stage.metrics.contains_key(metric), "{metric}");
+    }
+    assert_eq!((stage.pace, stage.offered_rate), (Some(Pace::Closed), None));
+    assert!(stage.label.as_ref().unwrap().starts_with("closed loop, C = 16: the server set"));
+}
+
+#[test]
+fn a_run_that_was_killed_is_judged_up_to_its_last_entry_and_marked_partial() {
+    let mut run = Run::new(vec![timed("a", 10_000), timed("never", 10_000)]);
+    run.begin(0, 0);
+    run.records(steady(0, 0, 1_000, false));
+    run.sample(ClientSample { at: 2_000 * MS, in_flight: 3, ..ClientSample::default() });
+    let analysis = run.analyse(&Options { truncated: true, ..Options::default() });
+    let summary = analysis.summary;
+    assert!(summary.partial);
+    assert_eq!(summary.stages.len(), 1);
+    near(summary.total.window_s, 2.0);
+    assert_eq!(summary.total.sent, 100);
+    let grave = |severity, text: &str| {
+        summary.notes.iter().any(|note| note.severity == severity && note.text.contains(text))
+    };
+    assert!(grave(Severity::Problem, "some 3 requests were under way"), "{:?}", summary.notes);
+    assert!(grave(Severity::Warning, "middle of a line"), "{:?}", summary.notes);
+}
+
+#[test]
+fn a_run_that_was_interrupted_is_partial_and_does_not_blame_the_client_for_what_was_cut() {
+    let mut run = Run::new(vec![timed("a", 10_000)]);
+    run.begin(0, 0);
+    run.records(steady(0, 0, 1_000, false));
+    run.end_with(StageEnd {
+        at: 1_000 * MS,
+        stage: 0,
+        window_end: 1_000 * MS,
+        scheduled: Some(1_000),
+        unsent: 900,
+        capped: 0,
+    });
+    let reason = EndReason::Interrupted;
+    run.entries.push(Entry::Event(Event::End { at: 1_000 * MS, reason, message: String::new() }));
+    let summary = run.analyse(&slo(&[])).summary;
+    assert!(summary.partial);
+    assert_eq!(summary.health.reasons, []);
+}
+
+#[test]
+fn nothing_at_all_gives_an_empty_summary() {
+    let summary = Run::new(Vec::new()).analyse(&slo(&[])).summary;
+    assert_eq!((summary.total.sent, summary.total.metrics.len()), (0, 0));
+    assert!(summary.partial);
+}
+
+#[test]
+fn prompts_that_are_not_as_long_as_meant_are_reported() {
+    let record = Record {
+        asked_input_tokens: Some(100),
+        input_tokens: Some(110),
+        asked_output_tokens: Some(2),
+        ..answer(0, &[10], 20)
+    };
+    let summary = Run::open(100, vec![record]).analyse(&slo(&[])).summary;
+    let said = |text: &str| summary.notes.iter().any(|note| note.text.contains(text));
+    assert!(said("(+10.0 %)") && said("0.0 % of the answers"), "{:?}", summary.notes);
+}
