@@ -312,7 +312,8 @@ impl Run {
             if bin >= self.tokens.len() {
                 self.tokens.resize(bin + 1, 0);
             }
-            self.tokens[bin] += record.chunk_tokens.get(chunk).copied().unwrap_or(1);
+            let carried = record.chunk_tokens.get(chunk).copied().unwrap_or(1);
+            self.tokens[bin] = self.tokens[bin].saturating_add(carried);
         }
     }
 }

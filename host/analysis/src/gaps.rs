@@ -35,6 +35,11 @@ impl Gaps {
     /// Adds `count` gaps of so many nanoseconds each.
     pub(crate) fn push(&mut self, nanos: f64, count: u32) {
         match self {
+            // A server may claim any number of tokens in a chunk.
+            Self::Exact(values) if values.len() + count as usize > Self::EXACT => {
+                self.count();
+                self.push(nanos, count);
+            }
             Self::Exact(values) => {
                 let ms = (nanos / 1e6) as f32;
                 values.extend(std::iter::repeat_n(ms, count as usize));
@@ -125,5 +130,13 @@ mod tests {
         assert!((all.sum - 136.0).abs() < 1e-6, "{}", all.sum);
         let p50 = all.buckets.median_equivalent(all.buckets.value_at_quantile(0.5));
         assert!((p50 as f64 / 20e6 - 1.0).abs() < 0.001, "{p50}");
+    }
+
+    #[test]
+    fn a_chunk_that_claims_billions_of_tokens_takes_no_memory() {
+        let mut gaps = Gaps::default();
+        gaps.push(1.0, u32::MAX);
+        assert!(matches!(gaps, Gaps::Counted(_)));
+        assert_eq!(gaps.len(), u32::MAX as usize);
     }
 }

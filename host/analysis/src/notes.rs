@@ -125,11 +125,6 @@ fn load(
             ),
         );
     }
-    for stage in stages {
-        if let Some(label) = &stage.label {
-            say(Severity::Info, format!("stage {}: {label}", stage.name));
-        }
-    }
     if total.excluded > 0 {
         let text = format!("{} warm-up requests were sent and left out", total.excluded);
         say(Severity::Info, text);

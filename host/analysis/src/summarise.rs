@@ -233,6 +233,7 @@ fn metrics(
 ) -> (BTreeMap<String, Measured>, BTreeMap<&'static str, Curve>) {
     let mut results = BTreeMap::new();
     let mut curves = BTreeMap::new();
+    let of_one_stage = parts.len() == 1;
     let tallies: Vec<[Tally; BATCHES]> = parts.iter().map(|part| part.tallies(slo)).collect();
     for metric in METRICS {
         let requests = || parts.iter().flat_map(Part::measured);
@@ -240,13 +241,14 @@ fn metrics(
             Measure::Request(value) => {
                 let values: Vec<f64> =
                     requests().filter(|r| r.counts()).filter_map(value).collect();
-                distribution(metric.unit, values)
+                distribution(metric.unit, &values, of_one_stage)
             }
             Measure::Sent(value) => {
-                distribution(metric.unit, requests().filter_map(value).collect::<Vec<f64>>())
+                let values: Vec<f64> = requests().filter_map(value).collect();
+                distribution(metric.unit, &values, of_one_stage)
             }
             Measure::Gaps => match Gaps::pooled(parts.iter().map(|part| &part.stage.gaps)) {
-                Gaps::Exact(values) => distribution(metric.unit, values),
+                Gaps::Exact(values) => distribution(metric.unit, &values, of_one_stage),
                 Gaps::Counted(counted) => counted_distribution(metric.unit, &counted),
             },
             Measure::Rate(count) => {
@@ -293,10 +295,11 @@ fn rate(
 /// What `series`, in order of time, is distributed like. None: there are no values.
 fn distribution<T: Copy + PartialOrd + Into<f64>>(
     unit: &str,
-    series: Vec<T>,
+    series: &[T],
+    of_one_stage: bool,
 ) -> Option<(Distribution, Curve)> {
     let n = series.len();
-    let mut sorted = series.clone();
+    let mut sorted = series.to_vec();
     sorted.sort_unstable_by(|a, b| {
         a.partial_cmp(b).expect("differences of whole numbers are never not a number")
     });
@@ -306,7 +309,10 @@ fn distribution<T: Copy + PartialOrd + Into<f64>>(
     let mut result = empty(unit, n as u64, mean, least, most);
     result.stddev = (n > 1).then(|| tidy((squares / (n as f64 - 1.0)).sqrt()));
     set_percentiles(&mut result, |p| p.of(&sorted).map_or(0.0, Into::into));
-    intervals(&mut result, &series, &sorted);
+    // Stages differ by design: how they scatter around their common percentile is no error.
+    if of_one_stage {
+        intervals(&mut result, series, &sorted);
+    }
     Some((result, Curve::of(&sorted)))
 }
 

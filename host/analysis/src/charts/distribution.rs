@@ -1,8 +1,8 @@
 //! How a metric's values lie: one empirical distribution function for each stage.
 
 use super::{Axis, Figure, Line};
-use crate::Analysis;
 use crate::metric::metric;
+use crate::{Analysis, Curve, Pace, StageSummary};
 
 pub(super) fn ttft(analysis: &Analysis) -> Figure {
     distribution(analysis, "ttft")
@@ -22,8 +22,8 @@ pub(super) fn latency(analysis: &Analysis) -> Figure {
 
 fn distribution(analysis: &Analysis, name: &str) -> Figure {
     let curves = || {
-        let by_stage = analysis.curves.iter();
-        by_stage.filter_map(|stage| Some((&stage.stage, stage.curves.get(name)?)))
+        let by_stage = analysis.summary.stages.iter().zip(&analysis.curves);
+        by_stage.filter_map(|(stage, curves)| Some((stage, curves.curves.get(name)?)))
     };
     // A few extreme values must not squeeze all the others into the first pixels.
     let end = curves().filter_map(|(_, curve)| curve.at(0.999)).reduce(f64::max);
@@ -34,14 +34,19 @@ fn distribution(analysis: &Analysis, name: &str) -> Figure {
         (Some(least), Some(end)) if least > 0.4 * end => least - 0.15 * (end - least),
         _ => 0.0,
     };
-    let line = |(stage, curve): (&String, &crate::Curve)| {
+    let line = |(stage, curve): (&StageSummary, &Curve)| {
         let first = curve.points.first().map(|&(value, _)| (value, Some(0.0)));
         let points = curve.points.iter().map(|&(value, share)| (value, Some(share)));
         let mut points: Vec<_> = first.into_iter().chain(points).collect();
         // A stage that is done goes on at 100 %, so that its line does not seem cut.
         points.extend(end.map(|end| (end, Some(1.0))));
         points.retain(|point| end.is_none_or(|end| point.0 <= end));
-        Line { name: stage.clone(), points, steps: true }
+        let pace = match stage.pace {
+            Some(Pace::Closed) => " (closed loop)",
+            Some(Pace::Capped) => " (capped)",
+            Some(Pace::Open) | None => "",
+        };
+        Line { name: format!("{}{pace}", stage.name), points, steps: true }
     };
     let title = metric(name).map_or(name, |metric| metric.title);
     Figure {

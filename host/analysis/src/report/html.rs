@@ -141,7 +141,13 @@ fn results(page: &mut String, analysis: &Analysis) {
             .collect();
         put!(page, " Goodput counts requests with {}.", limits.join(" and "));
     }
-    page.push_str("</p>\n</section>\n");
+    page.push_str("</p>\n");
+    for stage in &summary.stages {
+        if let Some(label) = &stage.label {
+            put!(page, "<p class=\"small\">{}: {}.</p>\n", escape(&stage.name), escape(label));
+        }
+    }
+    page.push_str("</section>\n");
 }
 
 fn section(page: &mut String, title: &str, analysis: &Analysis, suffix: &str) {
@@ -219,9 +225,6 @@ fn details(page: &mut String, analysis: &Analysis) {
     page.push_str("<section>\n<h2>All metrics</h2>\n");
     for stage in summary.stages.iter().chain([&summary.total]) {
         put!(page, "<details>\n<summary>{}</summary>\n", escape(&stage.name));
-        if let Some(label) = &stage.label {
-            put!(page, "<p class=\"small\">{}</p>\n", escape(label));
-        }
         page.push_str("<div class=\"wide\"><table>\n<thead><tr><th>metric</th><th>unit</th>");
         page.push_str("<th>n</th><th>mean</th><th>sd</th><th>min</th>");
         for (_, title) in percentile_titles() {

@@ -126,7 +126,7 @@ fn add(table: &mut Table, title: String, cells: Vec<String>) {
     table.add_row(std::iter::once(Cell::new_owned(title)).chain(numbers));
 }
 
-/// The verdict, its reasons, and the notes that should not be missed.
+/// The verdict, how stages must be read, its reasons, and the notes that should not be missed.
 fn verdict(analysis: &Analysis, colour: bool) -> String {
     let health = &analysis.summary.health;
     let (code, meaning) = match health.verdict {
@@ -141,6 +141,11 @@ fn verdict(analysis: &Analysis, colour: bool) -> String {
     let mut text = format!("result: {word} ({meaning})\n");
     if analysis.summary.partial {
         text.push_str("partial: the run did not come to its planned end\n");
+    }
+    for stage in &analysis.summary.stages {
+        if let Some(label) = &stage.label {
+            text.push_str(&format!("- stage {}: {label}\n", stage.name));
+        }
     }
     for reason in &health.reasons {
         text.push_str(&format!("- {}: {reason}\n", reason.verdict));

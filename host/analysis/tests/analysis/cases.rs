@@ -196,3 +196,19 @@ fn percentiles_are_missing_marked_or_plain_by_the_number_of_values() {
     check(368, &["p99_9"], &[]);
     check(1_000, &[], &["p99_9"]);
 }
+
+#[test]
+fn a_percentile_gets_an_interval_only_where_the_run_can_know_its_error() {
+    let records = |n: u64| {
+        let ttft = |i: u64| 100 + i * 7_919 % 1_000;
+        (0..n).map(|i| answer(i, &[i + ttft(i)], i + 1_200)).collect()
+    };
+    let long = Run::open(4_000, records(2_000)).total();
+    let ttft = values(&long, "ttft");
+    let [low, high] = ttft.interval["p50"];
+    assert!(low < ttft.p50.unwrap() && ttft.p50.unwrap() < high, "{:?}", ttft.interval);
+    assert!(ttft.interval.contains_key("p99") && ttft.too_short_by.is_empty());
+    let short = Run::open(4_000, records(80)).total();
+    let ttft = values(&short, "ttft");
+    assert!(ttft.interval.is_empty() && ttft.too_short_by["p50"] >= 1.25, "{ttft:?}");
+}

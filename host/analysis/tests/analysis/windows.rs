@@ -84,7 +84,10 @@ fn a_closed_loop_has_no_scheduled_metrics_and_says_how_to_read_it() {
         capped: 0,
     });
     run.completed(110);
-    let stage = &run.analyse(&slo(&[])).summary.stages[0];
+    let analysis = run.analyse(&slo(&[]));
+    let text = analysis::report::terminal(&analysis, 100, false);
+    assert!(text.contains("closed loop, C = 16") && !text.contains("scheduled"), "{text}");
+    let stage = &analysis.summary.stages[0];
     for metric in ["scheduled_ttft", "scheduled_latency", "lateness"] {
         assert!(!stage.metrics.contains_key(metric), "{metric}");
     }
