@@ -1,1 +1,41 @@
 //! Drives traffic into an inference endpoint and times it.
+//!
+//! A [`Plan`] says what load is asked for; sessions come through a bounded [`ring`] for each
+//! stage; [`start`] sets the threads going; what happened to each request is appended to a records
+//! file. Latencies are not computed here: a record keeps facts, `analysis` subtracts.
+//!
+//! One thread paces: it sleeps to absolute times and hands out sessions the moment they are due.
+//! A few threads load: each has a single-threaded runtime and connections of its own, sends,
+//! reads, and takes one time stamp for each read of a socket. One thread writes the records.
+
+mod alarm;
+mod answer;
+mod api;
+mod client;
+mod clock;
+mod conductor;
+mod endpoint;
+mod health;
+mod http;
+mod journal;
+mod live;
+mod open;
+mod plan;
+mod prepare;
+mod ring;
+mod run;
+mod schedule;
+mod session;
+mod sse;
+mod stage;
+mod tls;
+mod worker;
+
+pub use endpoint::{Endpoint, EndpointError};
+pub use live::{Percentiles, Progress};
+pub use plan::*;
+pub use ring::{Closed, Feeder, Supply, ring};
+pub use run::{NotFound, Outcome, Run, StartError, start};
+
+#[doc(hidden)]
+pub mod bench;

@@ -1,0 +1,242 @@
+//! [`Answer`]: reads the body of an answer as it comes, keeps the facts, and judges its end. Pure.
+
+use crate::api::{self, Output, Piece, Usage};
+use crate::http::Head;
+use crate::plan::{Api, Nanos};
+use crate::sse::{Event, Splitter};
+use records::{Failure, FailureKind, Record, UsageSource};
+
+/// Of an error body so much is looked at; a message is cut further when it is recorded.
+const LONGEST_ERROR: usize = 64 * 1024;
+
+/// An answer under way.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    facts: Facts,
+    body: Body,
+    streamed: bool,
+    status: u16,
+    first_byte: Option<Nanos>,
+}
+
+#[derive(Debug)]
+enum Body {
+    /// Events of a stream.
+    Events(Splitter),
+    /// JSON, read at its end.
+    Whole(Vec<u8>),
+    /// Of a failed request, or of another type than was asked for; its beginning.
+    Other(Vec<u8>),
+}
+
+/// What the pieces of the answer said.
+#[derive(Debug)]
+struct Facts {
+    api: Api,
+    tokens: Vec<Nanos>,
+    /// Tokens in each of `tokens` by running counts; judged at the end.
+    chunk_tokens: Vec<u32>,
+    /// Output tokens by the last running count that came with output.
+    counted: u32,
+    first_answer: Option<Nanos>,
+    usage: Option<Usage>,
+    finished: bool,
+    done: bool,
+    /// Some output was seen; in a whole answer it has no arrival.
+    output: bool,
+    server_error: Option<String>,
+    bad: Option<String>,
+    /// Kept where a later turn quotes it.
+    text: Option<String>,
+}
+
+impl Answer {
+    /// An answer to come.
+    pub(crate) fn new(api: Api, streamed: bool, keep_text: bool) -> Self {
+        Self {
+            facts: Facts {
+                api,
+                tokens: Vec::new(),
+                chunk_tokens: Vec::new(),
+                counted: 0,
+                first_answer: None,
+                usage: None,
+                finished: false,
+                done: false,
+                output: false,
+                server_error: None,
+                bad: None,
+                text: keep_text.then(String::new),
+            },
+            body: Body::Whole(Vec::new()),
+            streamed,
+            status: 0,
+            first_byte: None,
+        }
+    }
+
+    /// Takes the head.
+    pub(crate) fn head(&mut self, head: &Head) {
+        self.status = head.status;
+        self.body = if !self.is_good() {
+            Body::Other(Vec::new())
+        } else if !self.streamed {
+            Body::Whole(Vec::new())
+        } else if head.content_type == "application/json" {
+            Body::Other(Vec::new())
+        } else {
+            // Some servers name no type, or a wrong one.
+            Body::Events(Splitter::default())
+        };
+    }
+
+    /// Takes bytes of the body, which a read that returned at `at` has brought.
+    pub(crate) fn body(&mut self, bytes: &[u8], at: Nanos) {
+        self.first_byte.get_or_insert(at);
+        match &mut self.body {
+            Body::Events(splitter) => splitter.feed(bytes, |event| self.facts.event(event, at)),
+            Body::Whole(body) => body.extend_from_slice(bytes),
+            Body::Other(body) => {
+                let room = LONGEST_ERROR.saturating_sub(body.len());
+                body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+        }
+    }
+
+    /// Output chunks that have arrived.
+    pub(crate) fn chunks(&self) -> usize {
+        self.facts.tokens.len()
+    }
+
+    /// Judges the answer once its body has ended: `complete`, or cut off for this reason.
+    pub(crate) fn end(&mut self, at: Nanos, cut: Option<&str>) -> Result<(), Failure> {
+        let facts = &mut self.facts;
+        let fail = |kind, message: String| Err(Failure::new(kind, message));
+        match &mut self.body {
+            Body::Events(splitter) => splitter.end(|event| facts.event(event, at)),
+            Body::Whole(body) if cut.is_none() => facts.whole(body),
+            Body::Whole(_) => {}
+            Body::Other(body) if !(200..300).contains(&self.status) && self.status != 0 => {
+                let text = api::error_text(body);
+                let text = if text.is_empty() { format!("status {}", self.status) } else { text };
+                return fail(FailureKind::HttpStatus, text);
+            }
+            Body::Other(body) => match api::read(facts.api, body).ok().and_then(|p| p.error) {
+                Some(error) => facts.server_error = Some(error),
+                None => {
+                    let text = "the server answered with JSON where a stream was asked for";
+                    facts.bad.get_or_insert(text.to_owned());
+                }
+            },
+        }
+        if let Some(error) = facts.server_error.take() {
+            return fail(FailureKind::ServerError, error);
+        }
+        if let Some(bad) = facts.bad.take() {
+            return fail(FailureKind::BadStream, bad);
+        }
+        if let Some(reason) = cut {
+            return fail(FailureKind::StreamCut, reason.to_owned());
+        }
+        if !facts.output {
+            return fail(FailureKind::EmptyAnswer, "the answer has no output token".to_owned());
+        }
+        if self.streamed && !facts.finished && !facts.done {
+            let text = "the stream ended without a finish reason and without [DONE]";
+            return fail(FailureKind::StreamCut, text.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Moves the facts into the record and gives the text, where it was kept.
+    pub(crate) fn into_record(self, record: &mut Record) -> Option<String> {
+        let facts = self.facts;
+        record.status = self.status;
+        record.first_byte = self.first_byte;
+        record.first_answer = facts.first_answer;
+        // The counts are used only if each chunk had one, and kept only if they say something.
+        let counted = facts.chunk_tokens.len() == facts.tokens.len();
+        if counted && facts.chunk_tokens.iter().any(|&n| n != 1) {
+            record.chunk_tokens = facts.chunk_tokens;
+        }
+        record.tokens = facts.tokens;
+        if let Some(usage) = facts.usage {
+            record.usage = UsageSource::Server;
+            record.input_tokens = usage.prompt_tokens;
+            record.output_tokens = usage.completion_tokens;
+            record.cached_tokens = usage.cached_tokens();
+            record.reasoning_tokens = usage.reasoning_tokens();
+        }
+        facts.text
+    }
+
+    fn is_good(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+impl Facts {
+    fn event(&mut self, event: Event<'_>, at: Nanos) {
+        if event.data == b"[DONE]" {
+            self.done = true;
+            return;
+        }
+        if event.error {
+            self.server_error.get_or_insert_with(|| api::error_text(event.data));
+            return;
+        }
+        if event.data.is_empty() {
+            return;
+        }
+        // A path that compares an event with the one before could stand here: those of one stream
+        // differ only in their text.
+        match api::read(self.api, event.data) {
+            Ok(piece) => self.piece(piece, Some(at)),
+            Err(error) => {
+                self.bad.get_or_insert_with(|| {
+                    let data = String::from_utf8_lossy(event.data);
+                    format!("an event is not the JSON of this API ({error}): {data}")
+                });
+            }
+        }
+    }
+
+    fn whole(&mut self, body: &[u8]) {
+        match api::read(self.api, body) {
+            Ok(piece) => self.piece(piece, None),
+            Err(error) => {
+                self.bad = Some(format!("the body is not the JSON of this API ({error})"))
+            }
+        }
+    }
+
+    fn piece(&mut self, piece: Piece<'_>, at: Option<Nanos>) {
+        self.finished |= piece.finished;
+        if let Some(error) = piece.error {
+            self.server_error.get_or_insert(error);
+        }
+        if let Some(output) = piece.output {
+            self.output = true;
+            if let Some(at) = at {
+                self.chunk(output, piece.usage, at);
+            }
+        }
+        if let Some(text) = &mut self.text {
+            text.push_str(&piece.text);
+        }
+        if piece.usage.is_some() {
+            self.usage = piece.usage;
+        }
+    }
+
+    fn chunk(&mut self, output: Output, usage: Option<Usage>, at: Nanos) {
+        self.tokens.push(at);
+        if output == Output::Answer {
+            self.first_answer.get_or_insert(at);
+        }
+        if let Some(total) = usage.and_then(|usage| usage.completion_tokens) {
+            self.chunk_tokens.push(total.saturating_sub(self.counted));
+            self.counted = total;
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The dialects of inference APIs: what a request's body says, and what the pieces of an answer
+//! mean. Each dialect has a file; what they share is here. Pure.
+
+mod chat;
+mod completions;
+
+use crate::plan::{Api, Part, Prompt, Request, Target, Turn};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+
+/// Why a request cannot be put into words of its API: the workload asked for the impossible.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    #[error("the chat API takes no token ids; use the completions API")]
+    TokenIds,
+    #[error("turn {0} is a raw body or token ids, so that no history can be made of it")]
+    History(usize),
+    #[error("a message quotes the answer to turn {0}, which comes later or not at all")]
+    OutputOf(u32),
+}
+
+/// A session up to the turn that is about to be sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Past<'a> {
+    /// The turns before.
+    pub(crate) turns: &'a [Turn],
+    /// Their answers.
+    pub(crate) answers: &'a [String],
+}
+
+/// The dialect of a request.
+pub(crate) fn of(target: &Target, request: &Request) -> Api {
+    request.api.unwrap_or(target.api)
+}
+
+/// Where a request is posted to.
+pub(crate) fn path(target: &Target, request: &Request) -> String {
+    match (&request.prompt, &request.path) {
+        (Prompt::Raw(_), Some(path)) => path.clone(),
+        _ => match of(target, request) {
+            Api::Chat => chat::PATH.to_owned(),
+            Api::Completions => completions::PATH.to_owned(),
+        },
+    }
+}
+
+/// The body of a request.
+pub(crate) fn body(
+    target: &Target,
+    request: &Request,
+    past: Past<'_>,
+) -> Result<Vec<u8>, BodyError> {
+    if let Prompt::Raw(body) = &request.prompt {
+        return Ok(body.clone().into_bytes());
+    }
+    let mut body = Map::new();
+    let model = request.model.as_ref().unwrap_or(&target.model);
+    body.insert("model".into(), model.clone().into());
+    match of(target, request) {
+        Api::Chat => body.insert("messages".into(), chat::messages(request, past)?),
+        Api::Completions => body.insert("prompt".into(), completions::prompt(request, past)?),
+    };
+    body.insert("stream".into(), request.streamed.into());
+    if request.streamed {
+        body.insert("stream_options".into(), serde_json::json!({"include_usage": true}));
+    }
+    if let Some(most) = request.max_output_tokens {
+        body.insert("max_tokens".into(), most.into());
+        if request.exact_output && target.exact_output {
+            body.insert("ignore_eos".into(), true.into());
+            body.insert("min_tokens".into(), most.into());
+        }
+    }
+    body.insert("temperature".into(), 0.into());
+    for (key, value) in request.extra.iter().chain(&target.extra_body) {
+        body.insert(key.clone(), value.clone());
+    }
+    Ok(Value::Object(body).to_string().into_bytes())
+}
+
+/// Whether a later turn quotes the answer to this one.
+pub(crate) fn is_quoted(turns: &[Turn], index: usize) -> bool {
+    let quotes = |request: &Request| match &request.prompt {
+        Prompt::Messages(messages) => messages.iter().flat_map(|m| &m.parts).any(
+            |part| matches!(part, Part::OutputOf(turn) if usize::try_from(*turn) == Ok(index)),
+        ),
+        _ => false,
+    };
+    turns.iter().skip(index + 1).any(|turn| turn.request.history || quotes(&turn.request))
+}
+
+/// What a piece of an answer says: an event of a stream, or a whole body.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Piece<'a> {
+    /// The output that it carries.
+    pub(crate) output: Option<Output>,
+    /// Text of the answer.
+    pub(crate) text: Cow<'a, str>,
+    /// The model gave a reason to stop.
+    pub(crate) finished: bool,
+    /// Token counts, so far or in all.
+    pub(crate) usage: Option<Usage>,
+    /// The server reports an error.
+    pub(crate) error: Option<String>,
+}
+
+/// A kind of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    Reasoning,
+    /// Text or a tool call.
+    Answer,
+}
+
+/// Token counts by the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Usage {
+    pub(crate) prompt_tokens: Option<u32>,
+    pub(crate) completion_tokens: Option<u32>,
+    prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct PromptDetails {
+    cached_tokens: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u32>,
+}
+
+impl Usage {
+    pub(crate) fn cached_tokens(&self) -> Option<u32> {
+        self.prompt_tokens_details?.cached_tokens
+    }
+
+    pub(crate) fn reasoning_tokens(&self) -> Option<u32> {
+        self.completion_tokens_details?.reasoning_tokens
+    }
+}
+
+/// Reads a piece of an answer.
+pub(crate) fn read(api: Api, json: &[u8]) -> Result<Piece<'_>, serde_json::Error> {
+    match api {
+        Api::Chat => Ok(serde_json::from_slice::<Envelope<'_, chat::Choice<'_>>>(json)?.piece()),
+        Api::Completions => {
+            Ok(serde_json::from_slice::<Envelope<'_, completions::Choice<'_>>>(json)?.piece())
+        }
+    }
+}
+
+/// What an error body says: its message, with type and code where it has them; else the text.
+pub(crate) fn error_text(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        error: Option<&'a RawValue>,
+    }
+    let inner = serde_json::from_slice::<Body<'_>>(body).ok().and_then(|body| body.error);
+    let bytes = inner.map_or(body, |error| error.get().as_bytes());
+    message(bytes).unwrap_or_else(|| String::from_utf8_lossy(bytes).trim().to_owned())
+}
+
+fn message(error: &[u8]) -> Option<String> {
+    let error: Value = serde_json::from_slice(error).ok()?;
+    let text = match &error {
+        Value::String(text) => return Some(text.clone()),
+        error => error.get("message").or_else(|| error.get("detail"))?,
+    };
+    let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+    let named = |key: &str, prefix: &str| match error.get(key) {
+        Some(Value::String(value)) => Some(format!("{prefix}{value}")),
+        Some(Value::Number(value)) => Some(format!("{prefix}{value}")),
+        _ => None,
+    };
+    let notes: Vec<String> =
+        [named("type", ""), named("code", "code ")].into_iter().flatten().collect();
+    Some(if notes.is_empty() { text } else { format!("{text} ({})", notes.join(", ")) })
+}
+
+/// What is around the choices in both dialects.
+#[derive(Deserialize)]
+#[serde(bound(deserialize = "C: Deserialize<'de>"))]
+struct Envelope<'a, C> {
+    choices: Option<Vec<C>>,
+    usage: Option<Usage>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    /// Older vLLM reports errors as `{"object": "error", "message": ...}`.
+    #[serde(borrow)]
+    object: Option<Text<'a>>,
+    #[serde(borrow)]
+    message: Option<Text<'a>>,
+}
+
+/// What a choice of either dialect says.
+trait Choice<'a> {
+    fn output(&self) -> Option<Output>;
+    fn text(self) -> Option<Text<'a>>;
+    fn finished(&self) -> bool;
+}
+
+impl<'a, C: Choice<'a>> Envelope<'a, C> {
+    fn piece(self) -> Piece<'a> {
+        let mut piece = Piece { usage: self.usage, ..Piece::default() };
+        piece.error = match (self.error, self.object) {
+            (Some(error), _) => Some(error_text(error.get().as_bytes())),
+            (None, Some(object)) if object.0 == "error" => {
+                Some(self.message.map_or_else(String::new, |text| text.0.into_owned()))
+            }
+            _ => None,
+        };
+        for choice in self.choices.into_iter().flatten() {
+            piece.finished |= choice.finished();
+            if piece.output != Some(Output::Answer) {
+                piece.output = choice.output().or(piece.output);
+            }
+            if piece.text.is_empty() {
+                piece.text = choice.text().map_or(Cow::Borrowed(""), |text| text.0);
+            }
+        }
+        piece
+    }
+}
+
+/// A string that borrows from the input where it has no escapes; serde does so only for `Cow`
+/// itself, not inside an `Option`.
+#[derive(Debug, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Text<'_> {
+    fn is_present(text: Option<&Text<'_>>) -> bool {
+        text.is_some_and(|text| !text.0.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests;

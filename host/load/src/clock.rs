@@ -1,0 +1,48 @@
+//! The run's clock: monotonic nanoseconds since load started, and sleeping to a time on it.
+
+use crate::plan::Nanos;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
+use std::time::Duration;
+
+/// CLOCK_MONOTONIC with the run's start as zero.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    origin: Nanos,
+}
+
+impl Clock {
+    /// A clock that reads 0 now.
+    pub(crate) fn start() -> Self {
+        Self { origin: monotonic() }
+    }
+
+    /// Nanoseconds since the start.
+    pub(crate) fn now(&self) -> Nanos {
+        monotonic().saturating_sub(self.origin)
+    }
+
+    /// Returns at `at` or later, never earlier.
+    pub(crate) fn sleep_until(&self, at: Nanos) {
+        let until = self.timespec(at);
+        while self.now() < at {
+            // A signal may end the sleep early; the loop goes on then.
+            let _ = clock_nanosleep(
+                ClockId::CLOCK_MONOTONIC,
+                ClockNanosleepFlags::TIMER_ABSTIME,
+                &until,
+            );
+        }
+    }
+
+    /// `at` as the operating system counts it.
+    pub(crate) fn timespec(&self, at: Nanos) -> TimeSpec {
+        TimeSpec::from_duration(Duration::from_nanos(self.origin.saturating_add(at)))
+    }
+}
+
+fn monotonic() -> Nanos {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has a monotonic clock");
+    // Seconds since boot: neither negative nor near the 584 years that nanoseconds can count.
+    time.tv_sec() as Nanos * 1_000_000_000 + time.tv_nsec() as Nanos
+}

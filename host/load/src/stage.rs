@@ -1,0 +1,201 @@
+//! [`StageNow`]: what a stage under way consists of, shared by the pacer and the load threads.
+
+use crate::plan::{Arrival, Nanos, Ramp, Ramped, Stage};
+use crate::ring::Supply;
+use crate::schedule;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use tokio::sync::{Semaphore, watch};
+
+/// How far a stage is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Requests may start.
+    Open,
+    /// None may start; those under way go on.
+    Draining,
+    /// Those under way are broken off.
+    Cancelled,
+}
+
+/// A stage under way.
+#[derive(Debug)]
+pub(crate) struct StageNow {
+    pub(crate) index: u32,
+    /// Zero of its schedule.
+    pub(crate) begin: Nanos,
+    pub(crate) plan: Stage,
+    pub(crate) supply: Supply,
+    /// Sessions that may still start.
+    sessions: Budget,
+    /// Requests that may still start.
+    requests: Budget,
+    /// Places for sessions, where the stage is open and limits them.
+    pub(crate) session_places: Option<Semaphore>,
+    /// Places for requests.
+    pub(crate) request_places: Option<Semaphore>,
+    failures: AtomicU64,
+    /// Sessions and slots that have not ended.
+    active: AtomicUsize,
+    pub(crate) first_turns_sent: AtomicU64,
+    pub(crate) capped: AtomicU64,
+    /// When its last request ended; 0: none has.
+    pub(crate) last_end: AtomicU64,
+    /// No request may start any more, whatever `phases` still says.
+    closed: AtomicBool,
+    /// A slot of a closed loop found no further session.
+    pub(crate) used_up: AtomicBool,
+    /// One for each load thread, so that they do not wait for each other.
+    phases: Vec<watch::Sender<Phase>>,
+    /// Woken when the stage may be over.
+    pacer: OnceLock<Thread>,
+}
+
+impl StageNow {
+    pub(crate) fn new(
+        index: u32,
+        begin: Nanos,
+        plan: Stage,
+        supply: Supply,
+        threads: usize,
+    ) -> Self {
+        let places = |limit: Option<u32>| {
+            limit.map(|n| Semaphore::new((n as usize).min(Semaphore::MAX_PERMITS)))
+        };
+        let pacer = OnceLock::new();
+        pacer.get_or_init(std::thread::current);
+        Self {
+            index,
+            begin,
+            sessions: Budget::new(plan.stop.sessions),
+            requests: Budget::new(plan.stop.requests),
+            session_places: if is_closed(&plan) { None } else { places(plan.concurrency) },
+            request_places: places(plan.max_in_flight),
+            supply,
+            failures: AtomicU64::new(0),
+            active: AtomicUsize::new(0),
+            first_turns_sent: AtomicU64::new(0),
+            capped: AtomicU64::new(0),
+            last_end: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            used_up: AtomicBool::new(false),
+            phases: (0..threads).map(|_| watch::Sender::new(Phase::Open)).collect(),
+            pacer,
+            plan,
+        }
+    }
+
+    /// When time ends the stage.
+    pub(crate) fn deadline(&self) -> Nanos {
+        self.plan.stop.after.map_or(Nanos::MAX, |after| self.begin.saturating_add(after))
+    }
+
+    /// Whether requests may start.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.load(Relaxed)
+    }
+
+    /// Takes one of the sessions that may start, and its first request.
+    pub(crate) fn start_session(&self) -> bool {
+        self.sessions.take() && self.requests.take()
+    }
+
+    /// Takes one of the requests that may start.
+    pub(crate) fn start_request(&self) -> bool {
+        self.requests.take()
+    }
+
+    /// A request has failed.
+    pub(crate) fn failed(&self) {
+        let failures = self.failures.fetch_add(1, Relaxed) + 1;
+        if self.plan.stop.errors.is_some_and(|most| failures >= most) {
+            self.closed.store(true, Relaxed);
+            self.wake_pacer();
+        }
+    }
+
+    /// Lets nothing start any more.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Relaxed);
+        self.supply.close();
+        self.enter(Phase::Draining);
+    }
+
+    /// Breaks off what is under way.
+    pub(crate) fn cancel(&self) {
+        self.enter(Phase::Cancelled);
+    }
+
+    /// Tells a load thread how far the stage is.
+    pub(crate) fn phase(&self, thread: usize) -> watch::Receiver<Phase> {
+        self.phases[thread].subscribe()
+    }
+
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Relaxed)
+    }
+
+    /// How many slots of a closed loop want to be busy at this time.
+    pub(crate) fn slots(&self, now: Nanos) -> u32 {
+        match &self.plan.arrival {
+            Arrival::Ramp(ramp) => {
+                schedule::ramped_concurrency(ramp, now.saturating_sub(self.begin))
+            }
+            _ => self.plan.concurrency.unwrap_or(1),
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        for sender in &self.phases {
+            sender.send_replace(phase);
+        }
+    }
+
+    fn wake_pacer(&self) {
+        if let Some(pacer) = self.pacer.get() {
+            pacer.unpark();
+        }
+    }
+}
+
+/// Whether the server sets the pace.
+pub(crate) fn is_closed(stage: &Stage) -> bool {
+    matches!(stage.arrival, Arrival::Closed | Arrival::Ramp(Ramp { what: Ramped::Closed, .. }))
+}
+
+/// Counts a session or slot as active for as long as it lives, however it ends.
+pub(crate) struct Active(Arc<StageNow>);
+
+impl Active {
+    pub(crate) fn new(stage: &Arc<StageNow>) -> Self {
+        stage.active.fetch_add(1, Relaxed);
+        Self(stage.clone())
+    }
+
+    pub(crate) fn stage(&self) -> &Arc<StageNow> {
+        &self.0
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if self.0.active.fetch_sub(1, Relaxed) == 1 {
+            self.0.wake_pacer();
+        }
+    }
+}
+
+/// A number of things that may still happen.
+#[derive(Debug)]
+struct Budget(AtomicU64);
+
+impl Budget {
+    fn new(limit: Option<u64>) -> Self {
+        Self(AtomicU64::new(limit.unwrap_or(u64::MAX)))
+    }
+
+    fn take(&self) -> bool {
+        self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}

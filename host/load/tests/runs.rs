@@ -1,0 +1,386 @@
+//! Whole runs: when requests start, what limits and stops do, how a run ends.
+
+mod support;
+
+use load::{Arrival, Message, Pacing, Part, Prompt, Ramp, Ramped, Session, Stage, Stop};
+use records::{EndReason, Entry, Event, FailureKind, Record};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::*;
+
+fn sessions(n: u64) -> Stop {
+    Stop { sessions: Some(n), ..Stop::default() }
+}
+
+fn after(ms: u64) -> Stop {
+    Stop { after: Some(ms * MS), ..Stop::default() }
+}
+
+/// Rules that hold in every run.
+fn assert_sound(done: &Done) {
+    let records = done.records();
+    assert_eq!(done.outcome.sent, records.len() as u64);
+    assert_eq!(done.outcome.sent, done.outcome.succeeded + done.outcome.failed);
+    for (record, id) in records.iter().zip(0..) {
+        assert_eq!(record.id, id);
+        assert!(record.due.is_none_or(|due| record.started >= due), "early: {record:?}");
+        let mut times = vec![record.started];
+        times.extend(record.sent);
+        times.extend(record.first_byte);
+        times.extend(&record.tokens);
+        times.push(record.finished);
+        assert!(times.is_sorted(), "{record:?}");
+    }
+    assert!(matches!(done.entries.last(), Some(Entry::Event(Event::End { .. }))));
+}
+
+fn offsets(done: &Done) -> Vec<u64> {
+    let begin = done.stage_begin(0);
+    done.records().iter().map(|record| record.due.unwrap() - begin).collect()
+}
+
+#[test]
+fn an_open_stage_sends_its_schedule_and_lasts_to_its_end() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let done = run(plan(&server.url(), vec![open(100.0, after(300))]));
+    assert_sound(&done);
+    assert_eq!(done.outcome.reason, EndReason::Completed);
+    assert_eq!(offsets(&done), (0..30).map(|k| k * 10 * MS).collect::<Vec<_>>());
+    let end = done.stage_end(0);
+    assert_eq!(end.window_end, done.stage_begin(0) + 300 * MS);
+    assert_eq!((end.scheduled, end.unsent, end.capped), (Some(30), 0, 0));
+    assert_eq!(done.outcome.succeeded, 30);
+}
+
+#[test]
+fn c23_requests_that_wait_for_a_limit_keep_their_due_time() {
+    let server = Server::start(vec![Script::answer(100, 500)]);
+    for stop in [sessions(8), Stop { requests: Some(8), ..Stop::default() }] {
+        let stage = Stage { max_in_flight: Some(1), ..open(10.0, stop) };
+        let done = run(plan(&server.url(), vec![stage]));
+        assert_sound(&done);
+        assert_eq!(offsets(&done), (0..8).map(|k| k * 100 * MS).collect::<Vec<_>>());
+        for (i, record) in (0..).zip(done.records()) {
+            let sent = (record.sent.unwrap() - done.stage_begin(0)) / MS;
+            assert!((500 * i..500 * i + 60 * (i + 1)).contains(&sent), "{i} sent at {sent} ms");
+        }
+        let end = done.stage_end(0);
+        assert_eq!((end.scheduled, end.unsent, end.capped), (Some(8), 0, 7));
+        assert_eq!(end.window_end, done.records()[7].finished);
+    }
+}
+
+#[test]
+fn a_limit_of_sessions_holds_them_from_first_to_last_turn() {
+    let server = Server::start(vec![Script::answer(1, 5)]);
+    let two_turns = |id| session_of(id, vec![turn(request("a"), 0), turn(request("b"), 30)]);
+    let stage = Stage { concurrency: Some(1), ..open(1_000.0, sessions(3)) };
+    let done = begin(plan(&server.url(), vec![stage]), vec![feed((0..).map(two_turns))]).finish();
+    assert_sound(&done);
+    let order: Vec<_> = done.records().iter().map(|r| (r.session, r.turn)).collect();
+    assert_eq!(order, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]);
+    assert_eq!(done.stage_end(0).capped, 2);
+}
+
+#[test]
+fn what_never_left_when_time_was_up_is_counted() {
+    let server = Server::start(vec![Script::answer(10, 200)]);
+    let stage = Stage { max_in_flight: Some(1), drain: Some(20 * MS), ..open(100.0, after(300)) };
+    let done = run(plan(&server.url(), vec![stage]));
+    assert_sound(&done);
+    assert_eq!(done.outcome.sent, 2);
+    let end = done.stage_end(0);
+    assert_eq!((end.scheduled, end.unsent), (Some(30), 28));
+    assert_eq!(done.records()[0].error, None);
+    let failure = done.records()[1].error.as_ref().unwrap();
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+}
+
+#[test]
+fn a_closed_loop_keeps_its_slots_busy_and_nobody_is_due() {
+    let server = Server::start(vec![Script::answer(5, 20)]);
+    let stage = Stage { concurrency: Some(4), ..closed(20) };
+    let done = run(plan(&server.url(), vec![stage]));
+    assert_sound(&done);
+    assert_eq!(done.outcome.succeeded, 20);
+    assert!(done.records().iter().all(|record| record.due.is_none()));
+    let connections = server.seen().iter().map(|seen| seen.connection).max();
+    assert_eq!(connections, Some(3));
+    assert_eq!(done.stage_end(0).scheduled, None);
+    let records = done.records();
+    let under_way = |at| records.iter().filter(|r| r.started <= at && at < r.finished).count();
+    assert_eq!(records.iter().map(|r| under_way(r.started)).max(), Some(4));
+}
+
+#[test]
+fn a_ramp_of_concurrency_grows() {
+    let server = Server::start(vec![Script::answer(2, 10)]);
+    let ramp =
+        Ramp { what: Ramped::Closed, start: 1.0, end: 5.0, over: 400 * MS, exponential: false };
+    let stage = Stage { arrival: Arrival::Ramp(ramp), stop: after(500), ..closed(0) };
+    let done = run(plan(&server.url(), vec![stage]));
+    assert_sound(&done);
+    let begin = done.stage_begin(0);
+    let records = done.records();
+    let under_way = |ms: u64| {
+        let (from, to) = (begin + ms * MS, begin + (ms + 40) * MS);
+        let starts = records.iter().filter(|r| (from..to).contains(&r.started));
+        starts
+            .map(|s| {
+                records.iter().filter(|r| r.started <= s.started && s.started < r.finished).count()
+            })
+            .max()
+    };
+    assert_eq!((under_way(0), under_way(455)), (Some(1), Some(5)));
+    assert_eq!(done.stage_end(0).window_end, begin + 500 * MS);
+}
+
+#[test]
+fn a_trace_starts_sessions_at_their_own_times() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let starts = [Some(0), Some(0), Some(100 * MS), None, Some(240 * MS)];
+    let sessions: Vec<_> =
+        (0..).zip(starts).map(|(id, start)| Session { start, ..session(id) }).collect();
+    let stage = Stage {
+        arrival: Arrival::Trace(2.0),
+        concurrency: None,
+        stop: Stop::default(),
+        ..closed(0)
+    };
+    let done = begin(plan(&server.url(), vec![stage]), vec![feed(sessions)]).finish();
+    assert_sound(&done);
+    let ids: Vec<_> = done.records().iter().map(|record| record.session).collect();
+    let mut due = offsets(&done);
+    due.sort_unstable();
+    assert_eq!(due, [0, 0, 50 * MS, 50 * MS, 120 * MS]);
+    assert_eq!(ids[4], 4);
+    assert_eq!(done.stage_end(0).scheduled, Some(5));
+}
+
+#[test]
+fn later_turns_carry_history_and_are_due_by_their_pacing() {
+    let server = Server::start(vec![
+        Script::stream().content(5, "Hel").content(10, "lo").finish(10).done(10),
+        Script::answer(5, 60),
+        Script::answer(1, 2),
+    ]);
+    let mut second = request("two");
+    second.history = true;
+    let quote = Message {
+        role: "user".into(),
+        parts: vec![Part::Text("you said ".into()), Part::OutputOf(0)],
+        extra: serde_json::Map::new(),
+    };
+    let third = load::Request { prompt: Prompt::Messages(vec![quote]), ..request("") };
+    let mut turns = vec![turn(request("one"), 0), turn(second, 40), turn(third, 0)];
+    turns[2].pacing = Pacing::AfterPreviousStart(20 * MS);
+    let stage = open(10.0, Stop::default());
+    let done = begin(plan(&server.url(), vec![stage]), vec![feed([session_of(7, turns)])]).finish();
+    assert_sound(&done);
+    assert_eq!(done.outcome.succeeded, 3);
+    let records = done.records();
+    assert_eq!(records[1].due, Some(records[0].finished + 40 * MS));
+    assert_eq!(records[2].due, Some(records[1].finished), "20 ms after its start had passed");
+    let messages = &server.seen()[1].json()["messages"];
+    assert_eq!(messages[0]["content"], "one");
+    assert_eq!(
+        (&messages[1]["role"], &messages[1]["content"]),
+        (&"assistant".into(), &"Hello".into())
+    );
+    assert_eq!(messages[2]["content"], "two");
+    assert_eq!(server.seen()[2].json()["messages"][0]["content"], "you said Hello");
+}
+
+#[test]
+fn a_failing_turn_ends_its_session() {
+    let server = Server::start(vec![
+        Script::answer(1, 2),
+        Script::body("500 Oops", "text/plain", "x"),
+        Script::answer(1, 2),
+    ]);
+    let three = |id| session_of(id, (0..3).map(|_| turn(request("a"), 0)).collect());
+    let done = begin(plan(&server.url(), vec![closed(2)]), vec![feed((0..).map(three))]).finish();
+    assert_sound(&done);
+    let turns: Vec<_> = done.records().iter().map(|r| (r.session, r.turn)).collect();
+    assert_eq!(turns, [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]);
+}
+
+#[test]
+fn stages_follow_each_other_and_say_what_is_not_measured() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let warm = Stage { name: "warm".into(), warm_up: true, cool_down: 50 * MS, ..closed(3) };
+    let main = Stage { settle: 100 * MS, ..open(50.0, sessions(10)) };
+    let feeds = vec![feed((0..).map(session)), feed((0..).map(session))];
+    let done = begin(plan(&server.url(), vec![warm, main]), feeds).finish();
+    assert_sound(&done);
+    let warm_up = |record: &&Record| record.warmup;
+    let (first, second): (Vec<_>, Vec<_>) = done.records().into_iter().partition(|r| r.stage == 0);
+    assert_eq!((first.len(), first.iter().filter(|r| warm_up(r)).count()), (3, 3));
+    assert_eq!((second.len(), second.iter().filter(|r| warm_up(r)).count()), (10, 5));
+    assert!(done.stage_begin(1) >= done.stage_end(0).at + 50 * MS);
+}
+
+#[test]
+fn a_stage_ends_at_its_count_of_requests_or_errors() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let two = |id| session_of(id, vec![turn(request("a"), 0), turn(request("b"), 0)]);
+    let stage = |stop| Stage { stop, ..closed(0) };
+    let requests = stage(Stop { requests: Some(5), ..Stop::default() });
+    let done = begin(plan(&server.url(), vec![requests]), vec![feed((0..).map(two))]).finish();
+    assert_sound(&done);
+    assert_eq!(done.outcome.sent, 5);
+
+    let failing = Server::start(vec![Script::body("500 Oops", "text/plain", "x")]);
+    let errors = stage(Stop { errors: Some(3), ..Stop::default() });
+    let done = run(plan(&failing.url(), vec![errors]));
+    assert_sound(&done);
+    assert_eq!((done.outcome.sent, done.outcome.reason), (3, EndReason::Completed));
+}
+
+#[test]
+fn a_due_session_that_finds_the_supply_empty_is_counted_and_sent_late() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let slow: Box<dyn FnOnce(load::Feeder) + Send> = Box::new(|feeder| {
+        for id in 0..3 {
+            thread::sleep(Duration::from_millis(100));
+            feeder.push(session(id)).unwrap();
+        }
+    });
+    let going = begin(plan(&server.url(), vec![open(100.0, sessions(3))]), vec![slow]);
+    while !going.run.is_finished() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(going.run.progress().starved, 2, "the wait before the stage is not counted");
+    let done = going.finish();
+    assert_sound(&done);
+    assert_eq!(offsets(&done), [0, 10 * MS, 20 * MS]);
+    let last = done.records()[2];
+    assert!(last.started - last.due.unwrap() >= 150 * MS);
+}
+
+#[test]
+fn a_stopped_run_drains_and_a_second_stop_breaks_off() {
+    let server = Server::start(vec![Script::answer(1, 300)]);
+    let stage = || Stage { concurrency: Some(2), stop: Stop::default(), ..closed(0) };
+    let stopped = |hard: bool| {
+        let going = begin(plan(&server.url(), vec![stage()]), vec![feed((0..).map(session))]);
+        while going.run.progress().in_flight < 2 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        going.run.stop();
+        if hard {
+            going.run.stop_now();
+        }
+        going.finish()
+    };
+    let gentle = stopped(false);
+    assert_sound(&gentle);
+    assert_eq!((gentle.outcome.reason, gentle.outcome.sent), (EndReason::Interrupted, 2));
+    assert_eq!(gentle.outcome.succeeded, 2);
+    let began = Instant::now();
+    let hard = stopped(true);
+    assert_sound(&hard);
+    assert_eq!((hard.outcome.reason, hard.outcome.failed), (EndReason::Interrupted, 2));
+    assert!(began.elapsed() < Duration::from_millis(280), "it did not wait for the answers");
+}
+
+#[test]
+fn a_run_in_which_everything_fails_is_aborted() {
+    let server = Server::start(vec![Script::body("503 No", "text/plain", "down")]);
+    let endless = || vec![open(100.0, Stop::default())];
+    let mut impatient = plan(&server.url(), endless());
+    impatient.abort.without_success = Some(200 * MS);
+    let done = run(impatient);
+    assert_sound(&done);
+    assert_eq!(done.outcome.reason, EndReason::Aborted);
+    assert!(
+        done.outcome.message.contains("none has ended well for 0.2"),
+        "{}",
+        done.outcome.message
+    );
+
+    let mut strict = plan(&server.url(), endless());
+    strict.abort.max_error_rate = Some(0.5);
+    let done = run(strict);
+    assert!(done.outcome.message.contains("100.0 %"), "{}", done.outcome.message);
+    assert!(done.outcome.sent >= 10);
+}
+
+#[test]
+fn a_wrong_address_stops_load_at_once() {
+    let server = Server::start(vec![Script::body(
+        "404 Not Found",
+        "application/json",
+        r#"{"detail":"Not Found"}"#,
+    )]);
+    let done = run(plan(&format!("{}/ns", server.url()), vec![open(20.0, Stop::default())]));
+    assert_eq!(done.outcome.reason, EndReason::Aborted);
+    let found = done.outcome.not_found.unwrap();
+    assert_eq!(found.url, format!("{}/ns/v1/chat/completions", server.url()));
+    assert_eq!(found.body, "Not Found");
+    assert!(done.outcome.sent <= 2, "{} sent", done.outcome.sent);
+}
+
+#[test]
+fn the_program_can_end_a_run_for_its_own_reason() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let going = begin(
+        plan(&server.url(), vec![open(50.0, Stop::default())]),
+        vec![feed((0..).map(session))],
+    );
+    going.run.abort(EndReason::PluginFailed, "it trapped".into());
+    let done = going.finish();
+    assert_sound(&done);
+    assert_eq!(
+        (done.outcome.reason, &*done.outcome.message),
+        (EndReason::PluginFailed, "it trapped")
+    );
+}
+
+#[test]
+fn a_session_that_cannot_be_put_into_words_ends_the_run_with_its_number() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let tokens = load::Request { prompt: Prompt::TokenIds(vec![1]), ..request("") };
+    let sessions = [session_of(41, vec![turn(tokens, 0)])];
+    let done = begin(plan(&server.url(), vec![closed(5)]), vec![feed(sessions)]).finish();
+    assert_eq!(done.outcome.reason, EndReason::PluginFailed);
+    assert!(done.outcome.message.contains("session 41, turn 0"), "{}", done.outcome.message);
+}
+
+#[test]
+fn samples_tell_how_the_client_fared() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let done = run(plan(&server.url(), vec![open(100.0, after(1_300))]));
+    assert_sound(&done);
+    let samples: Vec<_> = done
+        .entries
+        .iter()
+        .filter_map(|entry| match entry {
+            Entry::Event(Event::Client(sample)) => Some(sample),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(samples.len(), 2, "one after a second and one at the end");
+    let names: Vec<_> = samples[0].threads.iter().map(|thread| &*thread.name).collect();
+    assert_eq!(names, ["pacer", "load-1", "load-0"]);
+    assert!(samples[0].threads.iter().all(|thread| thread.cpu < 1.0));
+    assert!(samples[0].threads.iter().any(|thread| thread.cpu > 0.0));
+    assert_eq!(samples[1].succeeded, 130);
+}
+
+#[test]
+fn headers_and_secrets_reach_the_server_and_no_record() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let mut plan = plan(&server.url(), vec![closed(1)]);
+    plan.target.api_key = Some("s3cret".to_owned().into());
+    plan.target.headers = vec![("x-team".into(), "h1dden".to_owned().into())];
+    assert!(!format!("{plan:?}").contains("s3cret"));
+    let done = run(plan);
+    let seen = &server.seen()[0];
+    assert_eq!(seen.line, "POST /v1/chat/completions HTTP/1.1");
+    for header in ["authorization: Bearer s3cret", "x-team: h1dden", "accept-encoding: identity"] {
+        assert!(seen.headers.iter().any(|h| h == header), "{header}: {:?}", seen.headers);
+    }
+    let entries = format!("{:?}", done.entries);
+    assert!(!entries.contains("s3cret") && !entries.contains("h1dden"));
+}
