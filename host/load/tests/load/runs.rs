@@ -1,12 +1,10 @@
 //! Whole runs: when requests start, what limits and stops do, how a run ends.
 
-mod support;
-
+use crate::support::*;
 use load::{Arrival, Message, Pacing, Part, Prompt, Ramp, Ramped, Session, Stage, Stop};
 use records::{EndReason, Entry, Event, FailureKind, Record};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::*;
 
 fn sessions(n: u64) -> Stop {
     Stop { sessions: Some(n), ..Stop::default() }
@@ -54,8 +52,8 @@ fn an_open_stage_sends_its_schedule_and_lasts_to_its_end() {
 
 #[test]
 fn c23_requests_that_wait_for_a_limit_keep_their_due_time() {
-    let server = Server::start(vec![Script::answer(100, 500)]);
-    for stop in [sessions(8), Stop { requests: Some(8), ..Stop::default() }] {
+    let check = |stop: Stop| {
+        let server = Server::start(vec![Script::answer(100, 500)]);
         let stage = Stage { max_in_flight: Some(1), ..open(10.0, stop) };
         let done = run(plan(&server.url(), vec![stage]));
         assert_sound(&done);
@@ -67,7 +65,11 @@ fn c23_requests_that_wait_for_a_limit_keep_their_due_time() {
         let end = done.stage_end(0);
         assert_eq!((end.scheduled, end.unsent, end.capped), (Some(8), 0, 7));
         assert_eq!(end.window_end, done.records()[7].finished);
-    }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| check(sessions(8)));
+        scope.spawn(|| check(Stop { requests: Some(8), ..Stop::default() }));
+    });
 }
 
 #[test]

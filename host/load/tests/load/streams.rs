@@ -1,9 +1,7 @@
 //! Streams from practice: what a record says of them.
 
-mod support;
-
+use crate::support::{self, *};
 use records::{FailureKind, Record, UsageSource};
-use support::*;
 
 /// The records of these scripts, played one after the other on one connection where it lasts.
 fn play(scripts: Vec<Script>) -> Vec<Record> {

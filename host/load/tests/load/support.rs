@@ -1,8 +1,5 @@
 //! A scripted server, and a run of load against it.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::allow_attributes, reason = "what is unused differs from file to file")]
-
 use load::{
     Abort, Api, Arrival, Endpoint, Feeder, Outcome, Pacing, Plan, Prompt, Request, Run, Session,
     Stage, Stop, Target, Tls, Turn, ring, start,
@@ -138,7 +135,6 @@ pub(crate) struct Seen {
     pub(crate) line: String,
     pub(crate) headers: Vec<String>,
     pub(crate) body: String,
-    pub(crate) at: Instant,
 }
 
 impl Seen {
@@ -213,7 +209,6 @@ fn serve(
             line: head.remove(0),
             headers: head,
             body: String::from_utf8(body).unwrap(),
-            at,
         });
         let wait =
             |ms| thread::sleep((at + Duration::from_millis(ms)).duration_since(Instant::now()));

@@ -1,0 +1,7 @@
+//! Load against a scripted server.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
+mod runs;
+mod streams;
+mod support;
