@@ -333,13 +333,20 @@ fn thread_waiting(e: &Evidence) -> Option<(f64, usize)> {
 }
 
 /// Every request under way needs a connection, which somebody has to open, and each load thread,
-/// of which there are at most eight, keeps connections of its own: so many are free.
+/// of which there are at most eight, keeps connections of its own: so many are free. Where opening
+/// one takes no time that shows beside the TTFT, any number is.
 fn new_connections(e: &Evidence) -> Option<(f64, usize)> {
+    const SHOWS: f64 = 0.05;
     let succeeded: Vec<_> = e.part.measured().filter(|r| r.counts()).collect();
-    let new = succeeded.iter().filter(|r| r.new_connection).count();
-    let needed = 2 * peak_in_flight(succeeded.iter().copied()) + 8;
     let n = succeeded.len();
-    (n > 0).then(|| (new.saturating_sub(needed) as f64 / n as f64, n))
+    let new = || succeeded.iter().filter(|r| r.new_connection);
+    let mut opening: Vec<f64> = new().filter_map(|r| Some(ms(r.started, r.sent?))).collect();
+    opening.sort_unstable_by(f64::total_cmp);
+    if P50.of(&opening)? <= SHOWS * e.scale? {
+        return Some((0.0, n));
+    }
+    let needed = 2 * peak_in_flight(succeeded.iter().copied()) + 8;
+    Some((new().count().saturating_sub(needed) as f64 / n as f64, n))
 }
 
 /// Whether an open stage's server ended clearly fewer requests than arrived.

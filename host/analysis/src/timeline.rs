@@ -51,11 +51,14 @@ pub struct Phase {
 
 /// Most steps of a run.
 const MOST: u64 = 200;
+/// Most steps of a run of few requests, of which each step should see some.
+const MOST_OF_FEW: u64 = 20;
 
 impl Timeline {
     /// `run`'s requests are sorted by stage and time.
     pub(crate) fn of(run: &Run) -> Self {
-        let step = step(run.last_seen);
+        let few = run.requests.len() as u64 / 4;
+        let step = step(run.last_seen, few.clamp(MOST_OF_FEW, MOST));
         if run.requests.is_empty() {
             return Self { step_s: step as f64 / 1e9, bins: Vec::new(), phases: phases(run) };
         }
@@ -110,14 +113,14 @@ fn middle_and_tail(mut values: Vec<f64>) -> Option<(f64, f64)> {
     P50.of(&values).zip(P99.of(&values))
 }
 
-/// A round number of nanoseconds that cuts a run of this length into at most [`MOST`] steps.
-fn step(length: u64) -> u64 {
+/// A round number of nanoseconds that cuts a run of this length into at most so many steps.
+fn step(length: u64, most: u64) -> u64 {
     const SECOND: u64 = 1_000_000_000;
     let tenths = [TOKEN_BIN, 2 * TOKEN_BIN, 5 * TOKEN_BIN];
     let longer = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600].map(|s| s * SECOND);
     let days = (1..).map(|days| days * 86_400 * SECOND);
     let mut steps = tenths.into_iter().chain(longer).chain(days);
-    steps.find(|step| length / step < MOST).unwrap_or(u64::MAX)
+    steps.find(|step| length / step < most).unwrap_or(u64::MAX)
 }
 
 fn phases(run: &Run) -> Vec<Phase> {
@@ -188,7 +191,7 @@ mod tests {
     #[test]
     fn steps_are_round_and_few() {
         for length in [0, 1, 19_999_999_999, 20_000_000_000, 3_600_000_000_000, u64::MAX / 2] {
-            let step = step(length);
+            let step = step(length, MOST);
             assert!(length / step < MOST && step.is_multiple_of(TOKEN_BIN), "{length}: {step}");
         }
     }

@@ -217,10 +217,17 @@ fn legend<DB: DrawingBackend>(
     let size = |name: &str| area.estimate_text_size(name, &style).map_or(0, |size| size.0 as i32);
     let px = |n: f64| (n * unit).round() as i32;
     let (row, swatch, pad) = (px(18.0), px(22.0), px(8.0));
-    let widest = figure.lines.iter().map(|line| size(&line.name)).max().unwrap_or(0);
-    let (wide, high) = (pad * 2 + swatch + px(6.0) + widest, pad + row * figure.lines.len() as i32);
     let (across, down) = chart.plotting_area().get_pixel_range();
     let inset = px(8.0);
+    let room = ((down.end - down.start - 2 * inset - pad) / row).max(2) as usize;
+    let mut names: Vec<String> = figure.lines.iter().map(|line| line.name.clone()).collect();
+    if names.len() > room {
+        let more = names.len() - (room - 1);
+        names.truncate(room - 1);
+        names.push(format!("and {more} more"));
+    }
+    let widest = names.iter().map(|name| size(name)).max().unwrap_or(0);
+    let (wide, high) = (pad * 2 + swatch + px(6.0) + widest, pad + row * names.len() as i32);
     let corners = [
         (across.end - inset - wide, down.end - inset - high),
         (across.end - inset - wide, down.start + inset),
@@ -231,15 +238,19 @@ fn legend<DB: DrawingBackend>(
     let corners = [(left, top), (left + wide, top + high)];
     area.draw(&Rectangle::new(corners, PAPER.filled())).expect(FITS);
     area.draw(&Rectangle::new(corners, GRID)).expect(FITS);
-    for (i, (line, colour)) in figure.lines.iter().zip(PALETTE.iter().cycle()).enumerate() {
+    let left_out = figure.lines.len() > room;
+    let last = names.len() - 1;
+    for (i, (name, colour)) in names.into_iter().zip(PALETTE.iter().cycle()).enumerate() {
         let middle = top + pad / 2 + row * i as i32 + row / 2;
         let from = left + pad;
-        let stroke = colour.stroke_width(px(2.5).max(1) as u32);
-        area.draw(&PathElement::new([(from, middle), (from + swatch, middle)], stroke))
-            .expect(FITS);
+        if !(left_out && i == last) {
+            let stroke = colour.stroke_width(px(2.5).max(1) as u32);
+            area.draw(&PathElement::new([(from, middle), (from + swatch, middle)], stroke))
+                .expect(FITS);
+        }
         let at = (from + swatch + px(6.0), middle);
         let style = style.clone().pos(Pos::new(HPos::Left, VPos::Center));
-        area.draw(&Text::new(line.name.clone(), at, style)).expect(FITS);
+        area.draw(&Text::new(name, at, style)).expect(FITS);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Every chart draws whatever there is.
 
-use crate::run::{Run, answer};
+use crate::run::{Run, answer, stage};
 use analysis::charts::{CHARTS, png, svg};
 use analysis::{Analysis, Options};
+use records::{LoopKind, Record};
 
 fn check(what: &str, analysis: &Analysis) {
     for chart in CHARTS {
@@ -37,4 +38,20 @@ fn names_are_different_and_fit_into_files() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), CHARTS.len());
+}
+
+#[test]
+fn a_legend_names_as_many_stages_as_there_is_room_for() {
+    let mut run = Run::new((0..40).map(|i| stage(&format!("stage-{i}"), LoopKind::Open)).collect());
+    for i in 0..40 {
+        let begin = u64::from(i) * 100;
+        run.begin(i, begin);
+        run.records([Record { stage: i, ..answer(begin, &[begin + 20], begin + 30) }]);
+        run.end(i, begin + 100, 1);
+    }
+    let analysis = run.analyse(&Options::default());
+    let drawn = svg(&CHARTS[0], &analysis, 640, 360);
+    assert!(drawn.contains("stage-0\n") && drawn.contains(" more\n"), "{drawn}");
+    assert!(!drawn.contains("stage-39\n"));
+    check("of forty stages", &analysis);
 }

@@ -108,15 +108,20 @@ fn a_supply_that_ran_dry_is_invalid_however_short_the_run() {
 
 #[test]
 fn connections_beyond_those_that_the_load_needs_count() {
-    let new = |n: usize| {
-        let mut records = requests(|_| 0.0);
-        records[..n].iter_mut().for_each(|record| record.connection = Connection::New);
+    let new = |n: usize, opening_ms: u64| {
+        let mut records = requests(|_| 1.0);
+        for record in &mut records[..n] {
+            record.connection = Connection::New;
+            record.started = record.sent.unwrap().saturating_sub(opening_ms * MS);
+        }
         health(records, [])
     };
     // Two are under way at most: twelve are free.
-    check(&new(12), &[]);
-    check(&new(20), &[("new_connections", Verdict::Suspect)]);
-    check(&new(200), &[("new_connections", Verdict::Invalid)]);
+    check(&new(12, 30), &[]);
+    check(&new(20, 30), &[("new_connections", Verdict::Suspect)]);
+    check(&new(200, 30), &[("new_connections", Verdict::Invalid)]);
+    // Opening them takes no time to speak of.
+    check(&new(200, 1), &[]);
 }
 
 #[test]
