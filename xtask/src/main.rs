@@ -16,7 +16,8 @@ use shell::say;
 const USAGE: &str = "\
 usage: cargo xtask TASK
 
-  plugins          build every plugin of plugins/ to target/plugins/NAME.wasm
+  plugins          build every plugin of plugins/ to target/plugins/NAME.wasm, and the plugins of
+                   examples/plugins and tests/guests to target/example-plugins and target/guests
   plugin DIR OUT   build the plugin crate in the folder DIR, inside or outside the workspace, to the file OUT
   build            plugins, then target/release/llmdbench with the plugins inside
   test             plugins, example plugins and test guests, then every test of the workspace
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
-        ["plugins"] => plugins::build_all().map(drop),
+        ["plugins"] => plugins::build_all().and_then(|()| plugins::build_outside()),
         ["plugin", dir, out] => plugins::build_one(Path::new(dir), Path::new(out)),
         ["build"] => tasks::build(),
         ["test", rest @ ..] => tasks::test(rest),

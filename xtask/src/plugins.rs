@@ -20,12 +20,12 @@ const PROFILE: [&str; 6] = [
     "profile.plugin.strip='debuginfo'",
 ];
 
-/// Builds every plugin of `plugins/` and gives their files in `target/plugins`. Files of plugins that
+/// Builds every plugin of `plugins/` to `target/plugins`. Files of plugins that
 /// are gone are removed, so that no old one is embedded.
 ///
 /// # Errors
 /// When there is no toolchain or a plugin does not compile.
-pub(crate) fn build_all() -> Result<Vec<PathBuf>> {
+pub(crate) fn build_all() -> Result<()> {
     let crates: Vec<PathBuf> = crates_in(&root().join("plugins"))?
         .into_iter()
         .filter(|dir| !dir.ends_with("sdk"))
@@ -37,16 +37,11 @@ pub(crate) fn build_all() -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 /// As [`build_all`].
-pub(crate) fn build_outside() -> Result<Vec<PathBuf>> {
-    let mut files = build_into(
-        &crates_in(&root().join("examples/plugins"))?,
-        &root().join("target/example-plugins"),
-    )?;
-    files.extend(build_into(
-        &crates_in(&root().join("tests/guests"))?,
-        &root().join("target/guests"),
-    )?);
-    Ok(files)
+pub(crate) fn build_outside() -> Result<()> {
+    let build =
+        |from: &str, to: &str| build_into(&crates_in(&root().join(from))?, &root().join(to));
+    build("examples/plugins", "target/example-plugins")?;
+    build("tests/guests", "target/guests")
 }
 
 /// Builds the plugin crate in the folder `dir` to the file `out`.
@@ -58,7 +53,7 @@ pub(crate) fn build_one(dir: &Path, out: &Path) -> Result<()> {
     compile(&toolchain, dir, out)
 }
 
-fn build_into(crates: &[PathBuf], folder: &Path) -> Result<Vec<PathBuf>> {
+fn build_into(crates: &[PathBuf], folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("failed to make {}", folder.display()))?;
     let files: Vec<PathBuf> =
@@ -77,7 +72,7 @@ fn build_into(crates: &[PathBuf], folder: &Path) -> Result<Vec<PathBuf>> {
             compile(&toolchain, dir, file)?;
         }
     }
-    Ok(files)
+    Ok(())
 }
 
 fn compile(toolchain: &Toolchain, dir: &Path, out: &Path) -> Result<()> {
