@@ -90,7 +90,8 @@ impl Endpoint {
     }
 
     /// The host as resolvers and certificates take it: an IPv6 address without brackets.
-    pub(crate) fn host(&self) -> String {
+    #[must_use]
+    pub fn host(&self) -> String {
         match &self.host {
             Host::Domain(name) => name.clone(),
             Host::Ipv4(address) => address.to_string(),
