@@ -45,6 +45,9 @@ pub struct Target {
     pub api: Api,
     /// The model of requests that name none.
     pub model: String,
+    /// Names the run in the header `x-request-id` of every request, `llmdbench-RUN-NUMBER`, where the
+    /// number is the id of its record in 12 digits. Letters, digits and hyphens.
+    pub run: String,
     /// Headers of every request. Their values are secrets.
     pub headers: Vec<(String, SecretString)>,
     /// Sent as bearer token.

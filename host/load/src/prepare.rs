@@ -17,13 +17,38 @@ pub(crate) enum PrepareError {
     Empty,
 }
 
-/// A request as it is written to the socket.
-pub(crate) fn bytes(
+/// A request as it is written to the socket, except for its number.
+#[derive(Debug)]
+pub(crate) struct Message {
+    bytes: Vec<u8>,
+    /// Where the digits of the number begin. None: the request has an `x-request-id` of its own.
+    number: Option<usize>,
+}
+
+/// Digits of a request's number: enough for a million requests a second over eleven days.
+const DIGITS: usize = 12;
+
+impl Message {
+    /// The bytes to write, with this number in them.
+    pub(crate) fn numbered(&mut self, id: u64) -> &[u8] {
+        if let Some(at) = self.number {
+            let mut rest = id;
+            for digit in self.bytes[at..at + DIGITS].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+        &self.bytes
+    }
+}
+
+/// Makes a request ready.
+pub(crate) fn message(
     target: &Target,
     endpoint: &Endpoint,
     request: &Request,
     past: Past<'_>,
-) -> Result<Vec<u8>, PrepareError> {
+) -> Result<Message, PrepareError> {
     let body = api::body(target, request, past)?;
     let path = endpoint.path(&api::path(target, request));
     let accept = if request.streamed { "text/event-stream" } else { "application/json" };
@@ -48,10 +73,20 @@ pub(crate) fn bytes(
     for (name, value) in &request.headers {
         add(name, value)?;
     }
+    let own = target.headers.iter().map(|(name, _)| name);
+    let is_named = own
+        .chain(request.headers.iter().map(|(name, _)| name))
+        .any(|name| name.eq_ignore_ascii_case("x-request-id"));
+    let number = (!is_named).then(|| {
+        head.push_str(&format!("x-request-id: llmdbench-{}-", target.run));
+        let at = head.len();
+        head.push_str(&format!("{:0DIGITS$}\r\n", 0));
+        at
+    });
     head.push_str("\r\n");
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&body);
-    Ok(bytes)
+    Ok(Message { bytes, number })
 }
 
 /// The first request of a session.
@@ -59,9 +94,9 @@ pub(crate) fn first(
     target: &Target,
     endpoint: &Endpoint,
     session: &Session,
-) -> Result<Vec<u8>, PrepareError> {
+) -> Result<Message, PrepareError> {
     let turn = session.turns.first().ok_or(PrepareError::Empty)?;
-    bytes(target, endpoint, &turn.request, Past { turns: &[], answers: &[] })
+    message(target, endpoint, &turn.request, Past { turns: &[], answers: &[] })
 }
 
 /// Whether HTTP allows a header.

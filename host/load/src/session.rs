@@ -19,7 +19,7 @@ use tokio::time::sleep;
 pub(crate) struct Job {
     pub(crate) session: Box<Session>,
     /// Its first request, as it goes over the wire.
-    pub(crate) first: Vec<u8>,
+    pub(crate) first: prepare::Message,
     /// Index of the endpoint that it talks to.
     pub(crate) endpoint: usize,
     /// When the schedule wants it to start. None: a closed loop.
@@ -59,15 +59,15 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
     };
     let Job { session, first, endpoint, due } = job;
     let shared = &worker.shared;
-    let mut bytes = first;
+    let mut message = first;
     let mut clock = TurnClock::new(due, shared.clock.now());
     let mut answers: Vec<String> = Vec::new();
     for (index, turn) in session.turns.iter().enumerate() {
         if index > 0 {
             let target = &shared.plan.target;
             let past = Past { turns: &session.turns[..index], answers: &answers };
-            match prepare::bytes(target, &target.endpoints[endpoint], &turn.request, past) {
-                Ok(next) => bytes = next,
+            match prepare::message(target, &target.endpoints[endpoint], &turn.request, past) {
+                Ok(next) => message = next,
                 Err(error) => return refuse(shared, session.id, index, &error),
             }
         }
@@ -86,7 +86,7 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
         }
         let exchange =
             Exchange { worker, stage, session: &session, index, endpoint, due: due.map(|_| start) };
-        let Some(ended) = exchange.run(&bytes, &mut phase).await else { return };
+        let Some(ended) = exchange.run(&mut message, &mut phase).await else { return };
         clock.ended(&ended);
         answers.push(ended.text);
     }
@@ -138,13 +138,18 @@ struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Sends the request and records what happened. None: it failed.
-    async fn run(&self, bytes: &[u8], phase: &mut watch::Receiver<Phase>) -> Option<Ended> {
+    async fn run(
+        &self,
+        message: &mut prepare::Message,
+        phase: &mut watch::Receiver<Phase>,
+    ) -> Option<Ended> {
         let shared = &self.worker.shared;
         let request = &self.session.turns[self.index].request;
         let keep_text = api::is_quoted(&self.session.turns, self.index);
         let api = api::of(&shared.plan.target, request);
         let mut answer = Answer::new(api, request.streamed, keep_text);
         let mut record = self.record();
+        let bytes = message.numbered(record.id);
         shared.live.in_flight.fetch_add(1, Relaxed);
         let outcome = {
             let exchange =

@@ -10,6 +10,7 @@ fn target() -> Target {
         endpoints: Vec::new(),
         api: Api::Chat,
         model: "m".into(),
+        run: "r".into(),
         headers: Vec::new(),
         api_key: None,
         extra_body: Map::new(),

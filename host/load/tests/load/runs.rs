@@ -386,3 +386,27 @@ fn headers_and_secrets_reach_the_server_and_no_record() {
     let entries = format!("{:?}", done.entries);
     assert!(!entries.contains("s3cret") && !entries.contains("h1dden"));
 }
+
+#[test]
+fn every_request_bears_the_id_of_its_record_unless_it_has_a_name_of_its_own() {
+    let check = |own: Option<&str>| {
+        let server = Server::start(vec![Script::answer(1, 2)]);
+        let mut plan = plan(&server.url(), vec![closed(3)]);
+        plan.target.headers =
+            own.map(|own| ("X-Request-Id".to_owned(), own.to_owned().into())).into_iter().collect();
+        assert_sound(&run(plan));
+        let mut names: Vec<String> = server
+            .seen()
+            .iter()
+            .flat_map(|seen| seen.headers.iter())
+            .filter_map(|header| Some(header.split_once(": ")?))
+            .filter(|(name, _)| name.eq_ignore_ascii_case("x-request-id"))
+            .map(|(_, value)| value.to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    let numbered = [0, 1, 2].map(|id| format!("llmdbench-r-{id:012}"));
+    assert_eq!(check(None), numbered);
+    assert_eq!(check(Some("mine")), ["mine"; 3]);
+}

@@ -285,6 +285,7 @@ pub(crate) fn plan(url: &str, stages: Vec<Stage>) -> Plan {
             endpoints: vec![Endpoint::parse(url).unwrap()],
             api: Api::Chat,
             model: "m".into(),
+            run: "r".into(),
             headers: Vec::new(),
             api_key: None,
             extra_body: serde_json::Map::new(),
