@@ -190,6 +190,8 @@ fn options(header: &Header) -> Result<Options, analysis::SloError> {
         }],
         title: "A made-up run".to_owned(),
         facts: vec![
+            ("run".to_owned(), header.run.clone()),
+            ("model".to_owned(), header.model.clone()),
             ("endpoint".to_owned(), header.endpoint.clone()),
             ("harness".to_owned(), "stages 0.1.0".to_owned()),
             ("workload".to_owned(), "synthetic 0.1.0, 256 in, 64 out".to_owned()),

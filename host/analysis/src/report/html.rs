@@ -43,12 +43,8 @@ pub fn html(analysis: &Analysis) -> String {
 }
 
 fn head(page: &mut String, analysis: &Analysis, title: &str) {
-    let summary = &analysis.summary;
     put!(page, "<header>\n<h1>{}</h1>\n<dl class=\"facts\">\n", escape(title));
-    let known = [("run", &summary.run), ("model", &summary.model)];
-    let known = known.into_iter().filter(|(_, value)| !value.is_empty());
-    let facts = analysis.facts.iter().map(|(name, value)| (name.as_str(), value));
-    for (name, value) in known.chain(facts) {
+    for (name, value) in &analysis.facts {
         put!(page, "<div><dt>{}</dt><dd>{}</dd></div>\n", escape(name), escape(value));
     }
     page.push_str("</dl>\n</header>\n");
