@@ -1,3 +1,59 @@
-//! Benchmarks LLM inference: stand up, load, analyse, tear down, repeat.
+//! Benchmarks LLM inference: stands a stack up, drives load into it, collects and analyses what
+//! happened, tears it down, and keeps what others need to repeat it.
 
-fn main() {}
+mod cli;
+mod command;
+mod document;
+mod embedded;
+mod error;
+mod experiment;
+mod host_facts;
+mod interrupt;
+mod outcome;
+mod phase;
+mod plan;
+mod plugins;
+mod printer;
+mod probe;
+mod process;
+mod run_dir;
+mod secrets;
+mod settings;
+mod steps;
+mod translate;
+mod unit;
+mod words;
+
+use clap::Parser;
+use error::{Error, Exit};
+use printer::Printer;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and clap words the others well.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
+        }
+    };
+    let printer = Printer::new(cli.global.output == cli::Output::Json, cli.global.verbose);
+    let exit = match run(&cli, &printer) {
+        Ok(exit) => exit,
+        Err(error) => {
+            printer.error(&error);
+            error.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn run(cli: &cli::Cli, printer: &Printer) -> error::Result<Exit> {
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| Error::unexpected("a TLS provider is installed already"))?;
+    interrupt::watch()
+        .map_err(|error| Error::unexpected("cannot watch for Ctrl-C").because(error))?;
+    command::run(cli, printer)
+}

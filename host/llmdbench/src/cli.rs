@@ -1,0 +1,413 @@
+//! What can be typed: commands and options, and how options become a layer of settings.
+
+use crate::command::analyze::AnalyzeArgs;
+use crate::command::bench::BenchArgs;
+use crate::command::completions::CompletionsArgs;
+use crate::command::env::EnvArgs;
+use crate::command::plan::PlanArgs;
+use crate::command::plugin::PluginCommand;
+use crate::command::run::RunArgs;
+use crate::command::sim::SimArgs;
+use crate::command::smoketest::SmoketestArgs;
+use crate::command::standup::StandupArgs;
+use crate::command::teardown::TeardownArgs;
+use crate::error::{Error, Result};
+use crate::settings::{Layer, Source, from_text};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// Benchmarks LLM inference: stand up, load, analyse, tear down, repeat.
+#[derive(Debug, Parser)]
+#[command(name = "llmdbench", version, max_term_width = 110, after_help = after_help())]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Make a plugin known, and use it for each kind it exports unless the settings name another
+    #[arg(long = "plugin", value_name = "FILE.wasm", global = true)]
+    pub(crate) plugins: Vec<PathBuf>,
+    /// Grant a plugin what it asks for, as the refusal spells it: process=vllm
+    #[arg(long = "grant", value_name = "GRANT", global = true)]
+    pub(crate) grants: Vec<String>,
+    /// The folder of the run [default: a new one under workdir/, or the newest]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) workdir: Option<String>,
+    /// What standard output carries
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub(crate) output: Output,
+    /// Say more
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+/// What standard output carries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Text for people
+    #[default]
+    Human,
+    /// JSON for programs
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Do it all: plan, standup, smoketest, run, analyze, report, teardown
+    Bench(BenchArgs),
+    /// Show everything that would happen; nothing is done
+    Plan(PlanArgs),
+    /// Stand the stack up
+    Standup(StandupArgs),
+    /// Ask the model for a completion and check the answer
+    Smoketest(SmoketestArgs),
+    /// Drive load into what stands, or into --endpoint URL
+    Run(RunArgs),
+    /// Analyse the records of a run again
+    Analyze(AnalyzeArgs),
+    /// Write the report of a run again
+    Report(AnalyzeArgs),
+    /// Take the stack down
+    Teardown(TeardownArgs),
+    /// Show every setting: value, source, default, meaning
+    Env(EnvArgs),
+    /// List and inspect plugins
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Serve a simulated inference server with vLLM's API
+    Sim(Box<SimArgs>),
+    /// Show what a run folder has standing, running and collected
+    Status,
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// Options that name an experiment and its stack.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ExperimentArgs {
+    /// An experiment file, or the name of a built-in one
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<String>,
+    /// A scenario: a file, or the name of a built-in one
+    #[arg(short = 'c', long, value_name = "NAME")]
+    pub(crate) scenario: Option<String>,
+    /// The model that the API is asked for
+    #[arg(short = 'm', long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+    /// The backend plugin that stands the stack up
+    #[arg(short = 't', long, value_name = "PLUGIN")]
+    pub(crate) method: Option<String>,
+    /// Seed of everything random
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Names the experiment
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) name: Option<String>,
+}
+
+/// Options that say how the target is spoken to.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Target")]
+pub(crate) struct TargetArgs {
+    /// Base URL of an inference API that is up already, with or without /v1
+    #[arg(long, value_name = "URL")]
+    pub(crate) endpoint: Option<String>,
+    /// The API: chat or completions
+    #[arg(long, value_name = "API")]
+    pub(crate) api: Option<String>,
+    /// The environment variable that holds the API key
+    #[arg(long, value_name = "NAME")]
+    pub(crate) api_key_env: Option<String>,
+    /// A further HTTP header, "NAME: VALUE"; its value counts as a secret
+    #[arg(long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// Fields added to the body of every request
+    #[arg(long, value_name = "JSON")]
+    pub(crate) extra_body: Option<String>,
+    /// A request that takes longer fails as `timeout`
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    /// Whether the server takes ignore_eos and min_tokens: auto, true, false
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) exact_output: Option<String>,
+    /// A tokenizer.json, or the folder that holds one
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tokenizer: Option<String>,
+    /// A PEM file of certificate authorities to trust as well
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<String>,
+    /// Check no TLS certificates
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Options that say how load is made and what is asked.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Load and workload")]
+pub(crate) struct LoadArgs {
+    /// Requests (sessions) per second; a list makes stages: 1,2,4
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    pub(crate) rate: Vec<f64>,
+    /// Sessions under way; a list makes stages: 1,8,64. With --rate: the most at a time
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    pub(crate) concurrency: Vec<u32>,
+    /// Length of each stage
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) duration: Option<String>,
+    /// Requests of each stage
+    #[arg(long, value_name = "N")]
+    pub(crate) requests: Option<u64>,
+    /// Warm-up in front, as a count of requests or a duration; 0: none
+    #[arg(long, value_name = "N|DURATION")]
+    pub(crate) warmup: Option<String>,
+    /// How sessions arrive at a rate: constant, poisson, gamma
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) arrival: Option<String>,
+    /// Tokens of each prompt
+    #[arg(long, value_name = "N")]
+    pub(crate) input_tokens: Option<u32>,
+    /// Tokens of each answer
+    #[arg(long, value_name = "N")]
+    pub(crate) output_tokens: Option<u32>,
+    /// Ask what this ShareGPT file (JSON or JSONL) holds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dataset: Option<String>,
+    /// The harness plugin
+    #[arg(long, value_name = "PLUGIN")]
+    pub(crate) harness: Option<String>,
+    /// The workload plugin
+    #[arg(long, value_name = "PLUGIN")]
+    pub(crate) workload: Option<String>,
+    /// Service-level objectives of a request: ttft=500ms,tpot=50ms
+    #[arg(long, value_name = "LIMITS")]
+    pub(crate) slo: Option<String>,
+    /// An analyzer plugin to run over the records
+    #[arg(long = "analyzer", value_name = "PLUGIN")]
+    pub(crate) analyzers: Vec<String>,
+    /// Threads that send and read
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<u64>,
+    /// Abort the run when a larger share of its requests has failed
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) max_error_rate: Option<f64>,
+    /// Abort the run when requests fail and none has succeeded for this long
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) give_up_after: Option<String>,
+}
+
+impl ExperimentArgs {
+    /// Puts the options into the layer of the command line.
+    pub(crate) fn fill(&self, layer: &mut Layer) {
+        put(layer, "scenario", "--scenario", self.scenario.as_deref());
+        put(layer, "deploy.model", "--model", self.model.as_deref());
+        put(layer, "deploy.method", "--method", self.method.as_deref());
+        put(layer, "name", "--name", self.name.as_deref());
+        if let Some(seed) = self.seed {
+            layer.set("seed", "--seed", json!(seed));
+        }
+    }
+}
+
+impl TargetArgs {
+    /// Puts the options into the layer of the command line.
+    pub(crate) fn fill(&self, layer: &mut Layer) -> Result<()> {
+        put(layer, "deploy.endpoint", "--endpoint", self.endpoint.as_deref());
+        put(layer, "target.api", "--api", self.api.as_deref());
+        put(layer, "target.api_key_env", "--api-key-env", self.api_key_env.as_deref());
+        put(layer, "target.extra_body", "--extra-body", self.extra_body.as_deref());
+        put(layer, "target.timeout", "--timeout", self.timeout.as_deref());
+        put(layer, "target.exact_output", "--exact-output", self.exact_output.as_deref());
+        put(layer, "target.tokenizer", "--tokenizer", self.tokenizer.as_deref());
+        put(layer, "target.ca_file", "--ca-file", self.ca_file.as_deref());
+        if self.insecure {
+            layer.set("target.insecure", "--insecure", json!(true));
+        }
+        if !self.headers.is_empty() {
+            let mut map = Map::new();
+            for header in &self.headers {
+                let (name, value) = header.split_once(':').ok_or_else(|| {
+                    // The text may be a secret: only its name could be shown, and it has none.
+                    Error::usage("--header takes \"NAME: VALUE\"")
+                })?;
+                map.insert(name.trim().to_ascii_lowercase(), json!(value.trim()));
+            }
+            layer.set("target.headers", "--header", Value::Object(map));
+        }
+        Ok(())
+    }
+}
+
+impl LoadArgs {
+    /// Puts the options into the layer of the command line.
+    pub(crate) fn fill(&self, layer: &mut Layer) -> Result<()> {
+        put(layer, "harness.plugin", "--harness", self.harness.as_deref());
+        put(layer, "workload.plugin", "--workload", self.workload.as_deref());
+        put(layer, "analyze.slo", "--slo", self.slo.as_deref());
+        put(layer, "load.give_up_after", "--give-up-after", self.give_up_after.as_deref());
+        if !self.analyzers.is_empty() {
+            layer.set("analyze.plugins", "--analyzer", json!(self.analyzers));
+        }
+        if let Some(threads) = self.threads {
+            layer.set("load.threads", "--threads", json!(threads));
+        }
+        if let Some(rate) = self.max_error_rate {
+            layer.set("load.max_error_rate", "--max-error-rate", json!(rate));
+        }
+        if let Some(stages) = self.stages()? {
+            let name = if self.rate.is_empty() { "--concurrency" } else { "--rate" };
+            layer.set("harness.settings.stages", name, Value::Array(stages));
+        }
+        if let Some(warmup) = &self.warmup {
+            let value = warmup.parse::<u64>().map_or_else(|_| json!(warmup), |n| json!(n));
+            layer.set("harness.settings.warmup", "--warmup", value);
+        }
+        if let Some(file) = &self.dataset {
+            if self.workload.is_none() {
+                layer.set("workload.plugin", "--dataset", json!("sharegpt"));
+            }
+            layer.set("workload.settings.file", "--dataset", json!(file));
+        }
+        if let Some(tokens) = self.input_tokens {
+            layer.set("workload.settings.input_tokens", "--input-tokens", json!(tokens));
+        }
+        if let Some(tokens) = self.output_tokens {
+            layer.set("workload.settings.output_tokens", "--output-tokens", json!(tokens));
+        }
+        Ok(())
+    }
+
+    /// The stages that the options describe. None: they describe none.
+    fn stages(&self) -> Result<Option<Vec<Value>>> {
+        let shaped = self.duration.is_some() || self.requests.is_some() || self.arrival.is_some();
+        if self.rate.is_empty() && self.concurrency.is_empty() && !shaped {
+            return Ok(None);
+        }
+        if self.rate.len() > 1 && self.concurrency.len() > 1 {
+            return Err(Error::usage("--rate and --concurrency are both lists")
+                .hint("vary one of them, or write the stages into an experiment file"));
+        }
+        let mut stages = Vec::new();
+        if self.rate.is_empty() {
+            let concurrency =
+                if self.concurrency.is_empty() { &[1][..] } else { &self.concurrency[..] };
+            stages.extend(concurrency.iter().map(|n| json!({"concurrency": n})));
+        } else {
+            let limits: Vec<Option<u32>> = match self.concurrency.as_slice() {
+                [] => vec![None],
+                some => some.iter().copied().map(Some).collect(),
+            };
+            for rate in &self.rate {
+                for limit in &limits {
+                    let mut stage = json!({"rate": rate});
+                    if let Some(limit) = limit {
+                        stage["concurrency"] = json!(limit);
+                    }
+                    stages.push(stage);
+                }
+            }
+        }
+        for stage in &mut stages {
+            if let Some(duration) = &self.duration {
+                stage["for"] = json!(duration);
+            }
+            if let Some(requests) = self.requests {
+                stage["requests"] = json!(requests);
+            }
+            if self.duration.is_none() && self.requests.is_none() && self.dataset.is_some() {
+                stage["whole_workload"] = json!(true);
+            }
+            if let Some(arrival) = &self.arrival {
+                stage["arrival"] = json!(arrival);
+            }
+        }
+        Ok(Some(stages))
+    }
+}
+
+/// The layer of the command line, from the parts that a command has.
+pub(crate) fn flags(
+    experiment: &ExperimentArgs,
+    target: &TargetArgs,
+    load: &LoadArgs,
+) -> Result<Layer> {
+    let mut layer = Layer::named(Source::Flag);
+    experiment.fill(&mut layer);
+    target.fill(&mut layer)?;
+    load.fill(&mut layer)?;
+    Ok(layer)
+}
+
+fn put(layer: &mut Layer, path: &str, flag: &str, text: Option<&str>) {
+    if let Some(text) = text {
+        layer.set(path, flag, from_text(path, text));
+    }
+}
+
+fn after_help() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for (exit, meaning) in crate::error::Exit::ALL {
+        text.push_str(&format!("  {:>3}  {meaning}\n", exit as i32));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::SETTINGS;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_flag_of_the_settings_table_exists() {
+        let command = Cli::command();
+        let mut known: Vec<String> = Vec::new();
+        let mut stack = vec![&command];
+        while let Some(command) = stack.pop() {
+            known.extend(command.get_arguments().filter_map(|a| a.get_long()).map(str::to_owned));
+            stack.extend(command.get_subcommands());
+        }
+        for setting in SETTINGS.iter().filter(|s| !s.flag.is_empty()) {
+            let flag = setting.flag.trim_start_matches('-');
+            assert!(known.iter().any(|name| name == flag), "{} has no option {flag}", setting.path);
+        }
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_make_stages() {
+        let check = |args: LoadArgs, expected: Value| {
+            assert_eq!(json!(args.stages().unwrap()), expected);
+        };
+        let for_5s = || LoadArgs { duration: Some("5s".into()), ..LoadArgs::default() };
+        check(LoadArgs::default(), Value::Null);
+        check(
+            LoadArgs { rate: vec![1.0, 2.5], ..for_5s() },
+            json!([{"rate": 1.0, "for": "5s"}, {"rate": 2.5, "for": "5s"}]),
+        );
+        check(
+            LoadArgs { concurrency: vec![1, 8], ..for_5s() },
+            json!([{"concurrency": 1, "for": "5s"}, {"concurrency": 8, "for": "5s"}]),
+        );
+        check(
+            LoadArgs { rate: vec![3.0], concurrency: vec![8], ..for_5s() },
+            json!([{"rate": 3.0, "concurrency": 8, "for": "5s"}]),
+        );
+        check(
+            LoadArgs { requests: Some(1), ..LoadArgs::default() },
+            json!([{"concurrency": 1, "requests": 1}]),
+        );
+        let both = LoadArgs { rate: vec![1.0, 2.0], concurrency: vec![1, 2], ..for_5s() };
+        assert!(both.stages().is_err());
+    }
+}

@@ -1,0 +1,56 @@
+//! The commands, one file each. A command puts phases together and says how it ended.
+
+pub(crate) mod analyze;
+pub(crate) mod bench;
+pub(crate) mod completions;
+pub(crate) mod env;
+pub(crate) mod plan;
+pub(crate) mod plugin;
+pub(crate) mod run;
+pub(crate) mod sim;
+pub(crate) mod smoketest;
+pub(crate) mod standup;
+pub(crate) mod status;
+pub(crate) mod teardown;
+
+use crate::cli::{Cli, Command, Global};
+use crate::error::{Exit, Result};
+use crate::phase::plan::Prepared;
+use crate::printer::Printer;
+use crate::settings::Settings;
+
+/// Carries out the command that was typed.
+pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Bench(args) => bench::run(args, global, printer),
+        Command::Plan(args) => plan::run(args, global, printer),
+        Command::Standup(args) => standup::run(args, global, printer),
+        Command::Smoketest(args) => smoketest::run(args, global, printer),
+        Command::Run(args) => run::run(args, global, printer),
+        Command::Analyze(args) => analyze::analyze(args, global, printer),
+        Command::Report(args) => analyze::report(args, global, printer),
+        Command::Teardown(args) => teardown::run(args, global, printer),
+        Command::Env(args) => env::run(args, printer),
+        Command::Plugin(command) => plugin::run(command, global, printer),
+        Command::Sim(args) => sim::run(args, printer),
+        Command::Status => status::run(global, printer),
+        Command::Completions(args) => completions::run(args, printer),
+    }
+}
+
+/// The run folder that the user chose, by flag or by setting.
+fn work_dir<'a>(global: &'a Global, settings: &'a Settings) -> Option<&'a str> {
+    global.workdir.as_deref().or_else(|| settings.text("control.work_dir"))
+}
+
+/// The run folder that the user chose, where no settings are resolved.
+fn chosen_work_dir(global: &Global) -> Option<String> {
+    let variable = std::env::var("LLMDBENCH_CONTROL_WORK_DIR").ok();
+    global.workdir.clone().or(variable).filter(|path| !path.is_empty())
+}
+
+/// Whether nothing is to be done.
+fn dry_run(flag: bool, prepared: &Prepared) -> bool {
+    flag || prepared.settings.get("control.dry_run").as_bool().unwrap_or(false)
+}

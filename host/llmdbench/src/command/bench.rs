@@ -1,0 +1,62 @@
+//! `bench`: all phases in a row, with teardown whatever happens.
+
+use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
+use crate::command::{dry_run, plan, work_dir};
+use crate::error::{Exit, Result};
+use crate::outcome::Outcome;
+use crate::phase;
+use crate::phase::plan::Prepared;
+use crate::printer::Printer;
+use crate::run_dir::RunDir;
+use clap::Args;
+
+/// Options of `bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Leave the stack standing
+    #[arg(long)]
+    keep: bool,
+    /// Show what would be done and do nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Does it all.
+pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    let prepared =
+        phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
+    if dry_run(args.dry_run, &prepared) {
+        plan::show(&prepared.plan, printer);
+        return Ok(Exit::Ok);
+    }
+    let dir = RunDir::create(work_dir(global, &prepared.settings), &prepared.plan.run)?;
+    phase::environment::write(&prepared, &dir)?;
+    printer.step(&format!("run folder: {}", dir.root().display()));
+    let mut outcome = Outcome::default();
+    match phases(&prepared, &dir, printer) {
+        Ok(ended) => outcome.join(ended),
+        Err(error) => outcome.fail(error.exit, &error),
+    }
+    if args.keep {
+        printer.step(&format!(
+            "the stack is kept; `llmdbench teardown --workdir {}` takes it down",
+            dir.root().display()
+        ));
+    } else if let Err(error) = phase::teardown::run(&dir, printer) {
+        outcome.fail(Exit::Teardown, &error);
+    }
+    Ok(outcome.tell(printer))
+}
+
+fn phases(prepared: &Prepared, dir: &RunDir, printer: &Printer) -> Result<Outcome> {
+    let all: Vec<u8> = prepared.plan.steps.iter().map(|step| step.number).collect();
+    let target = phase::standup::run(prepared, dir, &all, printer)?;
+    phase::smoketest::run(prepared, &target, dir, printer)?;
+    super::run::load_and_analyze(prepared, &target, dir, printer)
+}

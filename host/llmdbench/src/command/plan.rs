@@ -1,0 +1,112 @@
+//! `plan`: everything that would happen; nothing is done.
+
+use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
+use crate::error::{Exit, Result};
+use crate::phase;
+use crate::plan::{Action, Plan};
+use crate::printer::Printer;
+use crate::steps;
+use clap::Args;
+
+/// Options of `plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Shows the plan.
+pub(crate) fn run(args: &PlanArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    let prepared =
+        phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
+    show(&prepared.plan, printer);
+    Ok(Exit::Ok)
+}
+
+/// Shows a plan.
+pub(crate) fn show(plan: &Plan, printer: &Printer) {
+    printer.result(|| text(plan), || serde_json::to_value(plan).unwrap_or_default());
+}
+
+fn text(plan: &Plan) -> String {
+    let mut text = format!("Experiment {}\n", plan.experiment.name);
+    let mut line = |name: &str, value: &str| text.push_str(&format!("  {name:<10} {value}\n"));
+    if let Some(scenario) = &plan.experiment.scenario {
+        line("scenario", scenario);
+    }
+    line("model", &plan.experiment.deploy.model);
+    if let Some(endpoint) = &plan.experiment.deploy.endpoint {
+        line("endpoint", endpoint);
+    }
+    for used in &plan.plugins {
+        let from = used.file.as_ref().map_or("built in".into(), |file| file.display().to_string());
+        line(&used.kind, &format!("{} {} ({from})", used.name, used.version));
+    }
+    line("seed", &plan.experiment.seed.to_string());
+    if plan.experiment.deploy.endpoint.is_none() {
+        text.push_str("Standup\n");
+        for step in &plan.steps {
+            text.push_str(&format!("  {}: {}\n", steps::full_name(step), step.title));
+            for action in &step.actions {
+                text.push_str(&describe(action));
+            }
+        }
+    }
+    text.push_str("Load\n");
+    for stage in &plan.stages {
+        text.push_str(&format!("  {}: {}, until {}", stage.name, stage.arrival, stage.until));
+        if stage.warm_up {
+            text.push_str(", warm-up");
+        }
+        for note in &stage.notes {
+            text.push_str(&format!("; {note}"));
+        }
+        text.push('\n');
+    }
+    text.push_str("Workload\n");
+    let count = |n: Option<u64>| n.map_or_else(|| "endless".to_owned(), |n| n.to_string());
+    text.push_str(&format!(
+        "  sessions: {}, requests: {}\n",
+        count(plan.workload.sessions),
+        count(plan.workload.requests)
+    ));
+    let tokens =
+        [("input", plan.workload.mean_input_tokens), ("output", plan.workload.mean_output_tokens)];
+    for (name, mean) in tokens {
+        if let Some(mean) = mean {
+            text.push_str(&format!("  mean {name} tokens: {}\n", (mean * 10.0).round() / 10.0));
+        }
+    }
+    for (reason, n) in &plan.workload.skipped {
+        text.push_str(&format!("  left out, {reason}: {n}\n"));
+    }
+    for finding in &plan.findings {
+        text.push_str(&format!("{} from {}: {}\n", finding.severity, finding.plugin, finding.text));
+    }
+    text
+}
+
+fn describe(action: &Action) -> String {
+    match action {
+        Action::Smoketest => String::new(),
+        Action::Process(process) => {
+            let mut text = format!("    start: {} {}\n", process.program, process.args.join(" "));
+            for variable in &process.env {
+                let value = variable
+                    .secret
+                    .as_ref()
+                    .map_or_else(|| variable.text.clone(), |name| format!("(the secret {name})"));
+                text.push_str(&format!("    env: {}={value}\n", variable.name));
+            }
+            if let Some(url) = &process.ready_url {
+                let timeout = crate::unit::show(process.ready_timeout);
+                text.push_str(&format!("    ready when {url} answers, within {timeout}\n"));
+            }
+            text
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `run`: load against what stands, or against an endpoint.
+
+use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
+use crate::command::{dry_run, plan, work_dir};
+use crate::error::{Error, Exit, Result};
+use crate::outcome::Outcome;
+use crate::phase;
+use crate::phase::plan::Prepared;
+use crate::plan::Target;
+use crate::printer::Printer;
+use crate::run_dir::{self, RunDir};
+use clap::Args;
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    load: LoadArgs,
+    /// Go straight to the analysis of what was measured
+    #[arg(short = 'z', long)]
+    skip: bool,
+    /// Show what would be done and do nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Drives the load and analyses it.
+pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    if args.skip {
+        let dir = RunDir::open(super::chosen_work_dir(global).as_deref())?;
+        let results = run_dir::Results::find(dir.root())?;
+        return super::analyze::results(&results, global, printer);
+    }
+    let prepared =
+        phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
+    if dry_run(args.dry_run, &prepared) {
+        plan::show(&prepared.plan, printer);
+        return Ok(Exit::Ok);
+    }
+    let chosen = work_dir(global, &prepared.settings);
+    let (dir, target) = if prepared.plan.experiment.deploy.endpoint.is_some() {
+        let dir = RunDir::create(chosen, &prepared.plan.run)?;
+        let target = phase::standup::run(&prepared, &dir, &[], printer)?;
+        (dir, target)
+    } else {
+        let dir = RunDir::open(chosen)?;
+        let target: Target = run_dir::read_json(&dir.target())?.ok_or_else(|| {
+            Error::usage(format!("nothing stands in `{}`", dir.root().display())).hint(
+                "stand it up with `llmdbench standup FILE`, do it all with `llmdbench bench FILE`, or name a server with --endpoint URL",
+            )
+        })?;
+        (dir, target)
+    };
+    phase::environment::write(&prepared, &dir)?;
+    printer.step(&format!("run folder: {}", dir.root().display()));
+    Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))
+}
+
+/// Load, analysis, report: what `bench` and `run` have in common.
+pub(crate) fn load_and_analyze(
+    prepared: &Prepared,
+    target: &Target,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<Outcome> {
+    let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
+    let analysis = phase::analyze::read(&results, Some(&prepared.plan), Vec::new())?;
+    phase::analyze::write(&analysis, &results)?;
+    outcome.join(phase::analyze::show(&analysis, &results, printer));
+    Ok(outcome)
+}

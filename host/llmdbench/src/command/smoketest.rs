@@ -1,0 +1,54 @@
+//! `smoketest`: one real completion from what stands, or from an endpoint.
+
+use crate::cli::{ExperimentArgs, Global, TargetArgs};
+use crate::command::work_dir;
+use crate::error::{Error, Exit, Result};
+use crate::phase;
+use crate::plan::Target;
+use crate::printer::Printer;
+use crate::run_dir::{self, RunDir};
+use clap::Args;
+
+/// Options of `smoketest`.
+#[derive(Debug, Args)]
+pub(crate) struct SmoketestArgs {
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Asks for a completion.
+pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    let given = super::chosen_work_dir(global);
+    let mut experiment = args.experiment.clone();
+    let mut target_args = args.target.clone();
+    let mut standing: Option<(RunDir, Target)> = None;
+    if experiment.file.is_none() && target_args.endpoint.is_none() {
+        let dir = RunDir::open(given.as_deref())?;
+        let target: Target = run_dir::read_json(&dir.target())?.ok_or_else(|| {
+            Error::usage(format!("nothing stands in `{}`", dir.root().display())).hint(
+                "stand it up with `llmdbench standup FILE`, or name a server with --endpoint URL",
+            )
+        })?;
+        experiment.model = experiment.model.or_else(|| Some(target.model.clone()));
+        target_args.endpoint = target.endpoints.first().cloned();
+        standing = Some((dir, target));
+    }
+    let prepared = phase::plan::prepare(global, &experiment, &target_args, None, printer)?;
+    let (dir, target) = match standing {
+        Some(standing) => standing,
+        None if prepared.plan.experiment.deploy.endpoint.is_some() => {
+            let dir = RunDir::create(work_dir(global, &prepared.settings), &prepared.plan.run)?;
+            let target = phase::standup::run(&prepared, &dir, &[], printer)?;
+            (dir, target)
+        }
+        None => {
+            let dir = RunDir::open(work_dir(global, &prepared.settings))?;
+            let target = phase::standup::locate(&prepared, &dir)?;
+            (dir, target)
+        }
+    };
+    phase::smoketest::run(&prepared, &target, &dir, printer)?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,69 @@
+//! `standup`: the stack, step by step.
+
+use crate::cli::{ExperimentArgs, Global, TargetArgs};
+use crate::command::{dry_run, plan, work_dir};
+use crate::error::{Error, Exit, Result};
+use crate::outcome::Outcome;
+use crate::phase;
+use crate::printer::Printer;
+use crate::run_dir::RunDir;
+use crate::steps;
+use clap::Args;
+
+/// Options of `standup`.
+#[derive(Debug, Args)]
+pub(crate) struct StandupArgs {
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// Steps: numbers, names, prefixes, lists and ranges (3, 08_smoketest, 0,3-5); `plan` lists them
+    #[arg(short = 's', long, value_name = "STEPS")]
+    step: Option<String>,
+    /// Show what would be done and do nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Stands the stack up.
+pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    let prepared = phase::plan::prepare(global, &args.experiment, &args.target, None, printer)?;
+    if prepared.plan.experiment.deploy.endpoint.is_some() {
+        return Err(Error::usage("an endpoint is given: it stands already")
+            .hint("drive load into it with `llmdbench run`"));
+    }
+    let selected = steps::select(args.step.as_deref(), &prepared.plan.steps)?;
+    if dry_run(args.dry_run, &prepared) {
+        plan::show(&prepared.plan, printer);
+        return Ok(Exit::Ok);
+    }
+    let chosen = work_dir(global, &prepared.settings);
+    // Single steps go on in the folder where the others were done.
+    let dir = match (&args.step, RunDir::open(chosen)) {
+        (Some(_), Ok(dir)) => dir,
+        _ => RunDir::create(chosen, &prepared.plan.run)?,
+    };
+    phase::environment::write(&prepared, &dir)?;
+    printer.step(&format!("run folder: {}", dir.root().display()));
+    let mut outcome = Outcome::default();
+    let stood = phase::standup::run(&prepared, &dir, &selected, printer).and_then(|target| {
+        if selected.contains(&steps::SMOKETEST) {
+            phase::smoketest::run(&prepared, &target, &dir, printer)?;
+        }
+        Ok(target)
+    });
+    match stood {
+        Ok(target) => printer.result(
+            || format!("{} answers at {}", target.model, target.endpoints.join(", ")),
+            || serde_json::to_value(&target).unwrap_or_default(),
+        ),
+        Err(error) => {
+            outcome.fail(error.exit, &error);
+            printer.step(&format!(
+                "what was started is left for you to look at; `llmdbench teardown --workdir {}` takes it down",
+                dir.root().display()
+            ));
+        }
+    }
+    Ok(outcome.tell(printer))
+}

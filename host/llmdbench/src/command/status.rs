@@ -1,0 +1,67 @@
+//! `status`: what a run folder has standing, running and collected.
+
+use crate::cli::Global;
+use crate::error::{Exit, Result};
+use crate::plan::{Plan, Target};
+use crate::printer::Printer;
+use crate::process::Inventory;
+use crate::run_dir::{self, RunDir};
+use serde_json::json;
+
+/// Shows it.
+pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
+    let dir = RunDir::open(super::chosen_work_dir(global).as_deref())?;
+    let plan = Plan::read(&dir)?;
+    let target: Option<Target> = run_dir::read_json(&dir.target())?;
+    let inventory = Inventory::read(&dir)?;
+    let runs: Vec<_> = dir.all_results();
+    printer.result(
+        || {
+            let mut text = format!("{} in {}\n", plan.run, dir.root().display());
+            for process in &inventory.processes {
+                let state = if process.runs() { "runs" } else { "has ended" };
+                text.push_str(&format!(
+                    "standing: {} (pid {}, port {}) {state}\n",
+                    process.name, process.pid, process.port
+                ));
+            }
+            if inventory.processes.is_empty() {
+                text.push_str("standing: nothing\n");
+            }
+            if let Some(target) = &target {
+                text.push_str(&format!(
+                    "target: {} at {}\n",
+                    target.model,
+                    target.endpoints.join(", ")
+                ));
+            }
+            for results in &runs {
+                let state = if !results.run().is_file() {
+                    "unfinished: `llmdbench analyze` reads what is there"
+                } else if results.report().is_file() {
+                    "analysed"
+                } else {
+                    "not analysed"
+                };
+                text.push_str(&format!("run: {} ({state})\n", results.results.display()));
+            }
+            text
+        },
+        || {
+            json!({
+                "run": plan.run,
+                "folder": dir.root().display().to_string(),
+                "processes": inventory.processes.iter().map(|p| json!({
+                    "name": p.name, "pid": p.pid, "port": p.port, "runs": p.runs(),
+                })).collect::<Vec<_>>(),
+                "target": target,
+                "results": runs.iter().map(|results| json!({
+                    "folder": results.results.display().to_string(),
+                    "finished": results.run().is_file(),
+                    "analysed": results.report().is_file(),
+                })).collect::<Vec<_>>(),
+            })
+        },
+    );
+    Ok(Exit::Ok)
+}

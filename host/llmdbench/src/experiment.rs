@@ -1,0 +1,286 @@
+//! [`Experiment`]: what the user wants, validated and typed; made from [`Settings`] and nothing
+//! else. It holds no secret.
+
+use crate::document::Document;
+use crate::error::{Error, Problem, Result};
+use crate::secrets::Secrets;
+use crate::settings::{Layer, SETTINGS, Settings, Source};
+use crate::{embedded, unit};
+use load::Endpoint;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What the user wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Experiment {
+    pub(crate) name: String,
+    pub(crate) scenario: Option<String>,
+    /// The folder of the experiment file: relative paths in it start there.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) deploy: Deploy,
+    pub(crate) target: TargetSettings,
+    pub(crate) harness_settings: Value,
+    pub(crate) workload_settings: Value,
+    pub(crate) load: LoadSettings,
+    /// Service-level objectives in milliseconds.
+    pub(crate) slo: BTreeMap<String, f64>,
+    pub(crate) seed: u64,
+}
+
+/// Which stack.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Deploy {
+    pub(crate) model: String,
+    /// The normalised base URL of a stack that stands already.
+    pub(crate) endpoint: Option<String>,
+    pub(crate) settings: Value,
+}
+
+/// How the target is spoken to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TargetSettings {
+    /// "chat" or "completions".
+    pub(crate) api: String,
+    /// Names of the further headers; their values are secrets.
+    pub(crate) header_names: Vec<String>,
+    pub(crate) has_api_key: bool,
+    pub(crate) extra_body: Map<String, Value>,
+    pub(crate) timeout_ns: u64,
+    /// None: decided by the endpoint.
+    pub(crate) exact_output: Option<bool>,
+    pub(crate) tokenizer: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) insecure: bool,
+}
+
+/// When the load gives up, and how many threads make it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LoadSettings {
+    pub(crate) threads: Option<usize>,
+    pub(crate) max_error_rate: Option<f64>,
+    pub(crate) give_up_after_ns: u64,
+}
+
+/// The layers of an experiment: the command line's, the file's, the scenario's, the environment's.
+pub(crate) fn layers(
+    flags: Layer,
+    file: Option<&str>,
+    scenario_flag: Option<&str>,
+    environment: Layer,
+) -> Result<Vec<Layer>> {
+    let mut layers = vec![flags];
+    let document = file.map(|name| find(name, "experiment", embedded::EXPERIMENTS)).transpose()?;
+    let named = scenario_flag.map(str::to_owned).or_else(|| {
+        let text = document.as_ref()?.value.get("scenario")?.as_str()?;
+        Some(text.to_owned())
+    });
+    let named = named.or_else(|| std::env::var("LLMDBENCH_DEPLOY_SCENARIO").ok());
+    if let Some(document) = document {
+        layers.push(Layer::file(Source::Experiment, document));
+    }
+    if let Some(name) = named.filter(|name| !name.is_empty()) {
+        let document = find(&name, "scenario", embedded::SCENARIOS)?;
+        layers.push(Layer::file(Source::Scenario, document));
+    }
+    layers.push(environment);
+    Ok(layers)
+}
+
+/// Reads a file by its path, or a built-in one by its name.
+fn find(name: &str, what: &str, built_in: &[(&str, &str)]) -> Result<Document> {
+    let path = Path::new(name);
+    if path.is_file() {
+        return Document::read(path);
+    }
+    if let Some((stem, text)) = built_in.iter().find(|(stem, _)| *stem == name) {
+        return Document::parse(&format!("{stem} (built in)"), text);
+    }
+    let names: Vec<&str> = built_in.iter().map(|(stem, _)| *stem).collect();
+    let mut error = Error::usage(format!("there is no {what} file `{name}`"));
+    if let Some(near) = near_file(path) {
+        error = error.hint(format!("did you mean `{near}`?"));
+    }
+    Err(error.hint(format!("the built-in ones are {}", names.join(", "))))
+}
+
+/// A file in the same folder whose name is like the one that is missing.
+fn near_file(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let wanted = path.file_name()?.to_string_lossy().into_owned();
+    let names: Vec<String> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .collect();
+    let near = crate::document::nearest(&wanted, names.iter().map(String::as_str))?;
+    Some(folder.join(near).display().to_string())
+}
+
+impl Experiment {
+    /// Builds it from settings that were resolved. Problems are added to the list; values that
+    /// cannot be used are replaced so that everything else can be checked as well.
+    pub(crate) fn new(
+        settings: &Settings,
+        file: Option<&str>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
+        let folder = file
+            .filter(|name| Path::new(name).is_file())
+            .and_then(|name| Path::new(name).parent())
+            .map(|p| if p.as_os_str().is_empty() { PathBuf::from(".") } else { p.to_owned() });
+        let path_of = |path: &str| {
+            settings.text(path).map(|text| {
+                let from_file = settings.source(path) == Source::Experiment;
+                locate(text, folder.as_deref().filter(|_| from_file))
+            })
+        };
+        let endpoint = settings.text("deploy.endpoint").map(|text| match Endpoint::parse(text) {
+            Ok(endpoint) => endpoint.to_string(),
+            Err(error) => {
+                problems.push(
+                    at(settings, "deploy.endpoint", &format!("`{text}` is no endpoint: {error}"))
+                        .hint("write for example `http://127.0.0.1:8000`"),
+                );
+                text.to_owned()
+            }
+        });
+        if settings.text("deploy.model").is_none() {
+            let mut problem =
+                Problem::new("`deploy.model` is missing: which model shall be asked?")
+                    .hint("give it with --model NAME, or as `deploy: {model: NAME}`");
+            if let Some(file) = file {
+                problem = problem.at(settings.place("/deploy").unwrap_or_else(|| file.to_owned()));
+            }
+            problems.push(problem);
+        }
+        for path in ["target.tokenizer", "target.ca_file"] {
+            if let Some(found) = path_of(path).filter(|found| !found.exists()) {
+                problems.push(at(
+                    settings,
+                    path,
+                    &format!("`{path}`: there is no file `{}`", found.display()),
+                ));
+            }
+        }
+        let duration = |path: &str| {
+            settings.text(path).and_then(|text| unit::duration(text).ok()).map_or(0, unit::nanos)
+        };
+        let text = |path: &str| settings.text(path).unwrap_or_default().to_owned();
+        let slo = settings.get("analyze.slo").as_object().map(|map| {
+            map.iter()
+                .filter_map(|(name, value)| {
+                    let limit = unit::duration(value.as_str()?).ok()?;
+                    Some((name.clone(), limit.as_secs_f64() * 1e3))
+                })
+                .collect()
+        });
+        Self {
+            name: text("name"),
+            scenario: settings.text("scenario").map(str::to_owned),
+            deploy: Deploy {
+                model: text("deploy.model"),
+                endpoint,
+                settings: settings.get("deploy.settings").clone(),
+            },
+            target: TargetSettings {
+                api: text("target.api"),
+                header_names: header_map(settings).keys().cloned().collect(),
+                has_api_key: settings.text("target.api_key").is_some()
+                    || settings.text("target.api_key_env").is_some(),
+                extra_body: settings
+                    .get("target.extra_body")
+                    .as_object()
+                    .cloned()
+                    .unwrap_or_default(),
+                timeout_ns: duration("target.timeout"),
+                exact_output: match settings.text("target.exact_output") {
+                    Some("true") => Some(true),
+                    Some("false") => Some(false),
+                    _ => None,
+                },
+                tokenizer: path_of("target.tokenizer"),
+                ca_file: path_of("target.ca_file"),
+                insecure: settings.get("target.insecure").as_bool().unwrap_or(false),
+            },
+            harness_settings: settings.get("harness.settings").clone(),
+            workload_settings: settings.get("workload.settings").clone(),
+            load: LoadSettings {
+                threads: settings
+                    .get("load.threads")
+                    .as_u64()
+                    .and_then(|n| usize::try_from(n).ok())
+                    .filter(|n| *n > 0),
+                max_error_rate: settings.get("load.max_error_rate").as_f64(),
+                give_up_after_ns: duration("load.give_up_after"),
+            },
+            slo: slo.unwrap_or_default(),
+            seed: settings.get("seed").as_u64().unwrap_or(1),
+            folder,
+        }
+    }
+
+    /// The API that is spoken.
+    pub(crate) fn api(&self) -> load::Api {
+        if self.target.api == "completions" { load::Api::Completions } else { load::Api::Chat }
+    }
+
+    /// How TLS certificates are checked.
+    pub(crate) fn tls(&self) -> load::Tls {
+        load::Tls { ca_file: self.target.ca_file.clone(), insecure: self.target.insecure }
+    }
+}
+
+/// A path that the user wrote: relative ones start at the file that holds them, or else at the
+/// current folder.
+pub(crate) fn locate(text: &str, folder: Option<&Path>) -> PathBuf {
+    let path = Path::new(text);
+    match folder.map(|folder| folder.join(path)) {
+        Some(beside) if path.is_relative() && beside.exists() => beside,
+        _ => path.to_owned(),
+    }
+}
+
+/// Reads the user's secrets: from the settings, and from the variable that `api_key_env` names.
+pub(crate) fn secrets(settings: &Settings) -> Result<Secrets> {
+    let mut secrets = Secrets::default();
+    if let Some(key) = settings.text("target.api_key") {
+        secrets.api_key = Some(SecretString::from(key.to_owned()));
+    }
+    if let Some(name) = settings.text("target.api_key_env") {
+        let key = std::env::var(name).ok().filter(|key| !key.is_empty()).ok_or_else(|| {
+            Error::problems(vec![at(
+                settings,
+                "target.api_key_env",
+                &format!(
+                    "the environment variable `{name}`, which shall hold the API key, is not set"
+                ),
+            )])
+        })?;
+        secrets.api_key = Some(SecretString::from(key));
+    }
+    for (name, value) in header_map(settings) {
+        secrets.headers.push((name, SecretString::from(value)));
+    }
+    for setting in SETTINGS.iter().filter(|s| s.path.starts_with("secrets.")) {
+        if let Some(value) = settings.text(setting.path) {
+            let name = setting.path.trim_start_matches("secrets.").to_owned();
+            secrets.by_name.insert(name, SecretString::from(value.to_owned()));
+        }
+    }
+    Ok(secrets)
+}
+
+fn header_map(settings: &Settings) -> BTreeMap<String, String> {
+    let Some(map) = settings.get("target.headers").as_object() else { return BTreeMap::new() };
+    map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+}
+
+fn at(settings: &Settings, path: &str, message: &str) -> Problem {
+    let problem = Problem::new(message);
+    match settings.place(&crate::settings::pointer(path)) {
+        Some(place) => problem.at(place),
+        None => problem,
+    }
+}

@@ -1,0 +1,11 @@
+//! The phases of a benchmark: plan, standup, smoketest, run, analyze, teardown. Each reads what
+//! the one before it wrote, so that each can be repeated alone.
+
+pub(crate) mod analyze;
+pub(crate) mod environment;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod smoketest;
+pub(crate) mod standup;
+pub(crate) mod supply;
+pub(crate) mod teardown;

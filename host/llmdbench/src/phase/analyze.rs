@@ -1,0 +1,145 @@
+//! The phase that turns records into results: numbers, plots and a report.
+
+use crate::error::{Error, Exit, Result};
+use crate::outcome::Outcome;
+use crate::plan::Plan;
+use crate::printer::Printer;
+use crate::run_dir::{self, Results};
+use analysis::{Analysis, Collector, Note, Options, Severity, Slo, Verdict};
+use records::Reader;
+use std::fs::File;
+use std::io::BufReader;
+
+/// Reads the records and reckons.
+pub(crate) fn read(results: &Results, plan: Option<&Plan>, notes: Vec<Note>) -> Result<Analysis> {
+    let path = results.records();
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Error::usage(format!("cannot read the records `{}`", path.display()))
+            .cause(error.to_string())
+    };
+    let file = File::open(&path).map_err(|error| unreadable(&error))?;
+    let mut reader =
+        Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| unreadable(&error))?;
+    let header = reader.header().clone();
+    let mut collector = Collector::new(&header);
+    while let Some(entry) = reader.next_entry().map_err(|error| unreadable(&error))? {
+        collector.add(entry);
+    }
+    let options = Options {
+        slo: Slo::from_header(&header).map_err(|error| unreadable(&error))?,
+        truncated: reader.truncated(),
+        notes: plan.map(plan_notes).unwrap_or_default().into_iter().chain(notes).collect(),
+        title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
+        facts: facts(&header, plan),
+    };
+    Ok(collector.finish(&options))
+}
+
+/// Writes `analysis/data`, `analysis/plots` and the report.
+pub(crate) fn write(analysis: &Analysis, results: &Results) -> Result<()> {
+    let summary = &analysis.summary;
+    run_dir::write(&results.data("summary.json"), analysis::report::json(summary).as_bytes())?;
+    run_dir::write(&results.data("summary.csv"), analysis::report::csv(summary).as_bytes())?;
+    let mut readme = String::from("# Plots of this run\n\n");
+    for chart in analysis::charts::CHARTS {
+        readme.push_str(&format!("- `{}.png`, `{0}.svg`: {}\n", chart.name, chart.meaning));
+        run_dir::write(
+            &results.plot(&format!("{}.png", chart.name)),
+            &analysis::charts::png(chart, analysis, 1200, 600),
+        )?;
+        run_dir::write(
+            &results.plot(&format!("{}.svg", chart.name)),
+            analysis::charts::svg(chart, analysis, 1200, 600).as_bytes(),
+        )?;
+    }
+    run_dir::write(&results.plot("README.md"), readme.as_bytes())?;
+    report(analysis, results)
+}
+
+/// Writes `analysis/report.html`.
+pub(crate) fn report(analysis: &Analysis, results: &Results) -> Result<()> {
+    run_dir::write(&results.report(), analysis::report::html(analysis).as_bytes())
+}
+
+/// Shows the table and where everything lies; gives how the run is to be judged.
+pub(crate) fn show(analysis: &Analysis, results: &Results, printer: &Printer) -> Outcome {
+    let summary = &analysis.summary;
+    printer.result(
+        || analysis::report::terminal(analysis, printer.width(), printer.colour()),
+        || serde_json::to_value(summary).unwrap_or_default(),
+    );
+    printer.step(&format!("report:  {}", results.report().display()));
+    printer.step(&format!("records: {}", results.records().display()));
+    let mut outcome = Outcome::default();
+    if summary.health.verdict == Verdict::Invalid {
+        let reasons: Vec<String> = summary
+            .health
+            .reasons
+            .iter()
+            .filter(|reason| reason.verdict == Verdict::Invalid)
+            .map(ToString::to_string)
+            .collect();
+        outcome.add(
+            Exit::Invalid,
+            &format!(
+                "the run is invalid, the load generator was the limit: {}",
+                reasons.join("; ")
+            ),
+        );
+    }
+    outcome
+}
+
+/// What the plan has to say to the reader of the report.
+fn plan_notes(plan: &Plan) -> Vec<Note> {
+    let mut notes: Vec<Note> = plan
+        .findings
+        .iter()
+        .map(|finding| Note {
+            severity: if finding.severity == "problem" {
+                Severity::Problem
+            } else {
+                Severity::Warning
+            },
+            source: finding.plugin.clone(),
+            text: finding.text.clone(),
+        })
+        .collect();
+    if !plan.workload.skipped.is_empty() {
+        let counts: Vec<String> =
+            plan.workload.skipped.iter().map(|(reason, n)| format!("{reason}: {n}")).collect();
+        notes.push(Note {
+            severity: Severity::Info,
+            source: plan.plugin("workload").map(|used| used.name.clone()).unwrap_or_default(),
+            text: format!("The data holds more than was asked. Left out: {}.", counts.join(", ")),
+        });
+    }
+    if plan.experiment.target.insecure {
+        notes.push(Note {
+            severity: Severity::Warning,
+            source: "llmdbench".to_owned(),
+            text: "TLS certificates were not checked.".to_owned(),
+        });
+    }
+    notes
+}
+
+fn facts(header: &records::Header, plan: Option<&Plan>) -> Vec<(String, String)> {
+    let mut facts = vec![
+        ("Run".to_owned(), header.run.clone()),
+        ("Started".to_owned(), header.started.clone()),
+        ("Model".to_owned(), header.model.clone()),
+        ("Endpoint".to_owned(), header.endpoint.clone()),
+        ("Seed".to_owned(), header.seed.to_string()),
+    ];
+    if let Some(plan) = plan {
+        facts.extend(plan.experiment.scenario.iter().map(|s| ("Scenario".to_owned(), s.clone())));
+        for used in &plan.plugins {
+            let mut kind = used.kind.clone();
+            kind[..1].make_ascii_uppercase();
+            facts.push((kind, format!("{} {}", used.name, used.version)));
+        }
+    }
+    facts.push(("llmdbench".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
+    facts
+}

@@ -1,0 +1,88 @@
+//! Writes what a run was made of into its folder: `environment/*` and the plan.
+
+use crate::error::Result;
+use crate::phase::plan::Prepared;
+use crate::run_dir::{self, RunDir};
+use crate::settings::{Settings, Source};
+use serde_json::{Value, json};
+
+/// Writes `environment/{variables, settings.yaml, plugins.json, host.json}` and `plan.json`.
+pub(crate) fn write(prepared: &Prepared, dir: &RunDir) -> Result<()> {
+    run_dir::write(&dir.environment("variables"), variables(&prepared.settings).as_bytes())?;
+    run_dir::write(&dir.environment("settings.yaml"), yaml(&prepared.settings).as_bytes())?;
+    run_dir::write_json(&dir.environment("plugins.json"), &prepared.plan.plugins)?;
+    run_dir::write_json(&dir.environment("host.json"), &crate::host_facts::collect())?;
+    prepared.plan.write(dir)
+}
+
+/// Settings with their sources, for `run.json`.
+pub(crate) fn with_sources(settings: &Settings) -> Value {
+    settings
+        .shown()
+        .filter(|(_, value, _)| !value.is_null())
+        .map(|(setting, value, source)| {
+            (setting.path.to_owned(), json!({"value": value, "source": source}))
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+/// `NAME=value` lines; secrets are left out.
+fn variables(settings: &Settings) -> String {
+    let mut lines = String::new();
+    for (setting, value, _) in settings.shown() {
+        if !setting.secret && !value.is_null() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            lines.push_str(&format!("{}={text}\n", setting.variable));
+        }
+    }
+    lines
+}
+
+/// The settings as an experiment file, with their sources as comments. JSON is YAML, so values
+/// stand as JSON.
+fn yaml(settings: &Settings) -> String {
+    let mut text =
+        String::from("# What was set, and by what; a value that nobody set is left out.\n");
+    let mut group = "";
+    for (setting, value, source) in settings.shown() {
+        if source == Source::Default || value.is_null() {
+            continue;
+        }
+        let source = format!("{source:?}").to_lowercase();
+        match setting.path.split_once('.') {
+            None => text.push_str(&format!("{}: {value} # {source}\n", setting.path)),
+            Some((head, rest)) => {
+                if head != group {
+                    text.push_str(&format!("{head}:\n"));
+                    group = head;
+                }
+                text.push_str(&format!("  {rest}: {value} # {source}\n"));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Document;
+    use crate::settings::{Layer, all_or_error, resolve};
+
+    #[test]
+    fn what_was_set_is_written_as_a_file_that_sets_it_again_without_secrets() {
+        let text = "name: t\nsecrets: {hf-token: hf_abcdef}\ndeploy: {model: m}\nworkload: {settings: {a: [1, '#']}}\n";
+        let layer =
+            |text: &str| Layer::file(Source::Experiment, Document::parse("t.yaml", text).unwrap());
+        let settings = all_or_error(resolve(vec![layer(text)])).unwrap();
+        let written = yaml(&settings);
+        assert!(!written.contains("hf_abcdef"), "{written}");
+        let again = all_or_error(resolve(vec![layer(&written)])).unwrap();
+        for path in ["name", "deploy.model", "workload.settings"] {
+            assert_eq!(again.get(path), settings.get(path));
+        }
+        assert!(!variables(&settings).contains("hf_abcdef"));
+        assert!(variables(&settings).contains("LLMDBENCH_DEPLOY_MODEL_LIST=m\n"));
+    }
+}

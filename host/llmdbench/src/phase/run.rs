@@ -1,0 +1,382 @@
+//! The phase that drives load into the target and keeps what happened.
+
+use crate::error::{Error, Exit, Result};
+use crate::interrupt;
+use crate::outcome::Outcome;
+use crate::phase::environment;
+use crate::phase::plan::{Prepared, line_text};
+use crate::phase::smoketest::{check_model, parse};
+use crate::phase::supply::{AHEAD, Supply};
+use crate::plan::Target;
+use crate::printer::Printer;
+use crate::probe::{Models, Probe};
+use crate::run_dir::{self, Results, RunDir};
+use crate::translate::PlannedStage;
+use crate::unit;
+use crate::words::Words;
+use load::{Arrival, Endpoint, Ramped};
+use plugin_host::wit::log::Level;
+use records::{EndReason, FORMAT, Header, LoopKind, StageInfo, VERSION};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use std::fs::{self, OpenOptions};
+use std::io::BufWriter;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often the terminal and the user's wishes are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Drives the load. Gives the folders of the results and how the run ended.
+pub(crate) fn run(
+    prepared: &Prepared,
+    target: &Target,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<(Results, Outcome)> {
+    let plan = &prepared.plan;
+    let experiment = &plan.experiment;
+    let endpoints = target.endpoints.iter().map(|url| parse(url)).collect::<Result<Vec<_>>>()?;
+    let probe = Probe::new(
+        endpoints.first().ok_or_else(|| Error::unexpected("the target has no endpoint"))?,
+        &prepared.secrets,
+        &experiment.tls(),
+    )?;
+    if let Some(note) = check_model(&probe, &target.model)? {
+        printer.warning(&note);
+    }
+    let facts = plan.facts();
+    let stages = prepared.chosen.stages(&facts, Some(target))?;
+    let supply = Supply::new(&prepared.chosen, &facts, target, &stages)?;
+    let words = words(prepared, &supply, &probe, target, printer)?;
+    let exact_output = experiment
+        .target
+        .exact_output
+        .unwrap_or_else(|| endpoints.iter().all(|e| e.host() != "api.openai.com"));
+
+    let results = dir.next_results();
+    run_dir::make(&results.results)?;
+    let records = results.records();
+    let file = OpenOptions::new().write(true).create_new(true).open(&records).map_err(|error| {
+        Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
+    })?;
+    let started = jiff::Timestamp::now();
+    let header = header(prepared, target, &stages, started);
+    let journal = records::Writer::new(BufWriter::with_capacity(256 * 1024, file), &header)
+        .map_err(|error| {
+            Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
+        })?;
+    let timeout = prepared.chosen.request_timeout(&facts)?.unwrap_or(experiment.target.timeout_ns);
+    let load_plan = load::Plan {
+        target: load_target(prepared, target, endpoints.clone(), exact_output),
+        stages: stages.iter().map(|planned| planned.stage.clone()).collect(),
+        request_timeout: timeout,
+        seed: experiment.seed,
+        abort: load::Abort {
+            without_success: Some(experiment.load.give_up_after_ns),
+            max_error_rate: experiment.load.max_error_rate,
+        },
+        threads: experiment.load.threads,
+    };
+    let (feeders, supplies) = stages.iter().map(|_| load::ring(AHEAD)).unzip();
+    let failure: Arc<Mutex<Option<Error>>> = Arc::default();
+    let feeding = {
+        let failure = Arc::clone(&failure);
+        std::thread::Builder::new()
+            .name("workload".into())
+            .spawn(move || {
+                if let Err(error) = supply.feed(feeders, words) {
+                    *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            })
+            .map_err(|error| Error::unexpected("cannot start a thread").because(error))?
+    };
+    printer.step(&format!(
+        "run: {} stages into {} as {}",
+        stages.len(),
+        target.endpoints.join(", "),
+        target.model
+    ));
+    let running = load::start(load_plan, supplies, journal)
+        .map_err(|error| Error::unexpected("cannot start the load").because(error))?;
+    let interrupted = follow(&running, stages.len(), &failure, printer);
+    let ended = running.finish();
+    // The load wants no more sessions, so the feeding ends as soon as the plugin returns.
+    let _ = feeding.join();
+    let plugin_failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+    write_plugin_log(prepared, &results)?;
+
+    let mut outcome = Outcome::default();
+    if interrupted {
+        outcome.add(Exit::Interrupted, "the run was interrupted; what was measured is kept");
+    }
+    if let Some(error) = &plugin_failure {
+        outcome.fail(error.exit, error);
+    }
+    if let Some(not_found) = &ended.not_found {
+        outcome.fail(Exit::Run, &explain_not_found(not_found, &probe, target));
+    } else if ended.reason == EndReason::Aborted {
+        outcome.add(Exit::Run, &format!("the run was aborted: {}", ended.message));
+    } else if ended.sent > 0 && ended.succeeded == 0 && !interrupted {
+        outcome.add(Exit::Run, "no request succeeded");
+    } else if ended.sent == 0 && !interrupted && plugin_failure.is_none() {
+        outcome.add(Exit::Run, "nothing was sent: the workload has no sessions");
+    }
+    if let Some(error) = &ended.journal_error {
+        let what = Error::unexpected(format!("cannot write `{}`", records.display()))
+            .cause(error.to_string())
+            .hint("records are missing: free some space and run again");
+        outcome.fail(Exit::Unexpected, &what);
+    }
+    run_dir::write_json(
+        &results.run(),
+        &json!({
+            "format": "llmdbench.run", "version": "1.0",
+            "run": plan.run,
+            "triple": {
+                "scenario": experiment.scenario,
+                "harness": prepared.chosen.harness.plugin.name(),
+                "workload": prepared.chosen.workload.plugin.name(),
+            },
+            "settings": environment::with_sources(&prepared.settings),
+            "seed": experiment.seed,
+            "plugins": plan.plugins,
+            "target": target,
+            "server_version": probe.version(),
+            "host": crate::host_facts::collect(),
+            "tls_checked": !experiment.target.insecure,
+            "exact_output": exact_output,
+            "started": started.to_string(),
+            "ended": jiff::Timestamp::now().to_string(),
+            "end": {"reason": ended.reason, "message": ended.message},
+            "exit": outcome.exit() as i32,
+        }),
+    )?;
+    Ok((results, outcome))
+}
+
+/// Shows progress and passes on what the user wants, until the load has ended. Says whether it
+/// was interrupted.
+fn follow(
+    running: &load::Run,
+    stages: usize,
+    failure: &Mutex<Option<Error>>,
+    printer: &Printer,
+) -> bool {
+    let mut progress = printer.progress();
+    let mut told = 0;
+    let mut aborted = false;
+    while !running.is_finished() {
+        std::thread::sleep(TICK);
+        let wished = interrupt::count();
+        if wished > told {
+            if told == 0 {
+                printer.step("interrupted: nothing new starts, requests under way may end; once more ends them");
+                running.stop();
+            } else {
+                running.stop_now();
+            }
+            told = wished;
+        }
+        let failed = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(error), false) = (failed.as_ref(), aborted) {
+            aborted = true;
+            let message = error.problems.first().map(|p| p.message.clone()).unwrap_or_default();
+            running.abort(EndReason::PluginFailed, message);
+        }
+        drop(failed);
+        progress.show(|| line(&running.progress(), stages));
+    }
+    progress.end();
+    told > 0
+}
+
+/// The progress line.
+fn line(p: &load::Progress, stages: usize) -> String {
+    let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
+    let time = match p.stage_length {
+        Some(length) => format!(
+            "{} left",
+            unit::show(Duration::from_secs(length.saturating_sub(p.stage_elapsed).as_secs()))
+        ),
+        None => unit::show(Duration::from_secs(p.stage_elapsed.as_secs())),
+    };
+    let errors: Vec<String> =
+        p.errors.iter().map(|(kind, n)| format!("{n} {}", kind.name())).collect();
+    format!(
+        "{} ({}/{}) {time} | in flight {} | sent {} | {:.1} req/s {:.0} tok/s | TTFT {}/{} ITL {}/{} late {}/{} ms p50/p99{}",
+        p.stage_name,
+        p.stage + 1,
+        stages,
+        p.in_flight,
+        p.sent,
+        p.requests_per_s,
+        p.tokens_per_s,
+        ms(p.ttft.map(|q| q.p50)),
+        ms(p.ttft.map(|q| q.p99)),
+        ms(p.itl.map(|q| q.p50)),
+        ms(p.itl.map(|q| q.p99)),
+        ms(p.lateness.map(|q| q.p50)),
+        ms(p.lateness.map(|q| q.p99)),
+        if errors.is_empty() { String::new() } else { format!(" | failed: {}", errors.join(", ")) },
+    )
+}
+
+/// Where prompts of a chosen length get their words: from the tokenizer, else scaled by what the
+/// server counts. Nothing is asked where the user chose no lengths.
+fn words(
+    prepared: &Prepared,
+    supply: &Supply,
+    probe: &Probe<'_>,
+    target: &Target,
+    printer: &Printer,
+) -> Result<Words> {
+    if let Some(tokenizer) = prepared.chosen.tokenizer() {
+        return Ok(Words::of(tokenizer));
+    }
+    let words = Words::unmeasured();
+    if !supply.wants_words() || !prepared.settings.is_set("workload.settings") {
+        return Ok(words);
+    }
+    let sample = words.sample();
+    let count = words.sample_words() as f64;
+    if let Some(tokens) = probe.tokenize(&target.model, &sample) {
+        printer.detail(&format!("the server's /tokenize counts {tokens} tokens in {count} words"));
+        return Ok(Words::scaled(tokens as f64 / count));
+    }
+    printer.step("prompts: the server has no /tokenize, so two short completions measure its tokens per word");
+    let experiment = &prepared.plan.experiment;
+    let asked = |text: &str| -> Result<Option<u64>> {
+        let extra = &experiment.target.extra_body;
+        Ok(probe.completion(experiment.api(), &target.model, extra, text)?.input_tokens)
+    };
+    // The difference of two prompts leaves out what the chat template adds to both.
+    match (asked(&sample)?, asked(&words.text(16, 1))?) {
+        (Some(long), Some(short)) if long > short => {
+            Ok(Words::scaled((long - short) as f64 / (count - 16.0)))
+        }
+        _ => {
+            printer.warning("the server does not say how many tokens a prompt has: one word is taken for one token");
+            Ok(words)
+        }
+    }
+}
+
+fn load_target(
+    prepared: &Prepared,
+    target: &Target,
+    endpoints: Vec<Endpoint>,
+    exact_output: bool,
+) -> load::Target {
+    let experiment = &prepared.plan.experiment;
+    let copy = |secret: &SecretString| SecretString::from(secret.expose_secret().to_owned());
+    load::Target {
+        endpoints,
+        api: experiment.api(),
+        model: target.model.clone(),
+        run: prepared.plan.run.clone(),
+        headers: prepared.secrets.headers.iter().map(|(n, v)| (n.clone(), copy(v))).collect(),
+        api_key: prepared.secrets.api_key.as_ref().map(copy),
+        extra_body: experiment.target.extra_body.clone(),
+        tls: experiment.tls(),
+        exact_output,
+    }
+}
+
+fn header(
+    prepared: &Prepared,
+    target: &Target,
+    stages: &[PlannedStage],
+    started: jiff::Timestamp,
+) -> Header {
+    Header {
+        format: FORMAT.into(),
+        version: VERSION.into(),
+        run: prepared.plan.run.clone(),
+        started: started.to_string(),
+        clock: "ns since run start".into(),
+        model: target.model.clone(),
+        endpoint: target.endpoints.join(" "),
+        seed: prepared.plan.experiment.seed,
+        stages: stages.iter().map(|planned| stage_info(&planned.stage)).collect(),
+        slo: prepared.plan.experiment.slo.clone(),
+    }
+}
+
+fn stage_info(stage: &load::Stage) -> StageInfo {
+    let rate = match &stage.arrival {
+        Arrival::Constant(rate) | Arrival::Poisson(rate) | Arrival::Gamma { rate, .. } => {
+            Some(*rate)
+        }
+        Arrival::Closed | Arrival::Ramp(_) | Arrival::Trace(_) | Arrival::Schedule(_) => None,
+    };
+    let closed = matches!(&stage.arrival, Arrival::Closed)
+        || matches!(&stage.arrival, Arrival::Ramp(ramp) if ramp.what == Ramped::Closed);
+    StageInfo {
+        name: stage.name.clone(),
+        warmup: stage.warm_up,
+        kind: if closed { LoopKind::Closed } else { LoopKind::Open },
+        rate,
+        concurrency: stage.concurrency,
+        max_in_flight: stage.max_in_flight,
+        length: stage.stop.after,
+        settle: stage.settle,
+        labels: stage.labels.clone(),
+    }
+}
+
+/// The first answers were 404: the path or the model is wrong.
+fn explain_not_found(not_found: &load::NotFound, probe: &Probe<'_>, target: &Target) -> Error {
+    let mut error = Error::new(
+        Exit::Run,
+        format!("{} answers 404 Not Found: the load was stopped", not_found.url),
+    )
+    .cause(not_found.body.clone());
+    error = match probe.models() {
+        Ok(Models::Listed(models)) if !models.contains(&target.model) => error.hint(format!(
+            "the target has no model `{}`; it has {}",
+            target.model,
+            models.join(", ")
+        )),
+        Ok(Models::Listed(models)) => error.hint(format!(
+            "/v1/models answers and lists {}: try the other API with --api",
+            models.join(", ")
+        )),
+        Ok(Models::NoList { answer }) => {
+            error.hint(format!("no inference API seems to be at this address: {answer}"))
+        }
+        Err(other) => {
+            error.hint(other.problems.first().map(|p| p.message.clone()).unwrap_or_default())
+        }
+    };
+    error.hint("the endpoint is the address before /v1: http://host:8000 or http://host/prefix")
+}
+
+fn write_plugin_log(prepared: &Prepared, results: &Results) -> Result<()> {
+    let lines: Vec<String> = prepared
+        .chosen
+        .log
+        .take()
+        .iter()
+        .map(|line| format!("{} {}: {}\n", level(line.level), line.plugin, line_text(line)))
+        .collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let path = results.log("plugins.log");
+    fs::create_dir_all(path.parent().unwrap_or(&results.results))
+        .and_then(|()| fs::write(&path, prepared.secrets.redaction().clean(&lines.concat())))
+        .map_err(|error| {
+            Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
+        })
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    }
+}

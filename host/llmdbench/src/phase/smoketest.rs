@@ -1,0 +1,74 @@
+//! The phase that asks the model for one real completion and checks the answer.
+
+use crate::error::{Error, Exit, Result};
+use crate::phase::plan::Prepared;
+use crate::plan::Target;
+use crate::printer::Printer;
+use crate::probe::{Models, Probe};
+use crate::run_dir::{self, RunDir};
+use load::Endpoint;
+use serde_json::json;
+
+/// Checks every endpoint of the target; writes `setup/smoketest.json`.
+pub(crate) fn run(
+    prepared: &Prepared,
+    target: &Target,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<()> {
+    let experiment = &prepared.plan.experiment;
+    let mut checks = Vec::new();
+    for url in &target.endpoints {
+        let endpoint = parse(url)?;
+        let probe = Probe::new(&endpoint, &prepared.secrets, &experiment.tls())?;
+        check_model(&probe, &target.model).map_err(|error| error.exit(Exit::Standup))?;
+        let completion = probe
+            .completion(
+                experiment.api(),
+                &target.model,
+                &experiment.target.extra_body,
+                "Say hello in a few words.",
+            )
+            .map_err(|error| error.exit(Exit::Standup))?;
+        checks.push(json!({"endpoint": url, "version": probe.version(), "completion": completion}));
+        run_dir::write_json(&dir.smoketest(), &json!({"model": target.model, "checks": checks}))?;
+        let failed = |what: String| {
+            Error::new(Exit::Standup, format!("the smoke test failed: {} {what}", completion.url))
+        };
+        if completion.status != 200 {
+            return Err(failed(format!("answers {}", completion.status))
+                .cause(completion.body.clone())
+                .hint("try the same request by hand, or the other API with --api"));
+        }
+        if completion.text.trim().is_empty() {
+            return Err(failed("answers without a word".into()).cause(completion.body.clone()));
+        }
+        printer.step(&format!("smoketest: {url} answers as {}", target.model));
+    }
+    Ok(())
+}
+
+/// A target's URL, which was validated when it was found.
+pub(crate) fn parse(url: &str) -> Result<Endpoint> {
+    Endpoint::parse(url)
+        .map_err(|error| Error::usage(format!("`{url}` is no endpoint")).because(error))
+}
+
+/// The model must be one that the target lists, where it lists any. Gives what to note.
+pub(crate) fn check_model(probe: &Probe<'_>, model: &str) -> Result<Option<String>> {
+    match probe.models()? {
+        Models::NoList { answer } => Ok(Some(format!("the target lists no models: {answer}"))),
+        Models::Listed(models) if models.iter().any(|listed| listed == model) => Ok(None),
+        Models::Listed(models) if models.is_empty() => {
+            Ok(Some("the target's list of models is empty".to_owned()))
+        }
+        Models::Listed(models) => {
+            let names = models.iter().map(String::as_str);
+            let mut error = Error::usage(format!("the target has no model `{model}`"));
+            if let Some(near) = crate::document::nearest(model, names) {
+                error = error.hint(format!("the nearest name is `{near}`"));
+            }
+            Err(error.hint(format!("it has {}", models.join(", "))))
+        }
+    }
+}

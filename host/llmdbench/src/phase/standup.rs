@@ -1,0 +1,154 @@
+//! The phase that stands the stack up, step by step, and finds where the model answers.
+
+use crate::error::{Error, Exit, Result};
+use crate::interrupt;
+use crate::phase::plan::Prepared;
+use crate::plan::{Action, Step, Target};
+use crate::plugins::plugin_error;
+use crate::printer::Printer;
+use crate::process::{self, Inventory};
+use crate::run_dir::{self, RunDir};
+use crate::steps;
+use plugin_host::wit;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Carries out the selected steps; the smoke test is a phase of its own. Gives the target, and
+/// writes `target.json`.
+pub(crate) fn run(
+    prepared: &Prepared,
+    dir: &RunDir,
+    selected: &[u8],
+    printer: &Printer,
+) -> Result<Target> {
+    let plan = &prepared.plan;
+    if plan.experiment.deploy.endpoint.is_none() {
+        refuse_running(dir)?;
+        for step in plan.steps.iter().filter(|step| selected.contains(&step.number)) {
+            interrupt::check()?;
+            carry_out(step, prepared, dir, printer)?;
+        }
+    }
+    let target = locate(prepared, dir)?;
+    run_dir::write_json(&dir.target(), &target)?;
+    Ok(target)
+}
+
+/// Where the model answers: the endpoint that the user gave, or what the backend finds.
+pub(crate) fn locate(prepared: &Prepared, dir: &RunDir) -> Result<Target> {
+    let plan = &prepared.plan;
+    if let Some(endpoint) = &plan.experiment.deploy.endpoint {
+        return Ok(Target {
+            endpoints: vec![endpoint.clone()],
+            model: plan.experiment.deploy.model.clone(),
+            metrics: Vec::new(),
+            facts: Vec::new(),
+        });
+    }
+    let used = prepared
+        .chosen
+        .backend
+        .as_ref()
+        .ok_or_else(|| Error::unexpected("there is neither an endpoint nor a backend"))?;
+    let inventory = Inventory::read(dir)?;
+    let observed: Vec<_> = inventory.processes.iter().map(|p| p.observed()).collect();
+    let setup = prepared.chosen.setup(used, &plan.facts(), None, None);
+    let standup = |error: &plugin_host::Error| plugin_error(error).exit(Exit::Standup);
+    let mut backend = used.plugin.backend(setup).map_err(|error| standup(&error))?;
+    let target = backend.locate(&observed).map_err(|error| standup(&error))?;
+    translate(used.plugin.name(), target)
+}
+
+fn translate(plugin: &str, target: wit::types::Target) -> Result<Target> {
+    let direct = |reach: &wit::types::Reach| matches!(reach, wit::types::Reach::Direct);
+    let all_direct = target.endpoints.iter().all(|e| direct(&e.reach))
+        && target.metrics.iter().all(|m| direct(&m.reach));
+    if !all_direct {
+        return Err(Error::usage(format!(
+            "unsupported: the plugin `{plugin}` found the target inside a cluster"
+        )));
+    }
+    if target.endpoints.is_empty() {
+        return Err(Error::new(Exit::Standup, format!("the plugin `{plugin}` found no endpoint")));
+    }
+    let mut endpoints = Vec::new();
+    for endpoint in target.endpoints {
+        let parsed = load::Endpoint::parse(&endpoint.url).map_err(|error| {
+            Error::new(
+                Exit::Standup,
+                format!("the plugin `{plugin}` found the endpoint `{}`", endpoint.url),
+            )
+            .because(error)
+        })?;
+        endpoints.push(parsed.to_string());
+    }
+    Ok(Target {
+        endpoints,
+        model: target.model,
+        metrics: target.metrics.into_iter().map(|m| (m.component, m.url)).collect(),
+        facts: target.facts.into_iter().map(|f| (f.key, f.value)).collect(),
+    })
+}
+
+/// A run folder has one stack.
+fn refuse_running(dir: &RunDir) -> Result<()> {
+    let running: Vec<String> = Inventory::read(dir)?
+        .processes
+        .iter()
+        .filter(|process| process.runs())
+        .map(|process| format!("{} (pid {})", process.name, process.pid))
+        .collect();
+    if running.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "something stands already in `{}`: {}",
+        dir.root().display(),
+        running.join(", ")
+    ))
+    .hint(format!("take it down with `llmdbench teardown --workdir {}`", dir.root().display())))
+}
+
+fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) -> Result<()> {
+    let plan = &prepared.plan;
+    for action in &step.actions {
+        match action {
+            Action::Smoketest => {}
+            Action::Process(process) => {
+                printer.step(&format!("{}: {}", steps::full_name(step), step.title));
+                let begin = Instant::now();
+                let mut progress = printer.progress();
+                let started = process::start(
+                    process,
+                    &plan.run,
+                    &plan.experiment.deploy.model,
+                    dir,
+                    &prepared.secrets,
+                    &mut |state| progress.show(|| format!("waiting for {state}")),
+                );
+                progress.end();
+                let outcome = started.as_ref().map_or_else(ToString::to_string, |p| {
+                    format!("ready after {}, pid {}", crate::unit::show(begin.elapsed()), p.pid)
+                });
+                let command = started.as_ref().map_or_else(
+                    |_| format!("{} {}", process.program, process.args.join(" ")),
+                    |p| p.command.join(" "),
+                );
+                let redaction = prepared.secrets.redaction();
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+                run_dir::write(
+                    &dir.command_log(now),
+                    redaction.clean(&format!("{command}\n{outcome}\n")).as_bytes(),
+                )?;
+                let started = started?;
+                printer.step(&format!(
+                    "  {} is ready after {} (pid {}, port {})",
+                    started.name,
+                    crate::unit::show(begin.elapsed()),
+                    started.pid,
+                    started.port
+                ));
+            }
+        }
+    }
+    Ok(())
+}

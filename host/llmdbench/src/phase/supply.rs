@@ -1,0 +1,110 @@
+//! Feeds the load with sessions: calls the workload ahead of need, on a thread of its own, and
+//! makes words of what it wants synthetic.
+
+use crate::error::Result;
+use crate::phase::plan::{Chosen, PlanFacts};
+use crate::plan::Target;
+use crate::plugins::plugin_error;
+use crate::translate::{self, PlannedStage};
+use crate::words::Words;
+use load::Feeder;
+use plugin_host::{WorkloadInstance, wit};
+
+/// Sessions asked for at once. The first batch is small so that load starts soon.
+const FIRST_BATCH: u32 = 8;
+const BATCH: u32 = 64;
+
+/// Sessions made ahead of need.
+pub(crate) const AHEAD: usize = 256;
+
+/// The instances of the workload, one for each stage with settings of its own and one for all
+/// others, and the first batch of the first stage.
+pub(crate) struct Supply {
+    plugin: String,
+    common: WorkloadInstance,
+    own: Vec<Option<WorkloadInstance>>,
+    first: Vec<wit::requests::Session>,
+}
+
+impl Supply {
+    /// Makes the instances and asks for the first sessions.
+    pub(crate) fn new(
+        chosen: &Chosen,
+        facts: &PlanFacts,
+        target: &Target,
+        stages: &[PlannedStage],
+    ) -> Result<Self> {
+        let used = &chosen.workload;
+        let instance = |settings| {
+            let setup = chosen.setup(used, facts, Some(target), settings);
+            used.plugin.workload(setup).map_err(|error| plugin_error(&error))
+        };
+        let (common, _) = instance(None)?;
+        let mut own = Vec::with_capacity(stages.len());
+        for planned in stages {
+            own.push(match chosen.stage_settings(planned)? {
+                Some(settings) => Some(instance(Some(settings))?.0),
+                None => None,
+            });
+        }
+        let mut supply =
+            Self { plugin: used.plugin.name().to_owned(), common, own, first: Vec::new() };
+        supply.first =
+            supply.instance(0).next_batch(0, FIRST_BATCH).map_err(|error| plugin_error(&error))?;
+        Ok(supply)
+    }
+
+    /// Whether the host makes words for this workload, judged by its first sessions.
+    pub(crate) fn wants_words(&self) -> bool {
+        use wit::requests::{Part, Prompt};
+        self.first.iter().flat_map(|session| &session.turns).any(|turn| {
+            match &turn.request.prompt {
+                Prompt::Synthetic(_) => true,
+                Prompt::Messages(messages) => messages
+                    .iter()
+                    .any(|m| m.parts.iter().any(|part| matches!(part, Part::Synthetic(_)))),
+                _ => false,
+            }
+        })
+    }
+
+    /// Feeds one stage after the other until the load wants no more. An error ends the feeding.
+    pub(crate) fn feed(mut self, feeders: Vec<Feeder>, mut words: Words) -> Result<()> {
+        let mut waiting = Some(std::mem::take(&mut self.first));
+        for (stage, feeder) in feeders.into_iter().enumerate() {
+            let index = u32::try_from(stage).unwrap_or(u32::MAX);
+            let mut asked = FIRST_BATCH;
+            loop {
+                let batch = match waiting.take() {
+                    Some(first) => first,
+                    None => {
+                        asked = BATCH;
+                        self.instance(stage)
+                            .next_batch(index, BATCH)
+                            .map_err(|error| plugin_error(&error))?
+                    }
+                };
+                let last = batch.len() < asked as usize;
+                let mut closed = false;
+                for session in batch {
+                    let session = translate::session(&self.plugin, session, &mut words)?;
+                    if feeder.push(session).is_err() {
+                        closed = true;
+                        break;
+                    }
+                }
+                if last || closed {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn instance(&mut self, stage: usize) -> &mut WorkloadInstance {
+        match self.own.get_mut(stage) {
+            Some(Some(own)) => own,
+            _ => &mut self.common,
+        }
+    }
+}

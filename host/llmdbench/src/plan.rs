@@ -1,0 +1,207 @@
+//! [`Plan`]: everything decided before anything is done, as it stands in `plan.json`.
+
+use crate::error::{Error, Result};
+use crate::experiment::Experiment;
+use crate::run_dir::{self, RunDir};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The name of the format.
+const FORMAT: &str = "llmdbench.plan";
+/// The version that is written.
+const VERSION: &str = "1.0";
+
+/// Everything decided before anything is done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) format: String,
+    pub(crate) version: String,
+    /// The run's id, fit for a label of Kubernetes.
+    pub(crate) run: String,
+    /// When the plan was made, RFC 3339.
+    pub(crate) created: String,
+    /// What the user wants, validated.
+    pub(crate) experiment: Experiment,
+    /// The plugins, by kind.
+    pub(crate) plugins: Vec<PluginUse>,
+    /// How the stack is stood up. Empty: it stands already.
+    pub(crate) steps: Vec<Step>,
+    /// The load, for people; it is made again from the harness when it runs.
+    pub(crate) stages: Vec<StageOutline>,
+    /// What is asked, as far as it is known.
+    pub(crate) workload: WorkloadOutline,
+    /// What plugins had to say.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// A plugin and what it is used for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PluginUse {
+    /// "backend", "harness", "workload", "analyzer".
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// SHA-256 of the component.
+    pub(crate) digest: String,
+    /// The file it came from. None: it is built in.
+    pub(crate) file: Option<PathBuf>,
+    /// Files that it reads: the setting's pointer and the path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) inputs: BTreeMap<String, PathBuf>,
+}
+
+/// A part of the deployment that can be selected, skipped or repeated.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Step {
+    /// 0 to 99.
+    pub(crate) number: u8,
+    /// Lower-case words with underscores.
+    pub(crate) name: String,
+    /// One line for people.
+    pub(crate) title: String,
+    /// In this order.
+    pub(crate) actions: Vec<Action>,
+}
+
+/// One thing to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub(crate) enum Action {
+    /// Start a process on this machine.
+    Process(Process),
+    /// Ask the model for a completion and check the answer.
+    Smoketest,
+}
+
+/// A process that runs until teardown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) program: String,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<Variable>,
+    pub(crate) files: Vec<ProcessFile>,
+    pub(crate) working_dir: Option<String>,
+    /// Ready once this URL answers with 2xx. None: ready once it runs.
+    pub(crate) ready_url: Option<String>,
+    pub(crate) ready_timeout: Duration,
+}
+
+/// An environment variable of a process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Variable {
+    pub(crate) name: String,
+    /// Its value. Empty where a secret gives it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) text: String,
+    /// The name of the secret that gives its value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<String>,
+}
+
+/// A file that a process finds when it starts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ProcessFile {
+    pub(crate) path: String,
+    pub(crate) contents: Vec<u8>,
+    pub(crate) expand: bool,
+}
+
+/// A stage, for people.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StageOutline {
+    pub(crate) name: String,
+    /// "constant, 2/s", "closed, 8 sessions".
+    pub(crate) arrival: String,
+    /// "20s", "100 requests".
+    pub(crate) until: String,
+    pub(crate) warm_up: bool,
+    /// Limits, pauses and settings of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
+}
+
+/// What is asked, as far as it is known beforehand.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WorkloadOutline {
+    pub(crate) sessions: Option<u64>,
+    pub(crate) requests: Option<u64>,
+    pub(crate) mean_input_tokens: Option<f64>,
+    pub(crate) mean_output_tokens: Option<f64>,
+    /// What the data held and is left out: the reason and its count.
+    pub(crate) skipped: Vec<(String, String)>,
+}
+
+/// Something a plugin had to say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Finding {
+    /// "warning" or "problem".
+    pub(crate) severity: String,
+    /// The plugin.
+    pub(crate) plugin: String,
+    pub(crate) text: String,
+}
+
+/// The system under test, as it stands in `target.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Target {
+    /// Base URLs.
+    pub(crate) endpoints: Vec<String>,
+    /// The model's name as the API wants it.
+    pub(crate) model: String,
+    /// Where metrics in the Prometheus format are served.
+    pub(crate) metrics: Vec<(String, String)>,
+    /// What the report says about the system.
+    pub(crate) facts: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// A plan of this version's format.
+    pub(crate) fn new(run: String, created: String, experiment: Experiment) -> Self {
+        Self {
+            format: FORMAT.into(),
+            version: VERSION.into(),
+            run,
+            created,
+            experiment,
+            plugins: Vec::new(),
+            steps: Vec::new(),
+            stages: Vec::new(),
+            workload: WorkloadOutline::default(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// Reads the plan of a run folder.
+    pub(crate) fn read(dir: &RunDir) -> Result<Self> {
+        let path = dir.plan();
+        let plan: Self = run_dir::read_json(&path)?.ok_or_else(|| {
+            Error::usage(format!(
+                "`{}` is not the folder of a run: it has no plan.json",
+                dir.root().display()
+            ))
+            .hint("name the folder with --workdir DIR, or make a plan with `llmdbench plan FILE`")
+        })?;
+        if plan.version.split('.').next() != VERSION.split('.').next() {
+            return Err(Error::usage(format!(
+                "`{}` has version {}; this llmdbench reads {VERSION}",
+                path.display(),
+                plan.version
+            ))
+            .hint("make the plan again with `llmdbench plan FILE`"));
+        }
+        Ok(plan)
+    }
+
+    /// Writes it into the run folder.
+    pub(crate) fn write(&self, dir: &RunDir) -> Result<()> {
+        run_dir::write_json(&dir.plan(), self)
+    }
+
+    /// The plugin used for a kind.
+    pub(crate) fn plugin(&self, kind: &str) -> Option<&PluginUse> {
+        self.plugins.iter().find(|used| used.kind == kind)
+    }
+}

@@ -1,0 +1,226 @@
+//! The plugins of this call of the program: those built in, those given with `--plugin`, and what
+//! each is granted.
+
+use crate::document::nearest;
+use crate::error::{Error, Problem, Result};
+use crate::settings::{Settings, Source};
+use plugin_host::{Embedded, Host, HostOptions, Kind, Plugin};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a plugin may take for one call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The plugins of this call of the program.
+#[derive(Debug)]
+pub(crate) struct Plugins {
+    host: Host,
+    given: Vec<Plugin>,
+    grants: Vec<plugin_host::Grant>,
+}
+
+impl Plugins {
+    /// Loads the plugins that were given.
+    pub(crate) fn load(
+        files: &[PathBuf],
+        grants: &[String],
+        cache_dir: Option<&str>,
+        note: &dyn Fn(&str),
+    ) -> Result<Self> {
+        let cache_dir = cache_dir.map(PathBuf::from).or_else(default_cache_dir);
+        let options =
+            HostOptions { cache_dir, call_timeout: CALL_TIMEOUT, ..HostOptions::default() };
+        let host = Host::new(options).map_err(|error| plugin_error(&error))?;
+        let grants = grants
+            .iter()
+            .map(|text| {
+                plugin_host::Grant::parse(text)
+                    .map_err(|error| Error::usage(format!("--grant {text}: {error}")))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut plugins = Self { host, given: Vec::new(), grants };
+        for file in files {
+            let plugin = plugins.load_file(file)?;
+            note(&format!("plugin {} {} from {}", plugin.name(), plugin.version(), file.display()));
+            plugins.given.push(plugin);
+        }
+        Ok(plugins)
+    }
+
+    /// The names of the built-in plugins.
+    pub(crate) fn embedded() -> impl Iterator<Item = &'static str> {
+        Host::embedded().iter().map(|embedded| embedded.name)
+    }
+
+    /// Those given with `--plugin`.
+    pub(crate) fn given(&self) -> &[Plugin] {
+        &self.given
+    }
+
+    /// What the user granted.
+    pub(crate) fn grants(&self) -> &[plugin_host::Grant] {
+        &self.grants
+    }
+
+    /// Finds a plugin by its name, or by the path of its file.
+    pub(crate) fn find(&self, name: &str) -> Result<Plugin> {
+        if let Some(plugin) = self.given.iter().find(|plugin| plugin.name() == name) {
+            return Ok(plugin.clone());
+        }
+        if name.ends_with(".wasm") || name.contains('/') {
+            return self.load_file(Path::new(name));
+        }
+        let embedded: Option<&'static Embedded> =
+            Host::embedded().iter().find(|embedded| embedded.name == name);
+        match embedded {
+            Some(embedded) => self
+                .host
+                .load(plugin_host::Source::Embedded(embedded))
+                .map_err(|error| plugin_error(&error)),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// The plugin for a kind: the one that the settings name, or the one given with `--plugin`, or
+    /// the default.
+    pub(crate) fn choose(
+        &self,
+        kind: Kind,
+        path: &str,
+        settings: &Settings,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Plugin> {
+        let named = settings.text(path);
+        let chosen = if settings.source(path) == Source::Default {
+            let mut given = self.given.iter().filter(|plugin| plugin.kinds().contains(&kind));
+            match (given.next(), given.next()) {
+                (Some(first), Some(second)) => {
+                    problems.push(
+                        Problem::new(format!(
+                            "the plugins `{}` and `{}` are both a {}",
+                            first.name(),
+                            second.name(),
+                            kind.as_str()
+                        ))
+                        .hint(format!("say which one to use with `{path}`")),
+                    );
+                    return None;
+                }
+                (Some(only), None) => Ok(only.clone()),
+                _ => self.find(named?),
+            }
+        } else {
+            self.find(named?)
+        };
+        match chosen {
+            Ok(plugin) if plugin.kinds().contains(&kind) => Some(plugin),
+            Ok(plugin) => {
+                let kinds: Vec<&str> = plugin.kinds().iter().map(|kind| kind.as_str()).collect();
+                problems.push(placed(
+                    settings,
+                    path,
+                    Problem::new(format!(
+                        "the plugin `{}` is no {}: it is {}",
+                        plugin.name(),
+                        kind.as_str(),
+                        kinds.join(", ")
+                    ))
+                    .hint(format!("`llmdbench plugin list` shows every {}", kind.as_str())),
+                ));
+                None
+            }
+            Err(error) => {
+                problems.extend(error.problems.into_iter().map(|p| placed(settings, path, p)));
+                None
+            }
+        }
+    }
+
+    fn load_file(&self, file: &Path) -> Result<Plugin> {
+        if !file.is_file() {
+            return Err(Error::usage(format!("there is no plugin file `{}`", file.display())));
+        }
+        self.host
+            .load(plugin_host::Source::File(file.to_owned()))
+            .map_err(|error| plugin_error(&error))
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let mut names: Vec<&str> = Self::embedded().collect();
+        names.extend(self.given.iter().map(Plugin::name));
+        let mut error = Error::usage(format!("there is no plugin `{name}`"));
+        if names.is_empty() {
+            return error.hint(
+                "this llmdbench was built without plugins: run `cargo xtask plugins`, then build it again",
+            );
+        }
+        if let Some(near) = nearest(name, names.iter().copied()) {
+            error = error.hint(format!("the nearest name is `{near}`"));
+        }
+        error.hint(format!(
+            "known are {}; others are given with --plugin FILE.wasm",
+            names.join(", ")
+        ))
+    }
+}
+
+/// An error of a plugin as an error of the program.
+pub(crate) fn plugin_error(error: &plugin_host::Error) -> Error {
+    let mut problem = Problem::new(error.to_string());
+    problem.hints.extend(error.hint.clone());
+    problem
+        .causes
+        .extend(error.backtrace.as_ref().map(|trace| format!("the plugin was in\n{trace}")));
+    Error::problems(vec![problem])
+}
+
+/// Checks settings against a plugin's schema. What is wrong gets its place in the user's file.
+pub(crate) fn check_settings(
+    plugin: &Plugin,
+    kind: Kind,
+    path: &str,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> serde_json::Value {
+    let given = settings.get(path);
+    match plugin.check_settings(kind, given) {
+        Ok(complete) => complete,
+        Err(errors) => {
+            for error in errors {
+                let pointer = format!("{}{}", crate::settings::pointer(path), error.pointer);
+                let mut problem = Problem::new(format!(
+                    "`{}`: {}",
+                    crate::document::path(&pointer),
+                    error.message
+                ));
+                if let Some(near) = error.near {
+                    problem = problem.hint(format!("the nearest name is `{near}`"));
+                }
+                if let Some(place) = settings
+                    .place(&pointer)
+                    .or_else(|| settings.place(&crate::settings::pointer(path)))
+                {
+                    problem = problem.at(place);
+                }
+                problems.push(problem);
+            }
+            given.clone()
+        }
+    }
+}
+
+fn placed(settings: &Settings, path: &str, problem: Problem) -> Problem {
+    match (&problem.place, settings.place(&crate::settings::pointer(path))) {
+        (None, Some(place)) => problem.at(place),
+        _ => problem,
+    }
+}
+
+/// `$XDG_CACHE_HOME/llmdbench`, or `~/.cache/llmdbench`.
+fn default_cache_dir() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    Some(base.join("llmdbench"))
+}

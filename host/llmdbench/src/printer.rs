@@ -1,0 +1,156 @@
+//! The only place that writes to the terminal.
+//!
+//! Results go to standard output, everything about the work to standard error. Secrets are
+//! blotted out of both.
+
+use crate::error::Error;
+use crate::secrets::Redaction;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How the program talks.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    /// Standard output carries JSON.
+    json: bool,
+    /// Details are told as well.
+    verbose: bool,
+    redaction: Mutex<Redaction>,
+}
+
+impl Printer {
+    /// A printer for people or, with `json`, for programs.
+    pub(crate) fn new(json: bool, verbose: bool) -> Self {
+        Self { json, verbose, redaction: Mutex::new(Redaction::default()) }
+    }
+
+    /// Blots out these texts from now on.
+    pub(crate) fn redact(&self, redaction: Redaction) {
+        *self.redaction.lock().unwrap_or_else(PoisonError::into_inner) = redaction;
+    }
+
+    /// A result: for people as text, for programs as JSON.
+    pub(crate) fn result(&self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) {
+        if self.json {
+            self.to_stdout(&format!("{:#}", value()));
+        } else {
+            self.to_stdout(&text());
+        }
+    }
+
+    /// A text that is the result in itself: a page, a script.
+    pub(crate) fn text(&self, text: &str) {
+        self.to_stdout(text);
+    }
+
+    /// What is being done.
+    pub(crate) fn step(&self, text: &str) {
+        self.to_stderr(text);
+    }
+
+    /// A detail, told when asked for.
+    pub(crate) fn detail(&self, text: &str) {
+        if self.verbose {
+            self.to_stderr(text);
+        }
+    }
+
+    /// Something that may mislead.
+    pub(crate) fn warning(&self, text: &str) {
+        self.to_stderr(&format!("warning: {text}"));
+    }
+
+    /// What failed.
+    pub(crate) fn error(&self, error: &Error) {
+        if self.json {
+            let problems: Vec<Value> = error
+                .problems
+                .iter()
+                .map(|p| {
+                    json!({"place": p.place, "message": p.message, "causes": p.causes, "hints": p.hints})
+                })
+                .collect();
+            self.to_stderr(&json!({"exit": error.exit as i32, "problems": problems}).to_string());
+        } else {
+            self.to_stderr(&error.to_string());
+        }
+    }
+
+    /// A line that changes while something lasts.
+    pub(crate) fn progress(&self) -> Progress<'_> {
+        let live = std::io::stderr().is_terminal() && !self.json;
+        let bar = live.then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(4));
+            bar.set_style(
+                ProgressStyle::with_template("{spinner} {wide_msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            bar
+        });
+        Progress { printer: self, bar, last: None }
+    }
+
+    /// How wide a table may be.
+    pub(crate) fn width(&self) -> usize {
+        terminal_size::terminal_size().map_or(120, |(width, _)| usize::from(width.0)).max(80)
+    }
+
+    /// Whether colours may be used on standard output.
+    pub(crate) fn colour(&self) -> bool {
+        std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() && !self.json
+    }
+
+    fn to_stdout(&self, text: &str) {
+        // A reader that went away (`| head`) is no reason to fail.
+        let _ = writeln!(std::io::stdout(), "{}", self.clean(text).trim_end_matches('\n'));
+    }
+
+    fn to_stderr(&self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "{}", self.clean(text).trim_end_matches('\n'));
+    }
+
+    fn clean(&self, text: &str) -> String {
+        self.redaction.lock().unwrap_or_else(PoisonError::into_inner).clean(text)
+    }
+}
+
+/// A line that changes while something lasts; where standard error is no terminal, a plain line
+/// every ten seconds.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    printer: &'a Printer,
+    bar: Option<ProgressBar>,
+    last: Option<Instant>,
+}
+
+impl Progress<'_> {
+    const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+    /// Shows the state of things.
+    pub(crate) fn show(&mut self, text: impl FnOnce() -> String) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(self.printer.clean(&text()));
+                bar.tick();
+            }
+            None => {
+                let last = *self.last.get_or_insert_with(Instant::now);
+                if last.elapsed() >= Self::PLAIN_EVERY {
+                    self.last = Some(Instant::now());
+                    self.printer.step(&text());
+                }
+            }
+        }
+    }
+
+    /// Takes the line away.
+    pub(crate) fn end(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

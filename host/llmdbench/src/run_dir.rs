@@ -1,0 +1,304 @@
+//! [`RunDir`]: the folder of a run. The only place that decides where a file lies.
+
+use crate::error::{Error, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Where run folders are made when the user names none.
+const HOME: &str = "workdir";
+
+/// The folder of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct RunDir {
+    root: PathBuf,
+}
+
+/// The two folders of one load run: the first lies in the run folder itself, later ones in
+/// numbered folders, so that none writes into another's files.
+#[derive(Debug, Clone)]
+pub(crate) struct Results {
+    /// `results` or `results/N`.
+    pub(crate) results: PathBuf,
+    /// `analysis` or `analysis/N`.
+    pub(crate) analysis: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the folder of a new run.
+    pub(crate) fn create(chosen: Option<&str>, run: &str) -> Result<Self> {
+        let root = match chosen {
+            Some(path) => PathBuf::from(path),
+            None => Path::new(HOME).join(run),
+        };
+        make(&root)?;
+        if chosen.is_none() {
+            let latest = Path::new(HOME).join("latest");
+            let _ = fs::remove_file(&latest);
+            // A convenience: where links cannot be made, the folder's name is printed anyway.
+            let _ = std::os::unix::fs::symlink(run, &latest);
+        }
+        Ok(Self { root })
+    }
+
+    /// Opens the folder of an earlier command: the one named, or the newest.
+    pub(crate) fn open(chosen: Option<&str>) -> Result<Self> {
+        let root = match chosen {
+            Some(path) => PathBuf::from(path),
+            None => {
+                let latest = Path::new(HOME).join("latest");
+                fs::canonicalize(&latest).map(relative).map_err(|_| {
+                    Error::usage("there is no run to work on: `workdir/latest` leads nowhere")
+                        .hint("name its folder with --workdir DIR, or start one with `llmdbench bench FILE`")
+                })?
+            }
+        };
+        let dir = Self { root };
+        if !dir.root.is_dir() {
+            return Err(Error::usage(format!("there is no folder `{}`", dir.root.display())));
+        }
+        Ok(dir)
+    }
+
+    /// The folder of a run that is known by its path.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `plan.json`: everything decided.
+    pub(crate) fn plan(&self) -> PathBuf {
+        self.root.join("plan.json")
+    }
+
+    /// `target.json`: where the model answers.
+    pub(crate) fn target(&self) -> PathBuf {
+        self.root.join("target.json")
+    }
+
+    /// `setup/processes.json`: the processes that standup started.
+    pub(crate) fn processes(&self) -> PathBuf {
+        self.root.join("setup/processes.json")
+    }
+
+    /// `setup/smoketest.json`.
+    pub(crate) fn smoketest(&self) -> PathBuf {
+        self.root.join("setup/smoketest.json")
+    }
+
+    /// `setup/teardown.json`.
+    pub(crate) fn teardown(&self) -> PathBuf {
+        self.root.join("setup/teardown.json")
+    }
+
+    /// `setup/commands/<ns>_command.log`, where ns is the epoch in nanoseconds.
+    pub(crate) fn command_log(&self, unix_ns: u128) -> PathBuf {
+        self.root.join(format!("setup/commands/{unix_ns}_command.log"))
+    }
+
+    /// `setup/logs/NAME.log`: the output of a process of the stack.
+    pub(crate) fn process_log(&self, name: &str) -> PathBuf {
+        self.root.join(format!("setup/logs/{name}.log"))
+    }
+
+    /// The folder that a process of the stack runs in.
+    pub(crate) fn process_folder(&self, name: &str) -> PathBuf {
+        self.root.join(format!("setup/processes/{name}"))
+    }
+
+    /// `environment/NAME`.
+    pub(crate) fn environment(&self, name: &str) -> PathBuf {
+        self.root.join("environment").join(name)
+    }
+
+    /// The folders of the next load run.
+    pub(crate) fn next_results(&self) -> Results {
+        let n = self.runs().len() + 1;
+        self.results(n)
+    }
+
+    /// The folders of the newest load run. None: there was none.
+    pub(crate) fn newest_results(&self) -> Option<Results> {
+        self.runs().last().map(|n| self.results(*n))
+    }
+
+    /// The folders of every load run, the oldest first.
+    pub(crate) fn all_results(&self) -> Vec<Results> {
+        self.runs().into_iter().map(|n| self.results(n)).collect()
+    }
+
+    /// The numbers of the load runs, rising.
+    fn runs(&self) -> Vec<usize> {
+        (1..).take_while(|n| self.results(*n).results.join(RECORDS).exists()).collect()
+    }
+
+    fn results(&self, n: usize) -> Results {
+        let within = |folder: &str| {
+            let folder = self.root.join(folder);
+            if n == 1 { folder } else { folder.join(n.to_string()) }
+        };
+        Results { results: within("results"), analysis: within("analysis") }
+    }
+}
+
+const RECORDS: &str = "records.jsonl";
+
+impl Results {
+    /// Finds them from a path that a user gave: a run folder, one of its results folders, or a
+    /// records file.
+    pub(crate) fn find(path: &Path) -> Result<Self> {
+        let nothing = || {
+            Error::usage(format!("there are no records in `{}`", path.display())).hint(
+                "name the folder of a run, or a records.jsonl; `llmdbench status` shows what a folder holds",
+            )
+        };
+        if path.is_file() {
+            let results = path.parent().unwrap_or(Path::new(".")).to_owned();
+            return Ok(Self { analysis: Self::beside(&results), results });
+        }
+        if path.join(RECORDS).is_file() {
+            return Ok(Self { analysis: Self::beside(path), results: path.to_owned() });
+        }
+        RunDir::at(path).newest_results().ok_or_else(nothing)
+    }
+
+    /// The analysis folder that belongs to a results folder.
+    fn beside(results: &Path) -> PathBuf {
+        let name = |path: &Path| path.file_name().map(|n| n.to_string_lossy().into_owned());
+        match (name(results).as_deref(), results.parent()) {
+            (Some("results"), Some(root)) => root.join("analysis"),
+            (Some(n), Some(parent))
+                if n.parse::<usize>().is_ok() && name(parent).as_deref() == Some("results") =>
+            {
+                parent.parent().unwrap_or(Path::new(".")).join("analysis").join(n)
+            }
+            _ => results.join("analysis"),
+        }
+    }
+
+    /// `records.jsonl`.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.results.join(RECORDS)
+    }
+
+    /// `run.json`: what ran.
+    pub(crate) fn run(&self) -> PathBuf {
+        self.results.join("run.json")
+    }
+
+    /// `logs/NAME`.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.results.join("logs").join(name)
+    }
+
+    /// `analysis/data/NAME`.
+    pub(crate) fn data(&self, name: &str) -> PathBuf {
+        self.analysis.join("data").join(name)
+    }
+
+    /// `analysis/plots/NAME`.
+    pub(crate) fn plot(&self, name: &str) -> PathBuf {
+        self.analysis.join("plots").join(name)
+    }
+
+    /// `analysis/report.html`.
+    pub(crate) fn report(&self) -> PathBuf {
+        self.analysis.join("report.html")
+    }
+}
+
+/// Makes a folder and those above it.
+pub(crate) fn make(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|error| {
+        Error::unexpected(format!("cannot make the folder `{}`", folder.display())).because(error)
+    })
+}
+
+/// Writes a file as a whole: a reader sees the old one or the new one.
+pub(crate) fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
+    };
+    if let Some(folder) = path.parent() {
+        make(folder)?;
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let mut file = fs::File::create(&new).map_err(failed)?;
+    file.write_all(contents).map_err(failed)?;
+    fs::rename(&new, path).map_err(failed)
+}
+
+/// Writes a value as JSON.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| {
+        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
+    })?;
+    text.push('\n');
+    write(path, text.as_bytes())
+}
+
+/// Reads a value from JSON. None: there is no such file.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(
+                Error::unexpected(format!("cannot read `{}`", path.display())).because(error)
+            );
+        }
+    };
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::usage(format!("`{}` cannot be understood", path.display())).because(error)
+    })
+}
+
+/// A path as seen from the current folder, where it lies below it.
+fn relative(path: PathBuf) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).map(Path::to_owned).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_run_gets_folders_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(folder.path());
+        assert!(dir.newest_results().is_none());
+        for (n, expected) in [(1, "results"), (2, "results/2"), (3, "results/3")] {
+            let next = dir.next_results();
+            assert_eq!(next.results, folder.path().join(expected), "run {n}");
+            write(&next.records(), b"x").unwrap();
+        }
+        assert_eq!(dir.runs(), [1, 2, 3]);
+        assert_eq!(dir.newest_results().unwrap().analysis, folder.path().join("analysis/3"));
+    }
+
+    #[test]
+    fn records_are_found_from_any_path_to_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(folder.path());
+        write(&dir.next_results().records(), b"x").unwrap();
+        write(&dir.next_results().records(), b"x").unwrap();
+        let check = |path: &str, analysis: &str| {
+            let found = Results::find(&folder.path().join(path)).unwrap();
+            assert_eq!(found.analysis, folder.path().join(analysis), "{path}");
+        };
+        check("", "analysis/2");
+        check("results", "analysis");
+        check("results/2", "analysis/2");
+        check("results/2/records.jsonl", "analysis/2");
+        assert!(Results::find(&folder.path().join("nothing")).is_err());
+    }
+}

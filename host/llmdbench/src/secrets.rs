@@ -1,0 +1,76 @@
+//! Secrets: where they come from, and how they are kept out of everything that is written.
+
+use secrecy::{ExposeSecret, SecretString};
+use std::collections::BTreeMap;
+
+/// The user's secrets. They live here and cannot be printed or serialised.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    /// Sent as bearer token.
+    pub(crate) api_key: Option<SecretString>,
+    /// HTTP headers of every request.
+    pub(crate) headers: Vec<(String, SecretString)>,
+    /// Secrets that plugins can name and never see.
+    pub(crate) by_name: BTreeMap<String, SecretString>,
+}
+
+impl Secrets {
+    /// What must be blotted out of every text.
+    pub(crate) fn redaction(&self) -> Redaction {
+        let headers = self.headers.iter().map(|(_, value)| value);
+        let all = self.api_key.iter().chain(headers).chain(self.by_name.values());
+        let mut texts: Vec<SecretString> = Vec::new();
+        for secret in all {
+            // "Bearer abc" is a secret header, and "abc" alone gives it away as well.
+            for part in std::iter::once(secret.expose_secret())
+                .chain(secret.expose_secret().split_whitespace())
+            {
+                if part.len() >= Redaction::SHORTEST {
+                    texts.push(SecretString::from(part.to_owned()));
+                }
+            }
+        }
+        texts.sort_by_key(|text| std::cmp::Reverse(text.expose_secret().len()));
+        Redaction { texts }
+    }
+}
+
+/// Blots secrets out of texts.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Redaction {
+    texts: Vec<SecretString>,
+}
+
+impl Redaction {
+    /// Shorter texts are no secrets, and blotting them out would spoil everything else.
+    const SHORTEST: usize = 6;
+
+    /// The text without secrets.
+    pub(crate) fn clean(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in &self.texts {
+            if text.contains(secret.expose_secret()) {
+                text = text.replace(secret.expose_secret(), "(hidden)");
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_blotted_out_whole_and_in_part() {
+        let secrets = Secrets {
+            api_key: Some("sk-topsecret".to_owned().into()),
+            headers: vec![("authorization".into(), "Basic dXNlcjpwYXNz".to_owned().into())],
+            by_name: [("hf-token".to_owned(), "hf_abcdef".to_owned().into())].into(),
+        };
+        let redaction = secrets.redaction();
+        let text = "key sk-topsecret, header Basic dXNlcjpwYXNz, part dXNlcjpwYXNz, hf_abcdef";
+        assert_eq!(redaction.clean(text), "key (hidden), header (hidden), part (hidden), (hidden)");
+        assert!(!format!("{secrets:?} {redaction:?}").contains("topsecret"));
+    }
+}

@@ -1,0 +1,410 @@
+//! Between the plugin contract and the host's own types: stages, sessions, steps.
+//!
+//! What the contract has and this host cannot do yet is an `unsupported` error that names it.
+
+use crate::error::{Error, Result};
+use crate::plan::{Action, Process, ProcessFile, StageOutline, Step, Variable};
+use crate::unit;
+use crate::words::Words;
+use load::{Arrival, Message, Pacing, Part, Prompt, Ramp, Ramped, Request, Session, Stop, Turn};
+use plugin_host::wit;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// Something of the contract that this host cannot do.
+fn unsupported(plugin: &str, what: &str) -> Error {
+    Error::usage(format!("unsupported: the plugin `{plugin}` asks for {what}"))
+        .hint("this version of llmdbench cannot do that yet; `llmdbench plugin inspect` shows what the plugin needs")
+}
+
+/// Labels as a map.
+pub(crate) fn labels(labels: Vec<wit::types::Label>) -> BTreeMap<String, String> {
+    labels.into_iter().map(|label| (label.key, label.value)).collect()
+}
+
+/// The steps of a backend. `folder` is where relative programs are looked for first.
+pub(crate) fn steps(
+    plugin: &str,
+    steps: Vec<wit::backend::Step>,
+    folder: Option<&Path>,
+) -> Result<Vec<Step>> {
+    use wit::backend::Action as Wit;
+    let mut translated: Vec<Step> = Vec::new();
+    for step in steps {
+        if [3, 4, 5, crate::steps::SMOKETEST].contains(&step.number) || step.number > 99 {
+            return Err(Error::usage(format!(
+                "the plugin `{plugin}` numbers its step `{}` {}: 3, 4, 5 and 8 belong to the host, and 99 is the last",
+                step.name, step.number
+            )));
+        }
+        if translated.last().is_some_and(|last| last.number >= step.number) {
+            return Err(Error::usage(format!(
+                "the plugin `{plugin}` numbers its steps out of order at `{}`",
+                step.name
+            )));
+        }
+        let mut actions = Vec::new();
+        for action in step.actions {
+            actions.push(match action {
+                Wit::Process(process) => Action::Process(self::process(process, folder)),
+                Wit::Apply(_) | Wit::ApplyRemote(_) => {
+                    return Err(unsupported(plugin, "the action `apply`, which needs a cluster"));
+                }
+                Wit::Wait(_) => {
+                    return Err(unsupported(plugin, "the action `wait`, which needs a cluster"));
+                }
+                Wit::Helm(_) | Wit::Uninstall(_) => {
+                    return Err(unsupported(plugin, "the action `helm`, which needs a cluster"));
+                }
+                Wit::Delete(_) => {
+                    return Err(unsupported(plugin, "the action `delete`, which needs a cluster"));
+                }
+                Wit::Observe(_) => {
+                    return Err(unsupported(plugin, "the action `observe`, which needs a cluster"));
+                }
+                Wit::Secret(_) => {
+                    return Err(unsupported(plugin, "the action `secret`, which needs a cluster"));
+                }
+                Wit::Run(_) => return Err(unsupported(plugin, "the action `run`")),
+                Wit::Check(_) => return Err(unsupported(plugin, "the action `check`")),
+                Wit::Other(other) => {
+                    return Err(unsupported(plugin, &format!("the action `{}`", other.name)));
+                }
+            });
+        }
+        translated.push(Step { number: step.number, name: step.name, title: step.title, actions });
+    }
+    Ok(translated)
+}
+
+fn process(process: wit::commands::Process, folder: Option<&Path>) -> Process {
+    use wit::commands::VariableValue;
+    // A path is looked for beside the experiment file first, then in the current folder; either
+    // way it is made absolute, since the process runs in a folder of its own.
+    let program = if process.program.contains('/') && !process.program.starts_with('$') {
+        let found = crate::experiment::locate(&process.program, folder);
+        std::path::absolute(&found).unwrap_or(found).display().to_string()
+    } else {
+        process.program
+    };
+    Process {
+        name: process.name,
+        program,
+        args: process.args,
+        env: process
+            .env
+            .into_iter()
+            .map(|variable| match variable.value {
+                VariableValue::Text(text) => Variable { name: variable.name, text, secret: None },
+                VariableValue::Secret(name) => {
+                    Variable { name: variable.name, text: String::new(), secret: Some(name) }
+                }
+            })
+            .collect(),
+        files: process
+            .files
+            .into_iter()
+            .map(|f| ProcessFile { path: f.path, contents: f.contents, expand: f.expand })
+            .collect(),
+        working_dir: process.working_dir,
+        ready_url: process.ready_url,
+        ready_timeout: Duration::from_nanos(process.ready_timeout),
+    }
+}
+
+/// A stage of the load, and the workload's settings for it.
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedStage {
+    pub(crate) stage: load::Stage,
+    pub(crate) workload_settings: Option<Value>,
+}
+
+/// The stages of a harness.
+pub(crate) fn stages(plugin: &str, stages: Vec<wit::stages::Stage>) -> Result<Vec<PlannedStage>> {
+    if stages.is_empty() {
+        return Err(Error::usage(format!("the harness `{plugin}` plans no stage")));
+    }
+    let mut names = std::collections::HashSet::new();
+    let mut translated = Vec::with_capacity(stages.len());
+    for stage in stages {
+        if !names.insert(stage.name.clone()) {
+            return Err(Error::usage(format!(
+                "the harness `{plugin}` plans two stages named `{}`",
+                stage.name
+            )));
+        }
+        let arrival = arrival(plugin, stage.arrival, stage.stop.after)?;
+        if matches!(arrival, Arrival::Closed) && stage.concurrency.unwrap_or(0) == 0 {
+            return Err(Error::usage(format!(
+                "the harness `{plugin}` plans the stage `{}` as a closed loop without a concurrency",
+                stage.name
+            )));
+        }
+        let workload_settings = stage
+            .workload_settings
+            .as_deref()
+            .map(serde_json::from_str)
+            .transpose()
+            .map_err(|error| {
+                Error::usage(format!(
+                    "the harness `{plugin}` gives the stage `{}` workload settings that are no JSON",
+                    stage.name
+                ))
+                .because(error)
+            })?;
+        let stop = Stop {
+            after: stage.stop.after,
+            sessions: stage.stop.sessions,
+            requests: stage.stop.requests,
+            errors: stage.stop.errors,
+        };
+        let settle = if stage.warm_up { 0 } else { settle(stop.after) };
+        translated.push(PlannedStage {
+            stage: load::Stage {
+                name: stage.name,
+                arrival,
+                concurrency: stage.concurrency,
+                max_in_flight: stage.max_in_flight,
+                stop,
+                warm_up: stage.warm_up,
+                settle,
+                quantum: stage.quantum,
+                drain: stage.drain,
+                cool_down: stage.cool_down,
+                labels: labels(stage.labels),
+            },
+            workload_settings,
+        });
+    }
+    // A warm-up that the user planned takes the place of the rule.
+    if translated.iter().any(|planned| planned.stage.warm_up) {
+        for planned in &mut translated {
+            planned.stage.settle = 0;
+        }
+    }
+    Ok(translated)
+}
+
+/// The warm-up rule: of a stage of 120 s and more, the first tenth, at least 30 s, is sent and not
+/// measured.
+fn settle(after: Option<u64>) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    match after {
+        Some(length) if length >= 120 * SECOND => (length / 10).max(30 * SECOND),
+        _ => 0,
+    }
+}
+
+fn arrival(plugin: &str, arrival: wit::stages::Arrival, after: Option<u64>) -> Result<Arrival> {
+    use wit::stages::Arrival as Wit;
+    Ok(match arrival {
+        Wit::Closed => Arrival::Closed,
+        Wit::Constant(rate) => Arrival::Constant(rate),
+        Wit::Poisson(rate) => Arrival::Poisson(rate),
+        Wit::Gamma(gamma) => Arrival::Gamma { rate: gamma.rate, shape: gamma.shape },
+        Wit::Ramp(ramp) => {
+            let over = ramp.over.or(after).ok_or_else(|| {
+                Error::usage(format!("the harness `{plugin}` plans a ramp without a length"))
+            })?;
+            Arrival::Ramp(Ramp {
+                what: match ramp.what {
+                    wit::stages::Ramped::Closed => Ramped::Closed,
+                    wit::stages::Ramped::Constant => Ramped::Constant,
+                    wit::stages::Ramped::Poisson => Ramped::Poisson,
+                },
+                start: ramp.start,
+                end: ramp.end,
+                over,
+                exponential: matches!(ramp.curve, wit::stages::Curve::Exponential),
+            })
+        }
+        Wit::Trace(factor) => Arrival::Trace(factor),
+        Wit::Schedule(times) => Arrival::Schedule(times),
+        Wit::Other(other) => {
+            return Err(unsupported(plugin, &format!("the arrival pattern `{}`", other.name)));
+        }
+    })
+}
+
+/// A stage, for people.
+pub(crate) fn outline(planned: &PlannedStage) -> StageOutline {
+    let stage = &planned.stage;
+    let time = |ns: u64| unit::show(Duration::from_nanos(ns));
+    let arrival = match &stage.arrival {
+        Arrival::Closed => format!("closed, {} sessions", stage.concurrency.unwrap_or(0)),
+        Arrival::Constant(rate) => format!("constant, {rate}/s"),
+        Arrival::Poisson(rate) => format!("poisson, {rate}/s"),
+        Arrival::Gamma { rate, shape } => format!("gamma of shape {shape}, {rate}/s"),
+        Arrival::Ramp(ramp) => {
+            let what = match ramp.what {
+                Ramped::Closed => "sessions",
+                Ramped::Constant => "/s, even",
+                Ramped::Poisson => "/s, poisson",
+            };
+            format!("ramp from {} to {} {what} over {}", ramp.start, ramp.end, time(ramp.over))
+        }
+        Arrival::Trace(factor) if *factor == 1.0 => "as recorded".to_owned(),
+        Arrival::Trace(factor) => format!("as recorded, {factor} times as fast"),
+        Arrival::Schedule(times) => format!("a schedule of {} times", times.len()),
+    };
+    let ends: Vec<String> = [
+        stage.stop.after.map(time),
+        stage.stop.sessions.map(|n| format!("{n} sessions")),
+        stage.stop.requests.map(|n| format!("{n} requests")),
+        stage.stop.errors.map(|n| format!("{n} errors")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let until = if ends.is_empty() { "the workload ends".to_owned() } else { ends.join(" or ") };
+    let mut notes = Vec::new();
+    if let (Some(n), false) = (stage.concurrency, matches!(stage.arrival, Arrival::Closed)) {
+        notes.push(format!("at most {n} sessions under way"));
+    }
+    notes.extend(stage.max_in_flight.map(|n| format!("at most {n} requests in flight")));
+    if stage.settle > 0 {
+        notes.push(format!("the first {} are warm-up", time(stage.settle)));
+    }
+    if stage.cool_down > 0 {
+        notes.push(format!("{} pause afterwards", time(stage.cool_down)));
+    }
+    notes.extend(planned.workload_settings.as_ref().map(|v| format!("workload {v}")));
+    StageOutline { name: stage.name.clone(), arrival, until, warm_up: stage.warm_up, notes }
+}
+
+/// A session of a workload, its synthetic prompts made into words.
+pub(crate) fn session(
+    plugin: &str,
+    session: wit::requests::Session,
+    words: &mut Words,
+) -> Result<Session> {
+    if session.open_ended {
+        return Err(unsupported(plugin, "open-ended sessions (the interface `dialogue`)"));
+    }
+    if session.turns.is_empty() {
+        return Err(Error::usage(format!(
+            "the workload `{plugin}` makes the session {} without a turn",
+            session.id
+        )));
+    }
+    let mut turns = Vec::with_capacity(session.turns.len());
+    for (index, turn) in session.turns.into_iter().enumerate() {
+        let previous = index.checked_sub(1).and_then(|i| u32::try_from(i).ok());
+        if !turn.after.is_empty() && turn.after.iter().copied().ne(previous) {
+            return Err(unsupported(plugin, "turns that wait for others than the one before them"));
+        }
+        turns.push(Turn {
+            request: request(plugin, turn.request, words)?,
+            pacing: match turn.pacing {
+                wit::requests::Pacing::AfterPreviousEnd(d) => Pacing::AfterPreviousEnd(d),
+                wit::requests::Pacing::AfterPreviousStart(d) => Pacing::AfterPreviousStart(d),
+                wit::requests::Pacing::At(d) => Pacing::At(d),
+            },
+        });
+    }
+    Ok(Session {
+        id: session.id,
+        user: session.user,
+        start: session.start,
+        turns,
+        labels: labels(session.labels),
+    })
+}
+
+fn request(plugin: &str, request: wit::requests::Request, words: &mut Words) -> Result<Request> {
+    let raw = matches!(request.prompt, wit::requests::Prompt::Raw(_));
+    let (api, path) = match request.api.as_deref() {
+        None => (None, None),
+        Some("chat") => (Some(load::Api::Chat), None),
+        Some("completions") => (Some(load::Api::Completions), None),
+        Some(path) if raw && path.starts_with('/') => (None, Some(path.to_owned())),
+        Some(other) => return Err(unsupported(plugin, &format!("the API `{other}`"))),
+    };
+    let mut asked = None;
+    let prompt = match request.prompt {
+        wit::requests::Prompt::Text(text) => Prompt::Text(text),
+        wit::requests::Prompt::TokenIds(ids) => {
+            asked = u32::try_from(ids.len()).ok();
+            Prompt::TokenIds(ids)
+        }
+        wit::requests::Prompt::Synthetic(synthetic) => {
+            asked = Some(length(&synthetic));
+            Prompt::Text(text(&synthetic, words))
+        }
+        wit::requests::Prompt::Messages(messages) => {
+            let mut translated = Vec::with_capacity(messages.len());
+            for message in messages {
+                translated.push(self::message(plugin, message, words, &mut asked)?);
+            }
+            Prompt::Messages(translated)
+        }
+        wit::requests::Prompt::Raw(body) => Prompt::Raw(body),
+    };
+    if request.history {
+        // What was asked for is this turn's prompt; the server counts the whole history.
+        asked = None;
+    }
+    Ok(Request {
+        api,
+        path,
+        model: request.model,
+        prompt,
+        history: request.history,
+        streamed: request.streamed,
+        max_output_tokens: request.max_output_tokens,
+        exact_output: request.exact_output,
+        cancel_after: request.cancel_after,
+        asked_input_tokens: asked,
+        extra: object(plugin, request.extra)?,
+        headers: request.headers.into_iter().map(|h| (h.key, h.value)).collect(),
+        labels: labels(request.labels),
+    })
+}
+
+fn message(
+    plugin: &str,
+    message: wit::requests::Message,
+    words: &mut Words,
+    asked: &mut Option<u32>,
+) -> Result<Message> {
+    let mut parts = Vec::with_capacity(message.parts.len());
+    for part in message.parts {
+        parts.push(match part {
+            wit::requests::Part::Text(text) => Part::Text(text),
+            wit::requests::Part::OutputOf(turn) => Part::OutputOf(turn),
+            wit::requests::Part::Synthetic(synthetic) => {
+                *asked = Some(asked.unwrap_or(0) + length(&synthetic));
+                Part::Text(text(&synthetic, words))
+            }
+            wit::requests::Part::Media(_) => return Err(unsupported(plugin, "pictures or sound")),
+        });
+    }
+    Ok(Message { role: message.role, parts, extra: object(plugin, message.extra)? })
+}
+
+fn length(synthetic: &wit::requests::Synthetic) -> u32 {
+    synthetic.tokens + synthetic.prefix.map_or(0, |prefix| prefix.tokens)
+}
+
+fn text(synthetic: &wit::requests::Synthetic, words: &mut Words) -> String {
+    let own = || words.text(synthetic.tokens, synthetic.seed);
+    match synthetic.prefix {
+        None => own(),
+        Some(prefix) if synthetic.tokens == 0 => words.prefix(prefix.id, prefix.tokens).to_owned(),
+        Some(prefix) => {
+            let own = own();
+            let start = words.prefix(prefix.id, prefix.tokens);
+            format!("{start} {own}")
+        }
+    }
+}
+
+fn object(plugin: &str, json: Option<String>) -> Result<Map<String, Value>> {
+    let Some(json) = json else { return Ok(Map::new()) };
+    serde_json::from_str(&json).map_err(|error| {
+        Error::usage(format!("the plugin `{plugin}` gives further fields that are no JSON object"))
+            .because(error)
+    })
+}
