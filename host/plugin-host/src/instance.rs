@@ -294,5 +294,36 @@ pub(crate) fn reason(function: &str, error: &wasmtime::Error, state: &State) -> 
 fn backtrace(error: &wasmtime::Error) -> Option<String> {
     let text = error.downcast_ref::<WasmBacktrace>()?.to_string();
     let (_, frames) = text.split_once('\n')?;
-    (!frames.trim().is_empty()).then(|| frames.trim_end().to_owned())
+    (!frames.trim().is_empty()).then(|| without_hashes(frames.trim_end()))
+}
+
+/// Rust puts a hash behind the name of each crate, "std[d730ca44a121e5f3]", which tells a reader nothing.
+fn without_hashes(text: &str) -> String {
+    let mut parts = text.split('[');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(']') {
+            Some((hash, rest))
+                if hash.len() >= 15 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+            {
+                plain.push_str(rest);
+            }
+            _ => {
+                plain.push('[');
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_of_crates_are_left_out_of_backtraces() {
+        let text = "0: std[d730ca44a121e5f3]::panic\n1: <[u8] as my[0123456789abcdef]::T>::f";
+        assert_eq!(without_hashes(text), "0: std::panic\n1: <[u8] as my::T>::f");
+    }
 }

@@ -248,6 +248,8 @@ mod tests {
     }
 
     fn get(grants: &[String], url: &str) -> Result<http::Response, Error> {
+        // The program installs one at its start; of several tests the first one wins.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let grants: Vec<Grant> = grants.iter().map(|grant| Grant::parse(grant).unwrap()).collect();
         let request = http::Request {
             method: "GET".to_owned(),

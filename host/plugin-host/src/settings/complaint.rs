@@ -128,10 +128,18 @@ fn names<'s>(
     }
 }
 
+/// The word that was most likely meant: one that looks alike, or one slip of the finger away.
 fn nearest<'w>(wrong: &str, words: impl Iterator<Item = &'w str>) -> Option<String> {
-    let wrong = wrong.to_lowercase().replace('-', "_");
+    let plain = |word: &str| word.to_lowercase().replace('-', "_");
+    let wrong = plain(wrong);
+    let alikeness = |word: &'w str| {
+        let right = plain(word);
+        let is_slip = wrong.len() > 1 && strsim::damerau_levenshtein(&wrong, &right) == 1;
+        let alike = strsim::jaro_winkler(&wrong, &right);
+        (if is_slip { alike.max(ALIKE) } else { alike }, word)
+    };
     words
-        .map(|word| (strsim::jaro_winkler(&wrong, &word.to_lowercase().replace('-', "_")), word))
+        .map(alikeness)
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, word)| word.to_owned())

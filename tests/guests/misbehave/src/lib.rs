@@ -2,7 +2,7 @@
 //! Until the batch `after` it is a decent workload.
 
 use llmdbench_plugin::harness::Execution;
-use llmdbench_plugin::requests::{Request, Session};
+use llmdbench_plugin::requests::{Request, Session, Turn};
 use llmdbench_plugin::stages::{Arrival, LoadPlan, Stage};
 use llmdbench_plugin::{Context, Error, Harness, Info, Workload, inputs, log};
 
@@ -26,7 +26,7 @@ pub enum How {
     Allocate,
     /// Panic with a text.
     Panic,
-    /// Return a million items.
+    /// Return a million sessions, or a hundred thousand stages.
     Flood,
     /// Answer with an error of the plugin's own.
     Refuse,
@@ -85,12 +85,14 @@ impl Workload for Misbehave {
     }
 
     fn next_batch(&mut self, _stage: u32, max: u32) -> Result<Vec<Session>, Error> {
-        let count =
-            if self.batches < self.settings.after { u64::from(max) } else { self.misbehave()? };
+        let is_decent = self.batches < self.settings.after;
+        let count = if is_decent { u64::from(max) } else { self.misbehave()? };
         self.batches += 1;
         let ids = self.sessions..self.sessions + count;
         self.sessions = ids.end;
-        Ok(ids.map(|id| Session::single(id, Request::text("Hello!"))).collect())
+        // A flood is not to break the memory limit first.
+        let turns = || if count <= u64::from(max) { vec![Turn::new(Request::text("Hello!"))] } else { Vec::new() };
+        Ok(ids.map(|id| Session::new(id, turns())).collect())
     }
 }
 
@@ -102,14 +104,16 @@ impl Harness for Misbehave {
     }
 
     fn plan(&mut self) -> Result<Execution, Error> {
-        let stages = 0..self.misbehave()?;
-        let stages = stages.map(|number| Stage::new(number.to_string(), Arrival::Constant(1.0))).collect();
+        // A tenth, for a million stages break the memory limit first.
+        let count = self.misbehave()?.div_ceil(10);
+        let stage = |number: u64| Stage::new(number.to_string(), Arrival::Constant(1.0));
+        let stages = (0..count).map(stage).collect();
         Ok(Execution::Load(LoadPlan { stages, request_timeout: None, tick_every: None }))
     }
 }
 
 fn manifest() -> Info {
-    llmdbench_plugin::info!().schema(include_str!("schema.json")).memory_mib(64)
+    llmdbench_plugin::info!().schema(include_str!("schema.json")).memory_mib(256)
 }
 
 llmdbench_plugin::export! { manifest: manifest, workload: Misbehave, harness: Misbehave }
