@@ -1,4 +1,5 @@
-//! Installs Debian packages that a build needs and that are missing.
+//! Installs Debian packages that a build needs and that are missing. A C compiler and linker are not among
+//! them: without those cargo could not have built xtask.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,14 +7,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{is_installed, run, say};
-
-/// Installs what the host's crates need to build: a C compiler (ring, zstd).
-///
-/// # Errors
-/// When it is missing and cannot be installed.
-pub(crate) fn ensure_compiler() -> Result<()> {
-    if is_installed("cc") { Ok(()) } else { install(&["gcc", "libc6-dev"], "a C compiler") }
-}
 
 /// Installs packages; `what` says what they are for.
 ///

@@ -4,15 +4,14 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
+use crate::plugins;
 use crate::shell::{cargo, root, run, say, target};
-use crate::{packages, plugins};
 
 /// `cargo xtask build`: one file that runs without the repository.
 ///
 /// # Errors
 /// When a step fails.
 pub(crate) fn build() -> Result<()> {
-    packages::ensure_compiler()?;
     plugins::build_all()?;
     say("xtask: building the program with optimisation (some minutes the first time)");
     run(cargo().args(["build", "--release", "--package", "llmdbench"]))?;
@@ -29,7 +28,6 @@ pub(crate) fn build() -> Result<()> {
 /// # Errors
 /// When a step or a test fails.
 pub(crate) fn test(arguments: &[&str]) -> Result<()> {
-    packages::ensure_compiler()?;
     plugins::build_all()?;
     plugins::build_outside()?;
     let setup = root().join("tests/llama/setup");
@@ -46,7 +44,6 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
 /// # Errors
 /// When a step before the program fails.
 pub(crate) fn demo() -> Result<ExitCode> {
-    packages::ensure_compiler()?;
     plugins::build_all()?;
     say("xtask: building the program (some minutes the first time)");
     run(cargo().args(["build", "--package", "llmdbench"]))?;
@@ -83,4 +80,10 @@ pub(crate) fn docs() -> Result<()> {
 }
 
 /// Generated pages and the command that prints each.
-const PAGES: &[(&str, &[&str])] = &[("settings.md", &["env", "--markdown"])];
+const PAGES: &[(&str, &[&str])] = &[
+    ("settings.md", &["env", "--markdown"]),
+    ("metrics.md", &["reference", "metrics"]),
+    ("health.md", &["reference", "health"]),
+    ("plugins.md", &["reference", "plugins"]),
+    ("commands.md", &["reference", "commands"]),
+];

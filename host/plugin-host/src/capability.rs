@@ -34,7 +34,7 @@ impl Capabilities {
         Self {
             log: log::Log::new(plugin, Some(kind), setup.log_level, setup.log.clone()),
             env: env::Env {
-                seed: setup.seed,
+                seed: env::mix(setup.seed, plugin, kind),
                 clock: setup.clock.clone(),
                 features: setup.features.clone(),
                 facts: setup.facts.clone(),

@@ -29,7 +29,7 @@ pub struct Setup {
     pub settings: Value,
     /// The run.
     pub context: types::Context,
-    /// The seed that `env.seed` gives.
+    /// The run's seed. `env.seed` mixes it with the plugin's name and kind.
     pub seed: u64,
     /// The attached files.
     pub inputs: Vec<Input>,

@@ -1,5 +1,6 @@
 //! From bytes to a plugin: what is looked at, in which order, and what each refusal says.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read as _;
 use std::sync::Arc;
@@ -54,8 +55,8 @@ pub(crate) fn load(host: &Host, source: Source) -> Result<Plugin, Error> {
         Source::File(path) => path.display().to_string(),
     };
     let bytes = match &source {
-        Source::Embedded(embedded) => embedded.bytes.to_vec(),
-        Source::File(path) => read(path, &called)?,
+        Source::Embedded(embedded) => Cow::Borrowed(embedded.bytes),
+        Source::File(path) => Cow::Owned(read(path, &called)?),
     };
     let refuse = |message: String| Error::new(&called, Fault::NotUsable, message);
     check_bytes(&bytes).map_err(|message| refuse(message).hint(SDK_HINT))?;

@@ -30,7 +30,11 @@ impl Harness for Staircase {
 
     fn plan(&mut self) -> Result<Execution, Error> {
         let steps = (0..=self.settings.up_to.ilog2()).map(|step| self.stage(1 << step));
-        Ok(Execution::Load(LoadPlan { stages: steps.collect(), request_timeout: None, tick_every: None }))
+        Ok(Execution::Load(LoadPlan {
+            stages: steps.collect(),
+            request_timeout: None,
+            tick_every: None,
+        }))
     }
 }
 
@@ -58,7 +62,8 @@ mod tests {
     fn concurrency_doubles_up_to_the_limit() {
         let mut staircase = Staircase { settings: Settings { up_to: 8, requests: 20 } };
         let Execution::Load(plan) = staircase.plan().unwrap() else { panic!("no load plan") };
-        let steps: Vec<_> = plan.stages.iter().map(|stage| (stage.concurrency, stage.stop.requests)).collect();
+        let steps: Vec<_> =
+            plan.stages.iter().map(|stage| (stage.concurrency, stage.stop.requests)).collect();
         assert_eq!(steps, [1, 2, 4, 8].map(|users| (Some(users), Some(20))));
     }
 }

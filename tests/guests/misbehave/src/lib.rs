@@ -65,7 +65,9 @@ impl Misbehave {
             }
             How::Panic => panic!("the workload lost its {}", "marbles"),
             How::Flood => Ok(1_000_000),
-            How::Refuse => Err(Error::invalid_settings("I would rather not").at("/how").hint("ask somebody else")),
+            How::Refuse => Err(Error::invalid_settings("I would rather not")
+                .at("/how")
+                .hint("ask somebody else")),
             How::Reread => loop {
                 let mut reader = inputs::open(self.settings.input.as_deref().unwrap_or_default())?;
                 while !reader.next_lines(100)?.is_empty() {}
@@ -91,7 +93,13 @@ impl Workload for Misbehave {
         let ids = self.sessions..self.sessions + count;
         self.sessions = ids.end;
         // A flood is not to break the memory limit first.
-        let turns = || if count <= u64::from(max) { vec![Turn::new(Request::text("Hello!"))] } else { Vec::new() };
+        let turns = || {
+            if count <= u64::from(max) {
+                vec![Turn::new(Request::text("Hello!"))]
+            } else {
+                Vec::new()
+            }
+        };
         Ok(ids.map(|id| Session::new(id, turns())).collect())
     }
 }
