@@ -112,8 +112,16 @@ impl Answer {
     pub(crate) fn end(&mut self, at: Nanos, cut: Option<&str>) -> Result<(), Failure> {
         let facts = &mut self.facts;
         let fail = |kind, message: String| Err(Failure::new(kind, message));
+        let mut half = false;
         match &mut self.body {
-            Body::Events(splitter) => splitter.end(|event| facts.event(event, at)),
+            // Whatever lies behind the last whole event of a stream that was cut is no event.
+            Body::Events(_) if cut.is_some() => {}
+            Body::Events(splitter) => {
+                let bad = facts.bad.take();
+                splitter.end(|event| facts.event(event, at));
+                half = facts.bad.take().is_some();
+                facts.bad = bad;
+            }
             Body::Whole(body) if cut.is_none() => facts.whole(body),
             Body::Whole(_) => {}
             Body::Other(body) if !(200..300).contains(&self.status) && self.status != 0 => {
@@ -137,6 +145,10 @@ impl Answer {
         }
         if let Some(reason) = cut {
             return fail(FailureKind::StreamCut, reason.to_owned());
+        }
+        if half {
+            let text = "the stream ended in the middle of an event";
+            return fail(FailureKind::StreamCut, text.to_owned());
         }
         if !facts.output {
             return fail(FailureKind::EmptyAnswer, "the answer has no output token".to_owned());
