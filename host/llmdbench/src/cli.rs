@@ -6,6 +6,7 @@ use crate::command::completions::CompletionsArgs;
 use crate::command::env::EnvArgs;
 use crate::command::plan::PlanArgs;
 use crate::command::plugin::PluginCommand;
+use crate::command::reference::ReferenceArgs;
 use crate::command::run::RunArgs;
 use crate::command::sim::SimArgs;
 use crate::command::smoketest::SmoketestArgs;
@@ -87,6 +88,9 @@ pub(crate) enum Command {
     Status,
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Print a page of the reference, made from the tables
+    #[command(hide = true)]
+    Reference(ReferenceArgs),
 }
 
 /// Options that name an experiment and its stack.
@@ -188,9 +192,6 @@ pub(crate) struct LoadArgs {
     /// Service-level objectives of a request: ttft=500ms,tpot=50ms
     #[arg(long, value_name = "LIMITS")]
     pub(crate) slo: Option<String>,
-    /// An analyzer plugin to run over the records
-    #[arg(long = "analyzer", value_name = "PLUGIN")]
-    pub(crate) analyzers: Vec<String>,
     /// Threads that send and read
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<u64>,
@@ -251,9 +252,6 @@ impl LoadArgs {
         put(layer, "workload.plugin", "--workload", self.workload.as_deref());
         put(layer, "analyze.slo", "--slo", self.slo.as_deref());
         put(layer, "load.give_up_after", "--give-up-after", self.give_up_after.as_deref());
-        if !self.analyzers.is_empty() {
-            layer.set("analyze.plugins", "--analyzer", json!(self.analyzers));
-        }
         if let Some(threads) = self.threads {
             layer.set("load.threads", "--threads", json!(threads));
         }
@@ -265,7 +263,12 @@ impl LoadArgs {
             layer.set("harness.settings.stages", name, Value::Array(stages));
         }
         if let Some(warmup) = &self.warmup {
-            let value = warmup.parse::<u64>().map_or_else(|_| json!(warmup), |n| json!(n));
+            let value = match warmup.parse::<u64>() {
+                // None takes away the one that a file asks for.
+                Ok(0) => Value::Null,
+                Ok(requests) => json!(requests),
+                Err(_) => json!(warmup),
+            };
             layer.set("harness.settings.warmup", "--warmup", value);
         }
         if let Some(file) = &self.dataset {

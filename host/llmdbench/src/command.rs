@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod env;
 pub(crate) mod plan;
 pub(crate) mod plugin;
+pub(crate) mod reference;
 pub(crate) mod run;
 pub(crate) mod sim;
 pub(crate) mod smoketest;
@@ -36,6 +37,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
         Command::Sim(args) => sim::run(args, printer),
         Command::Status => status::run(global, printer),
         Command::Completions(args) => completions::run(args, printer),
+        Command::Reference(args) => reference::run(args, printer),
     }
 }
 

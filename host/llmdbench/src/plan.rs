@@ -39,7 +39,7 @@ pub(crate) struct Plan {
 /// A plugin and what it is used for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PluginUse {
-    /// "backend", "harness", "workload", "analyzer".
+    /// "backend", "harness", "workload".
     pub(crate) kind: String,
     pub(crate) name: String,
     pub(crate) version: String,
@@ -151,10 +151,19 @@ pub(crate) struct Target {
     pub(crate) endpoints: Vec<String>,
     /// The model's name as the API wants it.
     pub(crate) model: String,
-    /// Where metrics in the Prometheus format are served.
-    pub(crate) metrics: Vec<(String, String)>,
+    /// Where it can be watched.
+    pub(crate) metrics: Vec<MetricsSource>,
     /// What the report says about the system.
-    pub(crate) facts: Vec<(String, String)>,
+    pub(crate) facts: BTreeMap<String, String>,
+}
+
+/// Where metrics in the Prometheus format are served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MetricsSource {
+    /// What is measured there: "server".
+    pub(crate) component: String,
+    /// Full URL, path included.
+    pub(crate) url: String,
 }
 
 impl Plan {

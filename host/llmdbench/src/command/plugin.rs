@@ -91,14 +91,14 @@ fn inspect(plugin: &Plugin) -> String {
     for kind in plugin.kinds() {
         if let Some(schema) = plugin.schema(*kind) {
             text.push_str(&format!("settings as a {kind}\n"));
-            describe(schema, 1, &mut text);
+            describe(schema, 1, "", &mut text);
         }
     }
     text
 }
 
-/// The properties of a schema, one below the other.
-fn describe(schema: &Value, depth: usize, text: &mut String) {
+/// The properties of a schema, one below the other, each behind a mark.
+pub(super) fn describe(schema: &Value, depth: usize, mark: &str, text: &mut String) {
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -115,9 +115,10 @@ fn describe(schema: &Value, depth: usize, text: &mut String) {
         let notes =
             if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
         let doc = property["description"].as_str().unwrap_or_default();
-        text.push_str(&format!("{}{name}{notes}: {doc}\n", "  ".repeat(depth)));
-        describe(property, depth + 1, text);
-        describe(&property["items"], depth + 1, text);
+        let indent = "  ".repeat(depth);
+        text.push_str(&format!("{indent}{mark}{name}{notes}: {doc}\n"));
+        describe(property, depth + 1, mark, text);
+        describe(&property["items"], depth + 1, mark, text);
     }
 }
 

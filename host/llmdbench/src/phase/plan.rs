@@ -32,7 +32,6 @@ pub(crate) struct Chosen {
     pub(crate) backend: Option<Use>,
     pub(crate) harness: Use,
     pub(crate) workload: Use,
-    pub(crate) analyzers: Vec<Use>,
     tokenizer: Option<Arc<Tokenizer>>,
     /// What plugins said.
     pub(crate) log: PluginLog,
@@ -158,21 +157,13 @@ fn choose(
         Some(plugin) => Some(plugin.clone()),
         None => plugins.choose(Kind::Workload, "workload.plugin", settings, problems),
     };
-    let mut analyzers = Vec::new();
-    for name in settings.get("analyze.plugins").as_array().into_iter().flatten() {
-        let Some(name) = name.as_str() else { continue };
-        match plugins.find(name) {
-            Ok(plugin) if plugin.kinds().contains(&Kind::Analyzer) => analyzers.push(plugin),
-            Ok(plugin) => problems
-                .push(Problem::new(format!("the plugin `{}` is no analyzer", plugin.name()))),
-            Err(error) => problems.extend(error.problems),
-        }
-    }
-    for plugin in plugins.given() {
-        let known = analyzers.iter().any(|analyzer: &Plugin| analyzer.name() == plugin.name());
-        if plugin.kinds().contains(&Kind::Analyzer) && !known {
-            analyzers.push(plugin.clone());
-        }
+    let named = settings.get("analyze.plugins").as_array().into_iter().flatten();
+    let named = named.filter_map(Value::as_str);
+    let given = plugins.given().iter().filter(|plugin| plugin.kinds() == [Kind::Analyzer]);
+    for name in named.chain(given.map(Plugin::name)) {
+        problems.push(Problem::new(format!("unsupported: the analyzer `{name}`")).hint(
+            "this version of llmdbench checks analyzers and does not run them yet; leave it out",
+        ));
     }
     let tokenizer = wanted.target.tokenizer.as_ref().and_then(|path| match tokenizer(path) {
         Ok(tokenizer) => Some(Arc::new(tokenizer)),
@@ -183,11 +174,7 @@ fn choose(
     });
     let mut complete = |plugin: Option<Plugin>, kind: Kind, path: &str| -> Option<Use> {
         let plugin = plugin?;
-        let settings = if kind == Kind::Analyzer {
-            plugin.check_settings(kind, &Value::Object(serde_json::Map::new())).unwrap_or_default()
-        } else {
-            check_settings(&plugin, kind, path, settings, problems)
-        };
+        let settings = check_settings(&plugin, kind, path, settings, problems);
         let inputs = inputs(&plugin, kind, path, &settings, wanted, problems);
         let grants = plugin.grants(plugins.grants()).unwrap_or_else(|error| {
             problems.extend(plugin_error(&error).problems);
@@ -198,15 +185,10 @@ fn choose(
     let backend = complete(backend, Kind::Backend, "deploy.settings");
     let harness = complete(harness, Kind::Harness, "harness.settings");
     let workload = complete(workload, Kind::Workload, "workload.settings");
-    let analyzers = analyzers
-        .into_iter()
-        .filter_map(|plugin| complete(Some(plugin), Kind::Analyzer, "analyze.plugins"))
-        .collect();
     Some(Chosen {
         backend,
         harness: harness?,
         workload: workload?,
-        analyzers,
         tokenizer,
         log: PluginLog::default(),
     })
@@ -408,9 +390,9 @@ fn context(facts: &PlanFacts, target: Option<&Target>) -> wit::types::Context {
             metrics: target
                 .metrics
                 .iter()
-                .map(|(component, url)| wit::types::MetricsSource {
-                    component: component.clone(),
-                    url: url.clone(),
+                .map(|source| wit::types::MetricsSource {
+                    component: source.component.clone(),
+                    url: source.url.clone(),
                     reach: wit::types::Reach::Direct,
                 })
                 .collect(),
@@ -431,8 +413,7 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
         (Kind::Harness, Some(&chosen.harness)),
         (Kind::Workload, Some(&chosen.workload)),
     ];
-    let analyzers = chosen.analyzers.iter().map(|used| (Kind::Analyzer, Some(used)));
-    for (kind, used) in uses.into_iter().chain(analyzers) {
+    for (kind, used) in uses {
         let Some(used) = used else { continue };
         plan.plugins.push(PluginUse {
             kind: kind.as_str().to_owned(),

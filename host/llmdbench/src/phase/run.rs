@@ -111,7 +111,7 @@ pub(crate) fn run(
         outcome.add(Exit::Interrupted, "the run was interrupted; what was measured is kept");
     }
     if let Some(error) = &plugin_failure {
-        outcome.fail(error.exit, error);
+        outcome.fail(Exit::Run, error);
     }
     if let Some(not_found) = &ended.not_found {
         outcome.fail(Exit::Run, &explain_not_found(not_found, &probe, target));

@@ -3,13 +3,14 @@
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::phase::plan::Prepared;
-use crate::plan::{Action, Step, Target};
+use crate::plan::{Action, MetricsSource, Step, Target};
 use crate::plugins::plugin_error;
 use crate::printer::Printer;
 use crate::process::{self, Inventory};
 use crate::run_dir::{self, RunDir};
 use crate::steps;
 use plugin_host::wit;
+use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Carries out the selected steps; the smoke test is a phase of its own. Gives the target, and
@@ -41,7 +42,7 @@ pub(crate) fn locate(prepared: &Prepared, dir: &RunDir) -> Result<Target> {
             endpoints: vec![endpoint.clone()],
             model: plan.experiment.deploy.model.clone(),
             metrics: Vec::new(),
-            facts: Vec::new(),
+            facts: BTreeMap::new(),
         });
     }
     let used = prepared
@@ -84,7 +85,11 @@ fn translate(plugin: &str, target: wit::types::Target) -> Result<Target> {
     Ok(Target {
         endpoints,
         model: target.model,
-        metrics: target.metrics.into_iter().map(|m| (m.component, m.url)).collect(),
+        metrics: target
+            .metrics
+            .into_iter()
+            .map(|m| MetricsSource { component: m.component, url: m.url })
+            .collect(),
         facts: target.facts.into_iter().map(|f| (f.key, f.value)).collect(),
     })
 }

@@ -280,10 +280,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "analyze.plugins",
         "LLMDBENCH_ANALYZE_PLUGINS",
-        "--analyzer",
+        "",
         List,
         "[]",
-        "Analyzer plugins to run over the records.",
+        "Analyzer plugins; this version knows none, so only the empty list is taken.",
     ),
     setting(
         "seed",
