@@ -4,7 +4,7 @@
 use crate::document::Document;
 use crate::error::{Error, Problem, Result};
 use crate::secrets::Secrets;
-use crate::settings::{Layer, SETTINGS, Settings, Source};
+use crate::settings::{self, Layer, SETTINGS, Settings, Source};
 use crate::{embedded, unit};
 use load::Endpoint;
 use secrecy::SecretString;
@@ -79,11 +79,11 @@ pub(crate) fn layers(
     });
     let named = named.or_else(|| std::env::var("LLMDBENCH_DEPLOY_SCENARIO").ok());
     if let Some(document) = document {
-        layers.push(Layer::file(Source::Experiment, document));
+        layers.push(settings::file(Source::Experiment, document)?);
     }
     if let Some(name) = named.filter(|name| !name.is_empty()) {
         let document = find(&name, "scenario", embedded::SCENARIOS)?;
-        layers.push(Layer::file(Source::Scenario, document));
+        layers.push(settings::file(Source::Scenario, document)?);
     }
     layers.push(environment);
     Ok(layers)

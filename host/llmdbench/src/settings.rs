@@ -31,14 +31,14 @@ pub(crate) enum Source {
 }
 
 /// The values of one source, as a tree.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Layer {
     source: Source,
     value: Value,
     places: Places,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Places {
     File(Box<Document>),
     /// JSON pointer to the name of the flag or variable.
@@ -163,6 +163,8 @@ pub(crate) fn resolve(
     for setting in SETTINGS {
         let pointer = pointer(setting.path);
         let mut found: Option<(Value, Source)> = None;
+        // Settings of a plugin are merged; null takes away what a weaker layer has.
+        let mut weaker = Vec::new();
         for layer in &layers {
             let Some(value) = layer.value.pointer(&pointer).filter(|v| !v.is_null()) else {
                 continue;
@@ -171,11 +173,7 @@ pub(crate) fn resolve(
             match checked {
                 Ok(value) => match &mut found {
                     None => found = Some((value, layer.source)),
-                    Some((above, _)) if setting.kind == Kind::Plugin => {
-                        let mut below = value;
-                        merge(&mut below, above);
-                        *above = below;
-                    }
+                    Some(_) if setting.kind == Kind::Plugin => weaker.push(value),
                     Some(_) => {}
                 },
                 Err((inner, message)) => {
@@ -185,6 +183,13 @@ pub(crate) fn resolve(
                     );
                 }
             }
+        }
+        if let (Some((strongest, _)), Kind::Plugin) = (&mut found, setting.kind) {
+            let mut whole = Value::Null;
+            for value in weaker.iter().rev().chain([&*strongest]) {
+                merge(&mut whole, value);
+            }
+            *strongest = whole;
         }
         let found = found.unwrap_or_else(|| (value::default(setting), Source::Default));
         values.insert(setting.path, found);
@@ -253,30 +258,37 @@ pub(crate) fn pointer(dotted: &str) -> String {
     dotted.split('.').map(|part| format!("/{}", escape(part))).collect()
 }
 
-fn find_unknown(layer: &Layer, problems: &mut Vec<Problem>) {
-    let Some(top) = layer.value.as_object() else {
-        if !layer.value.is_null() {
-            problems.push(
-                Problem::new("this is no experiment file: it does not hold a mapping")
-                    .at(layer.place("")),
-            );
-        }
-        return;
+/// The layer of a file, unless the file belongs to another program: then nothing else about it is
+/// worth saying.
+pub(crate) fn file(source: Source, document: Document) -> Result<Layer> {
+    let layer = Layer::file(source, document);
+    let foreign = |message: String| {
+        Error::problems(vec![Problem::new(message).at(layer.place("")).hint(
+            "an experiment file has keys such as deploy, harness, workload, analyze; see examples/experiments",
+        )])
     };
     let first = |path: &'static str| path.split('.').next().unwrap_or(path);
-    if !top.is_empty() && !top.keys().any(|key| SETTINGS.iter().any(|s| first(s.path) == key)) {
-        let keys: Vec<&str> = top.keys().take(5).map(String::as_str).collect();
-        problems.push(
-            Problem::new(format!(
+    match &layer.value {
+        Value::Null => Ok(layer),
+        Value::Object(top) if top.is_empty() => Ok(layer),
+        Value::Object(top)
+            if !top.keys().any(|key| SETTINGS.iter().any(|s| first(s.path) == key)) =>
+        {
+            let keys: Vec<&str> = top.keys().take(5).map(String::as_str).collect();
+            Err(foreign(format!(
                 "this is no experiment file: it has none of its keys, but {}",
                 keys.join(", ")
-            ))
-            .at(layer.place(""))
-            .hint("an experiment file has keys such as deploy, harness, workload, analyze; see examples/experiments"),
-        );
-        return;
+            )))
+        }
+        Value::Object(_) => Ok(layer),
+        _ => Err(foreign("this is no experiment file: it does not hold a mapping".into())),
     }
-    walk(layer, top, "", "", problems);
+}
+
+fn find_unknown(layer: &Layer, problems: &mut Vec<Problem>) {
+    if let Some(top) = layer.value.as_object() {
+        walk(layer, top, "", "", problems);
+    }
 }
 
 fn walk(
@@ -366,9 +378,26 @@ mod tests {
     }
 
     #[test]
+    fn null_takes_away_what_a_weaker_layer_sets_and_is_no_value() {
+        let mut flag = Layer::named(Source::Flag);
+        flag.set("harness.settings.warmup", "--warmup", Value::Null);
+        let check = |layers: Vec<Layer>, expected: Value| {
+            let settings = all_or_error(resolve(layers)).unwrap();
+            assert_eq!(settings.get("harness.settings"), &expected);
+        };
+        let with = || file("harness: {settings: {warmup: 10s, stages: []}}");
+        check(vec![flag.clone()], json!({}));
+        check(vec![flag.clone(), with()], json!({"stages": []}));
+        check(vec![flag, file("name: t"), with(), with()], json!({"stages": []}));
+    }
+
+    #[test]
     fn everything_wrong_with_a_file_is_told_at_once() {
         let check = |text: &str, expected: &[&str]| {
-            let error = all_or_error(resolve(vec![file(text)])).unwrap_err().to_string();
+            let error = super::file(Source::Experiment, Document::parse("t.yaml", text).unwrap())
+                .and_then(|layer| all_or_error(resolve(vec![layer])))
+                .unwrap_err()
+                .to_string();
             assert_eq!(error.matches("error: ").count(), expected.len(), "{error}");
             for part in expected {
                 assert!(error.contains(part), "{part} not in\n{error}");

@@ -4,7 +4,7 @@ use crate::document::Document;
 use crate::error::{Exit, Result};
 use crate::phase::plan::environment_variables;
 use crate::printer::Printer;
-use crate::settings::{self, Kind, Layer, SETTINGS, Source};
+use crate::settings::{self, Kind, SETTINGS, Source};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &EnvArgs, printer: &Printer) -> Result<Exit> {
     }
     let mut layers = Vec::new();
     if let Some(file) = &args.file {
-        layers.push(Layer::file(Source::Experiment, Document::read(file)?));
+        layers.push(settings::file(Source::Experiment, Document::read(file)?)?);
     }
     let mut warnings = Vec::new();
     layers.push(settings::environment(environment_variables(), &mut warnings));
