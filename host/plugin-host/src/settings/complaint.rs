@@ -53,7 +53,7 @@ pub(crate) fn of(document: &Value, error: &ValidationError<'_>) -> Vec<SettingEr
         Kind::MaxLength { limit } => one(format!("must be at most {limit} characters long")),
         Kind::Pattern { pattern } => one(format!("is {value}, which does not match {pattern}")),
         Kind::UniqueItems => one("has the same entry twice".to_owned()),
-        Kind::OneOfNotValid { context } | Kind::AnyOf { context } => closest(context).map_or_else(
+        Kind::OneOfNotValid { context } | Kind::AnyOf { context } => closest(at, context).map_or_else(
             || one(error.to_string()),
             |errors| errors.iter().flat_map(|error| of(document, error)).collect(),
         ),
@@ -67,13 +67,14 @@ pub(crate) fn of(document: &Value, error: &ValidationError<'_>) -> Vec<SettingEr
 /// Of several alternatives the one that was most likely meant: the one that the value got furthest into,
 /// and of those the one with the fewest complaints.
 fn closest<'e>(
+    at: &str,
     context: &'e [Vec<ValidationError<'static>>],
 ) -> Option<&'e [ValidationError<'static>]> {
     context
         .iter()
         .filter(|errors| !errors.is_empty())
         .min_by_key(|errors| {
-            let is_other = errors.iter().any(is_other_alternative);
+            let is_other = errors.iter().any(|error| is_other_alternative(at, error));
             let depth = errors
                 .iter()
                 .map(|error| error.instance_path().segments().count())
@@ -86,8 +87,12 @@ fn closest<'e>(
 
 /// A wrong type of the whole, a wrong mark or a missing key says that another alternative was meant; a
 /// wrong word or number inside does not.
-fn is_other_alternative(error: &ValidationError<'_>) -> bool {
-    matches!(error.kind(), Kind::Constant { .. } | Kind::Required { .. } | Kind::Not { .. })
+fn is_other_alternative(at: &str, error: &ValidationError<'_>) -> bool {
+    match error.kind() {
+        Kind::Type { .. } => error.instance_path().as_str() == at,
+        Kind::Constant { .. } | Kind::Required { .. } | Kind::Not { .. } => true,
+        _ => false,
+    }
 }
 
 fn unknown(document: &Value, schema: Option<&Value>, at: &str, name: &str) -> SettingError {
