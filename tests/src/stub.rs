@@ -1,0 +1,206 @@
+//! [`Stub`]: an HTTP server that answers whatever a test wants and keeps what it was asked.
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// "GET", "POST".
+    pub method: String,
+    /// With the query.
+    pub path: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Its bytes as text.
+    pub body: String,
+}
+
+impl Request {
+    /// The value of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
+    }
+
+    /// The body as JSON.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// Whether it asks for a completion.
+    #[must_use]
+    pub fn is_completion(&self) -> bool {
+        self.method == "POST" && self.path.ends_with("/completions")
+    }
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The content type.
+    pub kind: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+impl Reply {
+    /// JSON.
+    #[must_use]
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self { status, kind: "application/json", body: body.to_string() }
+    }
+
+    /// A stream of two tokens, in the form of the API that was asked.
+    #[must_use]
+    pub fn tokens(request: &Request) -> Self {
+        Self::stream_of(request, &["Hello", " there"])
+    }
+
+    /// A stream of these tokens.
+    #[must_use]
+    pub fn stream_of(request: &Request, texts: &[&str]) -> Self {
+        let chat = request.path.ends_with("/chat/completions");
+        let choice = |text: &str, finish: Value| {
+            if chat {
+                json!({"index": 0, "delta": {"content": text}, "finish_reason": finish})
+            } else {
+                json!({"index": 0, "text": text, "finish_reason": finish})
+            }
+        };
+        let mut body = String::new();
+        let mut event = |value: Value| body.push_str(&format!("data: {value}\n\n"));
+        for text in texts {
+            event(json!({"choices": [choice(text, Value::Null)]}));
+        }
+        event(json!({"choices": [choice("", json!("stop"))]}));
+        event(json!({"choices": [], "usage": {
+            "prompt_tokens": 5, "completion_tokens": texts.len(),
+            "total_tokens": 5 + texts.len()}}));
+        body.push_str("data: [DONE]\n\n");
+        Self { status: 200, kind: "text/event-stream", body }
+    }
+
+    /// The list of models.
+    #[must_use]
+    pub fn models(names: &[&str]) -> Self {
+        let data: Vec<Value> =
+            names.iter().map(|name| json!({"id": name, "object": "model"})).collect();
+        Self::json(200, &json!({"object": "list", "data": data}))
+    }
+}
+
+/// A server. It listens until the test ends.
+#[derive(Debug)]
+pub struct Stub {
+    /// Where it answers.
+    pub url: String,
+    seen: Arc<Mutex<Vec<Request>>>,
+}
+
+impl Stub {
+    /// A server that answers so.
+    #[must_use]
+    pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let (answer, keep) = (Arc::new(answer), Arc::clone(&seen));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (answer, keep) = (Arc::clone(&answer), Arc::clone(&keep));
+                std::thread::spawn(move || {
+                    // A client that went away ends its thread, nothing else.
+                    let _ = converse(&stream, &*answer, &keep);
+                });
+            }
+        });
+        Self { url, seen }
+    }
+
+    /// A server that has the model `m`, under any prefix, and gives two tokens to everybody.
+    #[must_use]
+    pub fn good() -> Self {
+        Self::start(|request| {
+            if request.is_completion() { Reply::tokens(request) } else { Reply::models(&["m"]) }
+        })
+    }
+
+    /// What it was asked.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Request> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// The completions that it was asked for.
+    #[must_use]
+    pub fn completions(&self) -> Vec<Request> {
+        self.seen().into_iter().filter(Request::is_completion).collect()
+    }
+}
+
+fn converse(
+    stream: &TcpStream,
+    answer: &dyn Fn(&Request) -> Reply,
+    keep: &Mutex<Vec<Request>>,
+) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    let mut writer = stream;
+    while let Some(request) = read(&mut reader)? {
+        let Reply { status, kind, body } = answer(&request);
+        keep.lock().unwrap().push(request);
+        write!(
+            writer,
+            "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )?;
+        writer.flush()?;
+    }
+    Ok(())
+}
+
+fn read(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim_end().split_once(':') {
+            Some((name, value)) => {
+                headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            }
+            None => break,
+        }
+    }
+    let request = Request { method, path, headers, body: String::new() };
+    let length = request.header("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(Some(Request { body: String::from_utf8_lossy(&body).into_owned(), ..request }))
+}
+
+/// The body that a URL answers with.
+#[track_caller]
+#[must_use]
+pub fn get(url: &str) -> String {
+    let rest = url.strip_prefix("http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut stream = TcpStream::connect(host).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET /{path} HTTP/1.0\r\nhost: {host}\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
