@@ -7,6 +7,7 @@ mod document;
 mod embedded;
 mod error;
 mod experiment;
+mod grants;
 mod host_facts;
 mod interrupt;
 mod outcome;

@@ -3,8 +3,10 @@
 
 use crate::document::nearest;
 use crate::error::{Error, Problem, Result};
+use crate::grants::{self, Granted};
+use crate::printer::Printer;
 use crate::settings::{Settings, Source};
-use plugin_host::{Embedded, Host, HostOptions, Kind, Plugin};
+use plugin_host::{Embedded, Fault, Grant, Host, HostOptions, Kind, Plugin};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +18,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Plugins {
     host: Host,
     given: Vec<Plugin>,
-    grants: Vec<plugin_host::Grant>,
+    /// Granted to every plugin, on the command line.
+    grants: Vec<Grant>,
+    /// Granted to single plugins, by file.
+    by_name: Granted,
 }
 
 impl Plugins {
@@ -34,11 +39,10 @@ impl Plugins {
         let grants = grants
             .iter()
             .map(|text| {
-                plugin_host::Grant::parse(text)
-                    .map_err(|error| Error::usage(format!("--grant {text}: {error}")))
+                Grant::parse(text).map_err(|error| Error::usage(format!("--grant {text}: {error}")))
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut plugins = Self { host, given: Vec::new(), grants };
+        let mut plugins = Self { host, given: Vec::new(), grants, by_name: grants::read()? };
         for file in files {
             let plugin = plugins.load_file(file)?;
             note(&format!("plugin {} {} from {}", plugin.name(), plugin.version(), file.display()));
@@ -57,9 +61,36 @@ impl Plugins {
         &self.given
     }
 
-    /// What the user granted.
-    pub(crate) fn grants(&self) -> &[plugin_host::Grant] {
-        &self.grants
+    /// What a plugin may do: what it asks for and the user granted, by option, by file, or when
+    /// asked on a terminal.
+    pub(crate) fn granted(&self, plugin: &Plugin, printer: &Printer) -> Result<Vec<Grant>> {
+        let mut grants = self.grants.clone();
+        if let Some(entry) = self.by_name.get(plugin.name()) {
+            if entry.digest.as_ref().is_some_and(|digest| digest != plugin.digest()) {
+                return Err(Error::usage(format!(
+                    "the plugin `{}` is not the build that {} grants: its digest is sha256:{}",
+                    plugin.name(),
+                    grants::FILE,
+                    plugin.digest()
+                ))
+                .hint("look at what changed, then write the new digest into the file"));
+            }
+            grants.extend(entry.grants.iter().cloned());
+        }
+        plugin.grants(&grants).or_else(|error| {
+            let wanted: Vec<String> =
+                plugin.permissions().iter().map(|grant| format!("`{grant}`")).collect();
+            let question = format!(
+                "The plugin {} {} asks for {}. Grant it for this run?",
+                plugin.name(),
+                plugin.version(),
+                wanted.join(", ")
+            );
+            if error.fault == Fault::Denied && printer.ask(&question) {
+                return Ok(plugin.permissions().to_vec());
+            }
+            Err(plugin_error(&error))
+        })
     }
 
     /// Finds a plugin by its name, or by the path of its file.

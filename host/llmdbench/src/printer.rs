@@ -63,6 +63,17 @@ impl Printer {
         self.to_stderr(&format!("warning: {text}"));
     }
 
+    /// Asks a question on the terminal. Where there is none, the answer is no.
+    pub(crate) fn ask(&self, question: &str) -> bool {
+        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+            return false;
+        }
+        let _ = write!(std::io::stderr(), "{} [y/N] ", self.clean(question));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).is_ok()
+            && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+    }
+
     /// What failed.
     pub(crate) fn error(&self, error: &Error) {
         if self.json {

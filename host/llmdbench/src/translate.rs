@@ -121,8 +121,13 @@ pub(crate) struct PlannedStage {
     pub(crate) workload_settings: Option<Value>,
 }
 
-/// The stages of a harness.
-pub(crate) fn stages(plugin: &str, stages: Vec<wit::stages::Stage>) -> Result<Vec<PlannedStage>> {
+/// The stages of a harness. With `warm_up_rule`, long stages begin with a part that is not
+/// measured, unless there is a warm-up stage.
+pub(crate) fn stages(
+    plugin: &str,
+    stages: Vec<wit::stages::Stage>,
+    warm_up_rule: bool,
+) -> Result<Vec<PlannedStage>> {
     if stages.is_empty() {
         return Err(Error::usage(format!("the harness `{plugin}` plans no stage")));
     }
@@ -178,8 +183,7 @@ pub(crate) fn stages(plugin: &str, stages: Vec<wit::stages::Stage>) -> Result<Ve
             workload_settings,
         });
     }
-    // A warm-up that the user planned takes the place of the rule.
-    if translated.iter().any(|planned| planned.stage.warm_up) {
+    if !warm_up_rule || translated.iter().any(|planned| planned.stage.warm_up) {
         for planned in &mut translated {
             planned.stage.settle = 0;
         }

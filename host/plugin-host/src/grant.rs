@@ -19,7 +19,7 @@ pub enum Grant {
     Process(String),
     /// This image; a trailing "*" matches the rest.
     Image(String),
-    /// This secret of the user.
+    /// This secret of the user; "*": the secrets that the user's settings name.
     Secret(String),
     /// A permission that this host does not know; it cannot be used.
     Other(String),
@@ -83,7 +83,7 @@ impl Grant {
                 Some(prefix) => wanted.starts_with(prefix),
                 None => granted == wanted,
             },
-            (Self::Secret(granted), Self::Secret(wanted)) => granted == wanted,
+            (Self::Secret(granted), Self::Secret(wanted)) => granted == "*" || granted == wanted,
             _ => false,
         }
     }

@@ -109,7 +109,7 @@ pub(crate) fn prepare(
         settings.text("control.cache_dir"),
         &|text| printer.detail(text),
     )?;
-    let chosen = choose(&plugins, &settings, &wanted, &mut problems);
+    let chosen = choose(&plugins, &settings, &wanted, printer, &mut problems);
     if !problems.is_empty() {
         return Err(Error::problems(problems));
     }
@@ -131,6 +131,7 @@ fn choose(
     plugins: &Plugins,
     settings: &Settings,
     wanted: &Experiment,
+    printer: &Printer,
     problems: &mut Vec<Problem>,
 ) -> Option<Chosen> {
     let needs_backend = wanted.deploy.endpoint.is_none();
@@ -176,8 +177,8 @@ fn choose(
         let plugin = plugin?;
         let settings = check_settings(&plugin, kind, path, settings, problems);
         let inputs = inputs(&plugin, kind, path, &settings, wanted, problems);
-        let grants = plugin.grants(plugins.grants()).unwrap_or_else(|error| {
-            problems.extend(plugin_error(&error).problems);
+        let grants = plugins.granted(&plugin, printer).unwrap_or_else(|error| {
+            problems.extend(error.problems);
             Vec::new()
         });
         Some(Use { plugin, settings, inputs, grants })
@@ -294,13 +295,18 @@ impl Chosen {
                         "unsupported: the harness `{name}` wants to steer the load while it runs (the interface `steering`)"
                     )));
                 }
-                translate::stages(name, load.stages)
+                translate::stages(name, load.stages, self.warm_up_rule())
             }
             wit::harness::Execution::Command(_) => Err(Error::usage(format!(
                 "unsupported: the harness `{name}` makes load by a program of its own (a command plan)"
             ))
             .hint("this version of llmdbench runs only load plans")),
         }
+    }
+
+    /// Whether long stages begin with an unmeasured part: unless the user said how to warm up.
+    fn warm_up_rule(&self) -> bool {
+        self.harness.settings.get("warmup").is_none_or(Value::is_null)
     }
 
     /// How long a request may take by the harness's wish.
@@ -482,13 +488,16 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
 fn permit(used: &Use, steps: &[Step]) -> Result<()> {
     for action in steps.iter().flat_map(|step| &step.actions) {
         let Action::Process(process) = action else { continue };
-        let wanted = Grant::Process(process.program.clone());
-        if !used.grants.iter().any(|grant| grant.allows(&wanted)) {
-            return Err(Error::usage(format!(
-                "the plugin `{}` wants to start `{}`, which it neither asked for nor was granted",
-                used.plugin.name(),
-                process.program
-            )));
+        let secrets = process.env.iter().filter_map(|variable| variable.secret.clone());
+        let wanted = std::iter::once(Grant::Process(process.program.clone()))
+            .chain(secrets.map(Grant::Secret));
+        for wanted in wanted {
+            if !used.grants.iter().any(|grant| grant.allows(&wanted)) {
+                return Err(Error::usage(format!(
+                    "the plugin `{}` wants `{wanted}`, which it neither asked for nor was granted",
+                    used.plugin.name(),
+                )));
+            }
         }
     }
     Ok(())
