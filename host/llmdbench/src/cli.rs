@@ -136,7 +136,7 @@ pub(crate) struct TargetArgs {
     #[arg(long, value_name = "JSON")]
     pub(crate) extra_body: Option<String>,
     /// A request that takes longer fails as `timeout`
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<String>,
     /// Whether the server takes ignore_eos and min_tokens: auto, true, false
     #[arg(long, value_name = "WHEN")]
@@ -163,7 +163,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub(crate) concurrency: Vec<u32>,
     /// Length of each stage
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) duration: Option<String>,
     /// Requests of each stage
     #[arg(long, value_name = "N")]
@@ -199,7 +199,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "SHARE")]
     pub(crate) max_error_rate: Option<f64>,
     /// Abort the run when requests fail and none has succeeded for this long
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) give_up_after: Option<String>,
 }
 
@@ -351,6 +351,11 @@ fn put(layer: &mut Layer, path: &str, flag: &str, text: Option<&str>) {
     if let Some(text) = text {
         layer.set(path, flag, from_text(path, text));
     }
+}
+
+/// A duration, as it was typed.
+fn duration(text: &str) -> std::result::Result<String, String> {
+    crate::unit::duration(text).map(|_| text.to_owned())
 }
 
 fn after_help() -> String {

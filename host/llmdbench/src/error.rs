@@ -73,6 +73,8 @@ pub(crate) struct Error {
 pub(crate) struct Problem {
     /// "FILE:LINE:COLUMN", where there is such a place.
     pub(crate) place: Option<String>,
+    /// JSON pointer to the setting that is to blame, as long as its place is not known.
+    pub(crate) pointer: Option<String>,
     /// One sentence without a full stop.
     pub(crate) message: String,
     /// Why, from the outside in.
@@ -84,7 +86,13 @@ pub(crate) struct Problem {
 impl Problem {
     /// A problem without a place.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { place: None, message: message.into(), causes: Vec::new(), hints: Vec::new() }
+        Self {
+            place: None,
+            pointer: None,
+            message: message.into(),
+            causes: Vec::new(),
+            hints: Vec::new(),
+        }
     }
 
     /// Says where it is.

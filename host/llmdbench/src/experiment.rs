@@ -139,10 +139,7 @@ impl Experiment {
         let endpoint = settings.text("deploy.endpoint").map(|text| match Endpoint::parse(text) {
             Ok(endpoint) => endpoint.to_string(),
             Err(error) => {
-                problems.push(
-                    at(settings, "deploy.endpoint", &format!("`{text}` is no endpoint: {error}"))
-                        .hint("write for example `http://127.0.0.1:8000`"),
-                );
+                problems.push(at(settings, "deploy.endpoint", &format!("failed to {error}")));
                 text.to_owned()
             }
         });

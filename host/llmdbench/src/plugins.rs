@@ -195,9 +195,24 @@ impl Plugins {
     }
 }
 
-/// An error of a plugin as an error of the program.
+/// An error of a plugin as an error of the program. Where a setting is to blame, it is named.
 pub(crate) fn plugin_error(error: &plugin_host::Error) -> Error {
-    let mut problem = Problem::new(error.to_string());
+    let section = match error.kind {
+        Some(Kind::Backend) => "/deploy/settings",
+        Some(Kind::Harness) => "/harness/settings",
+        _ => "/workload/settings",
+    };
+    let pointer = error.at.as_ref().map(|at| format!("{section}{at}"));
+    let mut problem = match &pointer {
+        Some(pointer) => Problem::new(format!(
+            "`{}`: {} (plugin {})",
+            crate::document::path(pointer),
+            error.message,
+            error.plugin
+        )),
+        None => Problem::new(error.to_string()),
+    };
+    problem.pointer = pointer;
     problem.hints.extend(error.hint.clone());
     problem
         .causes
@@ -232,6 +247,11 @@ pub(crate) fn check_settings(
                     .or_else(|| settings.place(&crate::settings::pointer(path)))
                 {
                     problem = problem.at(place);
+                }
+                if kind == Kind::Harness && !settings.is_set(path) {
+                    problem = problem.hint(
+                        "say how load is made: `--rate 5 --duration 60s`, `--concurrency 8 --requests 100`, or the harness's settings in an experiment file",
+                    );
                 }
                 problems.push(problem);
             }

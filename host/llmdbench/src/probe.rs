@@ -181,8 +181,13 @@ impl<'a> Probe<'a> {
             } else {
                 format!("cannot ask {url}")
             };
+            // The outer errors only say again that it failed.
+            let mut innermost: &dyn std::error::Error = &error;
+            while let Some(source) = innermost.source() {
+                innermost = source;
+            }
             Error::new(crate::error::Exit::Run, what)
-                .because(error.without_url())
+                .cause(innermost.to_string())
                 .hint("is the server up, and is the endpoint right?")
         })
     }

@@ -27,8 +27,8 @@ enum Page {
 /// Prints a page.
 pub(crate) fn run(args: &ReferenceArgs, printer: &Printer) -> Result<Exit> {
     printer.text(&match args.page {
-        Page::Metrics => analysis::metrics_markdown(),
-        Page::Health => analysis::health_markdown(),
+        Page::Metrics => format!("# Metrics\n\nEach metric has one definition, which every report uses.\n\n{}", analysis::metrics_markdown()),
+        Page::Health => format!("# Client health\n\nEvery result carries a verdict on the load generator itself: valid, suspect or invalid. The worst rule\ndecides; each that fires is told with its value, its limit and its cure. An invalid run ends with exit code 7.\n\n{}", analysis::health_markdown()),
         Page::Plugins => plugins()?,
         Page::Commands => commands(),
     });

@@ -111,14 +111,32 @@ pub(crate) fn prepare(
     )?;
     let chosen = choose(&plugins, &settings, &wanted, printer, &mut problems);
     if !problems.is_empty() {
-        return Err(Error::problems(problems));
+        return Err(Error::problems(in_order(problems)));
     }
     let chosen = chosen.ok_or_else(|| Error::unexpected("no plugins were chosen"))?;
-    let plan = decide(&chosen, wanted)?;
+    let plan = decide(&chosen, wanted).map_err(|mut error| {
+        for problem in &mut error.problems {
+            if let Some(pointer) = &problem.pointer {
+                problem.place = settings.place(pointer);
+            }
+        }
+        error
+    })?;
     for finding in &plan.findings {
         printer.warning(&format!("{}: {}", finding.plugin, finding.text));
     }
     Ok(Prepared { plan, settings, secrets, chosen })
+}
+
+/// Problems of a file in the order of its lines.
+fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort_by_key(|problem| {
+        let mut parts = problem.place.as_deref().unwrap_or_default().rsplit(':');
+        let column: usize = parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+        let line: usize = parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
+        (line, column)
+    });
+    problems
 }
 
 /// The process's environment, without names that are no text.
