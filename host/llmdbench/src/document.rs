@@ -171,8 +171,8 @@ mod tests {
         let check = |pointer: &str, place: &str| assert_eq!(document.place(pointer), place);
         check("/a", "t.yaml:1:1");
         check("/b/0/x", "t.yaml:3:6");
-        check("/b/1/y/1", "t.yaml:4:10");
-        check("/b/1/y/1/no/such", "t.yaml:4:10");
+        check("/b/1/y/1", "t.yaml:4:12");
+        check("/b/1/y/1/no/such", "t.yaml:4:12");
         assert_eq!(
             document.value,
             serde_json::json!({"a": 1, "b": [{"x": "20s"}, {"y": [1, 2.5]}]})

@@ -371,7 +371,7 @@ mod tests {
             &json!({"input_tokens": 5, "output_tokens": 2})
         );
         assert_eq!(settings.get("target.timeout"), &json!("600s"));
-        assert_eq!(settings.place("/workload/settings/output_tokens").unwrap(), "t.yaml:2:42");
+        assert_eq!(settings.place("/workload/settings/output_tokens").unwrap(), "t.yaml:2:40");
         assert_eq!(settings.place("/workload/settings/input_tokens").unwrap(), "--input-tokens");
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("LLMDBENCH_SEED"), "{warnings:?}");

@@ -412,3 +412,106 @@ fn object(plugin: &str, json: Option<String>) -> Result<Map<String, Value>> {
             .because(error)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn stage(name: &str, arrival: wit::stages::Arrival, seconds: u64) -> wit::stages::Stage {
+        wit::stages::Stage {
+            name: name.into(),
+            arrival,
+            concurrency: None,
+            max_in_flight: None,
+            stop: wit::stages::Stop {
+                after: Some(seconds * SECOND),
+                sessions: None,
+                requests: None,
+                errors: None,
+            },
+            warm_up: false,
+            quantum: None,
+            drain: None,
+            cool_down: 0,
+            workload_settings: None,
+            labels: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_warm_up_rule_applies_to_long_stages_unless_the_user_warms_up() {
+        use wit::stages::Arrival::Constant;
+        let settles = |rule: bool, warm: bool| -> Vec<u64> {
+            let mut first = stage("a", Constant(1.0), 119);
+            first.warm_up = warm;
+            let planned =
+                vec![first, stage("b", Constant(1.0), 120), stage("c", Constant(1.0), 600)];
+            let stages = stages("p", planned, rule).unwrap();
+            stages.iter().map(|planned| planned.stage.settle / SECOND).collect()
+        };
+        assert_eq!(settles(true, false), [0, 30, 60]);
+        assert_eq!(settles(false, false), [0, 0, 0]);
+        assert_eq!(settles(true, true), [0, 0, 0]);
+    }
+
+    #[test]
+    fn plans_that_make_no_sense_are_refused_by_name() {
+        use wit::stages::Arrival;
+        let check = |planned: Vec<wit::stages::Stage>, expected: &str| {
+            let error = stages("p", planned, true).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(Vec::new(), "the harness `p` plans no stage");
+        check(vec![stage("a", Arrival::Closed, 1)], "a closed loop without a concurrency");
+        let twice = || stage("a", Arrival::Constant(1.0), 1);
+        check(vec![twice(), twice()], "two stages named `a`");
+        let other = wit::types::Extension { name: "arrival/tide".into(), data: "{}".into() };
+        check(
+            vec![stage("a", Arrival::Other(other), 1)],
+            "unsupported: the plugin `p` asks for the arrival pattern `arrival/tide`",
+        );
+    }
+
+    #[test]
+    fn steps_of_a_cluster_are_unsupported_and_the_hosts_numbers_are_taken() {
+        let step = |number: u8, action: wit::backend::Action| wit::backend::Step {
+            number,
+            name: "s".into(),
+            title: "S".into(),
+            actions: vec![action],
+        };
+        let apply = || {
+            wit::backend::Action::Apply(wit::backend::Document {
+                file_name: "f".into(),
+                yaml: String::new(),
+            })
+        };
+        let check = |planned: Vec<wit::backend::Step>, expected: &str| {
+            let error = steps("p", planned, None).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(vec![step(6, apply())], "unsupported: the plugin `p` asks for the action `apply`");
+        check(vec![step(8, apply())], "3, 4, 5 and 8 belong to the host");
+    }
+
+    #[test]
+    fn synthetic_prompts_share_their_beginning() {
+        let mut words = Words::unmeasured();
+        let prompt = |seed: u64, words: &mut Words| {
+            let synthetic = wit::requests::Synthetic {
+                tokens: 5,
+                seed,
+                prefix: Some(wit::requests::SharedPrefix { id: 7, tokens: 10 }),
+            };
+            assert_eq!(length(&synthetic), 15);
+            text(&synthetic, words)
+        };
+        let (a, b) = (prompt(1, &mut words), prompt(2, &mut words));
+        let beginning = |text: &str| text.split(' ').take(10).collect::<Vec<_>>().join(" ");
+        assert_eq!(beginning(&a), beginning(&b));
+        assert_ne!(a, b);
+        assert_eq!(a.split(' ').count(), 15);
+    }
+}

@@ -117,6 +117,52 @@ mod tests {
         assert_ne!(words.prefix(4, 40), prefix);
     }
 
+    /// A byte-pair tokenizer that knows single letters and, as one token each, these words.
+    fn tokenizer(known: &[&str]) -> Tokenizer {
+        let mut vocabulary = serde_json::Map::new();
+        let mut merges = Vec::new();
+        let mut add = |token: &str| {
+            let id = vocabulary.len();
+            vocabulary.entry(token.to_owned()).or_insert_with(|| id.into());
+        };
+        ('a'..='z').for_each(|letter| add(&letter.to_string()));
+        for word in known {
+            for end in 2..=word.len() {
+                add(&word[..end]);
+                merges.push(format!("{} {}", &word[..end - 1], &word[end - 1..end]));
+            }
+        }
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "post_processor": null, "decoder": null,
+            "pre_tokenizer": {"type": "Whitespace"},
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "fuse_unk": false,
+                "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                "byte_fallback": false, "vocab": vocabulary, "merges": merges},
+        });
+        Tokenizer::from_bytes(json.to_string()).unwrap()
+    }
+
+    #[test]
+    fn with_a_tokenizer_prompts_have_exactly_the_tokens_asked_for_where_its_words_allow() {
+        let some: Vec<&str> = WORDS.split_whitespace().take(100).collect();
+        let tokenizer = tokenizer(&some);
+        let words = Words::of(&tokenizer);
+        for seed in 0..5 {
+            let text = words.text(200, seed);
+            assert_eq!(tokenizer.encode(text.as_str(), false).unwrap().len(), 200, "{text}");
+        }
+    }
+
+    #[test]
+    fn with_a_tokenizer_that_cuts_words_up_lengths_are_scaled() {
+        let tokenizer = tokenizer(&[]);
+        let words = Words::of(&tokenizer);
+        let text = words.text(1_000, 3);
+        let tokens = tokenizer.encode(text.as_str(), false).unwrap().len();
+        assert!((900..1_100).contains(&tokens), "{tokens}");
+    }
+
     #[test]
     fn the_words_are_many_and_different() {
         let words = Words::unmeasured().words;

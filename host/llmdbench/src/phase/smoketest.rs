@@ -22,7 +22,7 @@ pub(crate) fn run(
         let endpoint = parse(url)?;
         let probe = Probe::new(&endpoint, &prepared.secrets, &experiment.tls())?;
         check_model(&probe, &target.model).map_err(|error| error.exit(Exit::Standup))?;
-        let completion = probe
+        let mut completion = probe
             .completion(
                 experiment.api(),
                 &target.model,
@@ -30,6 +30,9 @@ pub(crate) fn run(
                 "Say hello in a few words.",
             )
             .map_err(|error| error.exit(Exit::Standup))?;
+        // Some servers repeat the headers that they got.
+        completion.body = prepared.secrets.redaction().clean(&completion.body);
+        completion.text = prepared.secrets.redaction().clean(&completion.text);
         checks.push(json!({"endpoint": url, "version": probe.version(), "completion": completion}));
         run_dir::write_json(&dir.smoketest(), &json!({"model": target.model, "checks": checks}))?;
         let failed = |what: String| {
