@@ -16,6 +16,7 @@ mod clock;
 mod conductor;
 mod endpoint;
 mod health;
+mod hide;
 mod http;
 mod journal;
 mod live;

@@ -79,8 +79,12 @@ impl Supply {
         let mut state = self.ring.lock();
         match state.sessions.pop_front() {
             Some(session) => {
+                // The feeder is woken for half a ring of sessions, not for each of them.
+                let wanted = state.sessions.len() <= self.ring.capacity / 2;
                 drop(state);
-                self.ring.room.notify_one();
+                if wanted {
+                    self.ring.room.notify_one();
+                }
                 Taken::Session(Box::new(session))
             }
             None if state.fed || state.closed => Taken::Exhausted,

@@ -3,6 +3,7 @@
 
 use crate::answer::Answer;
 use crate::api::{self, Past};
+use crate::hide;
 use crate::plan::{Nanos, Pacing, Session, Target};
 use crate::prepare;
 use crate::run::{NotFound, Shared};
@@ -164,7 +165,10 @@ impl Exchange<'_> {
             record.finished = shared.clock.now();
         }
         shared.live.in_flight.fetch_sub(1, Relaxed);
-        record.error = outcome.err();
+        record.error = outcome.err().map(|failure| Failure {
+            message: hide::secrets(&shared.plan.target, failure.message),
+            ..failure
+        });
         let text = answer.into_record(&mut record).unwrap_or_default();
         let ended = Ended { started: record.started, finished: record.finished, text };
         self.keep(record).then_some(ended)

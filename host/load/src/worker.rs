@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::LocalSet;
 
 /// What a load thread is told to do.
 pub(crate) enum Command {
@@ -49,9 +49,9 @@ pub(crate) fn run(
     commands: UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     shared.threads.register(&format!("load-{index}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = LocalSet::new();
-    local.block_on(&runtime, async move {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
         let alarm = Alarm::new(shared.clock)?;
         let client = Client::new(shared.clone());
         let worker = Rc::new(Worker { index, shared, client, alarm, journal });

@@ -388,6 +388,18 @@ fn headers_and_secrets_reach_the_server_and_no_record() {
 }
 
 #[test]
+fn a_server_that_repeats_a_secret_leaves_none_in_the_record() {
+    let echo = r#"{"error": "bad key: Bearer s3cret; team h1dden value"}"#;
+    let server = Server::start(vec![Script::body("401 Unauthorized", "application/json", echo)]);
+    let mut plan = plan(&server.url(), vec![closed(1)]);
+    plan.target.api_key = Some("s3cret".to_owned().into());
+    plan.target.headers = vec![("x-team".into(), "h1dden value".to_owned().into())];
+    let done = run(plan);
+    let error = done.records()[0].error.clone().unwrap();
+    assert_eq!(error.message, "bad key: Bearer (hidden); team (hidden)");
+}
+
+#[test]
 fn every_request_bears_the_id_of_its_record_unless_it_has_a_name_of_its_own() {
     let check = |own: Option<&str>| {
         let server = Server::start(vec![Script::answer(1, 2)]);
