@@ -1,6 +1,7 @@
 //! Benchmarks LLM inference: stands a stack up, drives load into it, collects and analyses what
 //! happened, tears it down, and keeps what others need to repeat it.
 
+mod chosen;
 mod cli;
 mod command;
 mod document;

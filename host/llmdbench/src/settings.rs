@@ -198,6 +198,12 @@ pub(crate) fn resolve(
     if problems.is_empty() { Ok(settings) } else { Err((settings, problems)) }
 }
 
+/// The process's environment, without names that are no text.
+pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
 /// The layer of the process's environment. Unknown `LLMDBENCH_*` names give a warning each.
 pub(crate) fn environment(
     variables: impl Iterator<Item = (String, String)>,

@@ -2,7 +2,6 @@
 
 use crate::document::Document;
 use crate::error::{Exit, Result};
-use crate::phase::plan::environment_variables;
 use crate::printer::Printer;
 use crate::settings::{self, Kind, SETTINGS, Source};
 use clap::Args;
@@ -37,7 +36,7 @@ pub(crate) fn run(args: &EnvArgs, printer: &Printer) -> Result<Exit> {
         layers.push(settings::file(Source::Experiment, Document::read(file)?)?);
     }
     let mut warnings = Vec::new();
-    layers.push(settings::environment(environment_variables(), &mut warnings));
+    layers.push(settings::environment(settings::variables(), &mut warnings));
     for warning in warnings {
         printer.warning(&warning);
     }

@@ -1,21 +1,17 @@
 //! The phase that decides: settings and plugins in, a [`Plan`] out. Nothing is touched.
 
+use crate::chosen::{self, Chosen, Use, line_text};
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs, flags};
 use crate::error::{Error, Problem, Result};
 use crate::experiment::{self, Experiment};
-use crate::plan::{Action, Finding, Plan, PluginUse, Step, Target, WorkloadOutline};
-use crate::plugins::{Plugins, check_settings, plugin_error};
+use crate::plan::{Action, Finding, Plan, PluginUse, Step, WorkloadOutline};
+use crate::plugins::{Plugins, plugin_error};
 use crate::printer::Printer;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, Settings, Source};
-use crate::translate::{self, PlannedStage};
+use crate::translate;
 use plugin_host::wit::log::Level;
-use plugin_host::{Grant, Input, Kind, LogLine, Plugin, Setup, wit};
-use serde_json::Value;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokenizers::Tokenizer;
+use plugin_host::{Grant, Kind};
 
 /// Everything that the other phases need of this one.
 #[derive(Debug)]
@@ -24,48 +20,6 @@ pub(crate) struct Prepared {
     pub(crate) settings: Settings,
     pub(crate) secrets: Secrets,
     pub(crate) chosen: Chosen,
-}
-
-/// The plugins of a plan, with their settings complete and what they may use.
-#[derive(Debug)]
-pub(crate) struct Chosen {
-    pub(crate) backend: Option<Use>,
-    pub(crate) harness: Use,
-    pub(crate) workload: Use,
-    tokenizer: Option<Arc<Tokenizer>>,
-    /// What plugins said.
-    pub(crate) log: PluginLog,
-}
-
-/// A plugin with its settings.
-#[derive(Debug, Clone)]
-pub(crate) struct Use {
-    pub(crate) plugin: Plugin,
-    /// Checked, defaults filled in.
-    pub(crate) settings: Value,
-    inputs: BTreeMap<String, PathBuf>,
-    /// What it may do.
-    grants: Vec<Grant>,
-}
-
-/// What plugins said, in the order in which they said it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PluginLog {
-    lines: Arc<Mutex<Vec<LogLine>>>,
-}
-
-impl PluginLog {
-    /// The lines since the last call.
-    pub(crate) fn take(&self) -> Vec<LogLine> {
-        std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn sink(&self) -> Arc<dyn Fn(LogLine) + Send + Sync> {
-        let lines = Arc::clone(&self.lines);
-        Arc::new(move |line| {
-            lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-        })
-    }
 }
 
 /// Settings and plugins of a command. A command that makes no load has no options for it, and does
@@ -79,7 +33,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared> {
     let flags = flags(experiment, target, load.unwrap_or(&LoadArgs::default()))?;
     let mut warnings = Vec::new();
-    let environment = settings::environment(environment_variables(), &mut warnings);
+    let environment = settings::environment(settings::variables(), &mut warnings);
     for warning in warnings {
         printer.warning(&warning);
     }
@@ -109,7 +63,7 @@ pub(crate) fn prepare(
         settings.text("control.cache_dir"),
         &|text| printer.detail(text),
     )?;
-    let chosen = choose(&plugins, &settings, &wanted, printer, &mut problems);
+    let chosen = chosen::choose(&plugins, &settings, &wanted, printer, &mut problems);
     if !problems.is_empty() {
         return Err(Error::problems(in_order(problems)));
     }
@@ -139,294 +93,6 @@ fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
-/// The process's environment, without names that are no text.
-pub(crate) fn environment_variables() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-}
-
-fn choose(
-    plugins: &Plugins,
-    settings: &Settings,
-    wanted: &Experiment,
-    printer: &Printer,
-    problems: &mut Vec<Problem>,
-) -> Option<Chosen> {
-    let needs_backend = wanted.deploy.endpoint.is_none();
-    if needs_backend
-        && settings.text("deploy.method").is_none()
-        && !plugins.given().iter().any(|plugin| plugin.kinds().contains(&Kind::Backend))
-    {
-        problems.push(
-            Problem::new("neither `deploy.endpoint` nor `deploy.method` is given: what shall be benchmarked?")
-                .hint("give the URL of a server with --endpoint, or a backend with --method, for example --method local"),
-        );
-    }
-    let backend = if needs_backend {
-        plugins.choose(Kind::Backend, "deploy.method", settings, problems)
-    } else {
-        None
-    };
-    let harness = plugins.choose(Kind::Harness, "harness.plugin", settings, problems);
-    // A harness whose component is a workload as well uses that one unless another is named.
-    let own = harness.as_ref().filter(|plugin| {
-        !settings.is_set("workload.plugin") && plugin.kinds().contains(&Kind::Workload)
-    });
-    let workload = match own {
-        Some(plugin) => Some(plugin.clone()),
-        None => plugins.choose(Kind::Workload, "workload.plugin", settings, problems),
-    };
-    let named = settings.get("analyze.plugins").as_array().into_iter().flatten();
-    let named = named.filter_map(Value::as_str);
-    let given = plugins.given().iter().filter(|plugin| plugin.kinds() == [Kind::Analyzer]);
-    for name in named.chain(given.map(Plugin::name)) {
-        problems.push(Problem::new(format!("unsupported: the analyzer `{name}`")).hint(
-            "this version of llmdbench checks analyzers and does not run them yet; leave it out",
-        ));
-    }
-    let tokenizer = wanted.target.tokenizer.as_ref().and_then(|path| match tokenizer(path) {
-        Ok(tokenizer) => Some(Arc::new(tokenizer)),
-        Err(error) => {
-            problems.extend(error.problems);
-            None
-        }
-    });
-    let mut complete = |plugin: Option<Plugin>, kind: Kind, path: &str| -> Option<Use> {
-        let plugin = plugin?;
-        let settings = check_settings(&plugin, kind, path, settings, problems);
-        let inputs = inputs(&plugin, kind, path, &settings, wanted, problems);
-        let grants = plugins.granted(&plugin, printer).unwrap_or_else(|error| {
-            problems.extend(error.problems);
-            Vec::new()
-        });
-        Some(Use { plugin, settings, inputs, grants })
-    };
-    let backend = complete(backend, Kind::Backend, "deploy.settings");
-    let harness = complete(harness, Kind::Harness, "harness.settings");
-    let workload = complete(workload, Kind::Workload, "workload.settings");
-    Some(Chosen {
-        backend,
-        harness: harness?,
-        workload: workload?,
-        tokenizer,
-        log: PluginLog::default(),
-    })
-}
-
-/// A line of a plugin's log, its fields behind it.
-pub(crate) fn line_text(line: &LogLine) -> String {
-    let fields: Vec<String> = line.fields.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    if fields.is_empty() {
-        line.message.clone()
-    } else {
-        format!("{} ({})", line.message, fields.join(", "))
-    }
-}
-
-/// The files that a plugin's settings name.
-fn inputs(
-    plugin: &Plugin,
-    kind: Kind,
-    path: &str,
-    settings: &Value,
-    wanted: &Experiment,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<String, PathBuf> {
-    let mut inputs = BTreeMap::new();
-    for (pointer, text) in plugin.inputs_of(kind, settings) {
-        let file = experiment::locate(&text, wanted.folder.as_deref());
-        if !file.is_file() {
-            let at = format!("{}{pointer}", settings::pointer(path));
-            problems.push(Problem::new(format!(
-                "`{}`: there is no file `{}`",
-                crate::document::path(&at),
-                file.display()
-            )));
-        }
-        inputs.insert(pointer, file);
-    }
-    inputs
-}
-
-/// Loads a tokenizer from its file or folder.
-fn tokenizer(path: &std::path::Path) -> Result<Tokenizer> {
-    let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-    Tokenizer::from_file(&file).map_err(|error| {
-        Error::usage(format!("cannot load the tokenizer `{}`", file.display()))
-            .cause(error.to_string())
-    })
-}
-
-impl Chosen {
-    /// What a plugin gets to work with. `override_settings` replaces its settings.
-    pub(crate) fn setup(
-        &self,
-        used: &Use,
-        plan: &PlanFacts,
-        target: Option<&Target>,
-        override_settings: Option<Value>,
-    ) -> Setup {
-        let mut settings = override_settings.unwrap_or_else(|| used.settings.clone());
-        let mut inputs = Vec::new();
-        for (pointer, file) in &used.inputs {
-            // The plugin gets the input's name, never the path.
-            let name = pointer.trim_start_matches('/').replace('/', ".");
-            if let Some(value) = settings.pointer_mut(pointer) {
-                *value = Value::String(name.clone());
-            }
-            inputs.push(Input { name, path: file.clone() });
-        }
-        Setup {
-            seed: plan.seed,
-            inputs,
-            grants: used.grants.clone(),
-            log: self.log.sink(),
-            facts: vec![
-                ("llmdbench".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-                ("experiment".to_owned(), plan.experiment.clone()),
-                ("created".to_owned(), plan.created.clone()),
-            ],
-            tokenizer: self.tokenizer.clone(),
-            ..Setup::new(settings, context(plan, target))
-        }
-    }
-
-    /// The model's tokenizer, where the user gave one.
-    pub(crate) fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.tokenizer.as_deref()
-    }
-
-    /// The stages that the harness plans for this target.
-    pub(crate) fn stages(
-        &self,
-        facts: &PlanFacts,
-        target: Option<&Target>,
-    ) -> Result<Vec<PlannedStage>> {
-        let name = self.harness.plugin.name();
-        let setup = self.setup(&self.harness, facts, target, None);
-        let mut harness =
-            self.harness.plugin.harness(setup).map_err(|error| plugin_error(&error))?;
-        match harness.plan().map_err(|error| plugin_error(&error))? {
-            wit::harness::Execution::Load(load) => {
-                if load.tick_every.is_some() {
-                    return Err(Error::usage(format!(
-                        "unsupported: the harness `{name}` wants to steer the load while it runs (the interface `steering`)"
-                    )));
-                }
-                translate::stages(name, load.stages, self.warm_up_rule())
-            }
-            wit::harness::Execution::Command(_) => Err(Error::usage(format!(
-                "unsupported: the harness `{name}` makes load by a program of its own (a command plan)"
-            ))
-            .hint("this version of llmdbench runs only load plans")),
-        }
-    }
-
-    /// Whether long stages begin with an unmeasured part: unless the user said how to warm up.
-    fn warm_up_rule(&self) -> bool {
-        self.harness.settings.get("warmup").is_none_or(Value::is_null)
-    }
-
-    /// How long a request may take by the harness's wish.
-    pub(crate) fn request_timeout(&self, facts: &PlanFacts) -> Result<Option<u64>> {
-        let setup = self.setup(&self.harness, facts, None, None);
-        let mut harness =
-            self.harness.plugin.harness(setup).map_err(|error| plugin_error(&error))?;
-        match harness.plan().map_err(|error| plugin_error(&error))? {
-            wit::harness::Execution::Load(load) => Ok(load.request_timeout),
-            wit::harness::Execution::Command(_) => Ok(None),
-        }
-    }
-
-    /// The workload's settings for a stage: its own with the stage's merged over them. None: the
-    /// stage has none.
-    pub(crate) fn stage_settings(&self, planned: &PlannedStage) -> Result<Option<Value>> {
-        let Some(patch) = &planned.workload_settings else { return Ok(None) };
-        let mut merged = self.workload.settings.clone();
-        settings::merge(&mut merged, patch);
-        let checked = self.workload.plugin.check_settings(Kind::Workload, &merged);
-        checked.map(Some).map_err(|errors| {
-            Error::problems(
-                errors
-                    .into_iter()
-                    .map(|error| {
-                        let problem = Problem::new(format!(
-                            "the workload settings of the stage `{}`: `{}`: {}",
-                            planned.stage.name,
-                            crate::document::path(&error.pointer),
-                            error.message
-                        ));
-                        match error.near {
-                            Some(near) => problem.hint(format!("the nearest name is `{near}`")),
-                            None => problem,
-                        }
-                    })
-                    .collect(),
-            )
-        })
-    }
-}
-
-/// What plugins are told of the plan.
-#[derive(Debug, Clone)]
-pub(crate) struct PlanFacts {
-    run: String,
-    experiment: String,
-    created: String,
-    model: String,
-    scenario: Option<String>,
-    seed: u64,
-}
-
-impl Plan {
-    /// What plugins are told of the plan.
-    pub(crate) fn facts(&self) -> PlanFacts {
-        PlanFacts {
-            run: self.run.clone(),
-            experiment: self.experiment.name.clone(),
-            created: self.created.clone(),
-            model: self.experiment.deploy.model.clone(),
-            scenario: self.experiment.scenario.clone(),
-            seed: self.experiment.seed,
-        }
-    }
-}
-
-fn context(facts: &PlanFacts, target: Option<&Target>) -> wit::types::Context {
-    let label = |key: &str, value: &str| wit::types::Label { key: key.into(), value: value.into() };
-    wit::types::Context {
-        run_id: facts.run.clone(),
-        model: facts.model.clone(),
-        model_alias: facts.model.clone(),
-        namespace: None,
-        seed: facts.seed,
-        labels: facts.scenario.iter().map(|name| label("scenario", name)).collect(),
-        target: target.map(|target| wit::types::Target {
-            endpoints: target
-                .endpoints
-                .iter()
-                .map(|url| wit::types::Endpoint {
-                    url: url.clone(),
-                    reach: wit::types::Reach::Direct,
-                    credential: None,
-                })
-                .collect(),
-            metrics: target
-                .metrics
-                .iter()
-                .map(|source| wit::types::MetricsSource {
-                    component: source.component.clone(),
-                    url: source.url.clone(),
-                    reach: wit::types::Reach::Direct,
-                })
-                .collect(),
-            model: target.model.clone(),
-            facts: target.facts.iter().map(|(key, value)| label(key, value)).collect(),
-        }),
-        cluster: None,
-    }
-}
-
 /// Asks the plugins what they would do.
 fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
     let now = jiff::Zoned::now();
@@ -448,7 +114,7 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
                 plugin_host::Source::File(path) => Some(path.clone()),
                 plugin_host::Source::Embedded(_) => None,
             },
-            inputs: used.inputs.clone(),
+            inputs: used.inputs().clone(),
         });
     }
     if let Some(used) = &chosen.backend {
@@ -466,7 +132,7 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
         actions: vec![Action::Smoketest],
     });
     plan.steps.sort_by_key(|step| step.number);
-    let stages = chosen.stages(&facts, None)?;
+    let stages = chosen.load(&facts, None)?.stages;
     for planned in &stages {
         // Settings of a stage are judged now, not in the middle of the run.
         if let Some(settings) = chosen.stage_settings(planned)? {
@@ -510,7 +176,7 @@ fn permit(used: &Use, steps: &[Step]) -> Result<()> {
         let wanted = std::iter::once(Grant::Process(process.program.clone()))
             .chain(secrets.map(Grant::Secret));
         for wanted in wanted {
-            if !used.grants.iter().any(|grant| grant.allows(&wanted)) {
+            if !used.grants().iter().any(|grant| grant.allows(&wanted)) {
                 return Err(Error::usage(format!(
                     "the plugin `{}` wants `{wanted}`, which it neither asked for nor was granted",
                     used.plugin.name(),

@@ -1,10 +1,11 @@
 //! The phase that drives load into the target and keeps what happened.
 
+use crate::chosen::line_text;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::outcome::Outcome;
 use crate::phase::environment;
-use crate::phase::plan::{Prepared, line_text};
+use crate::phase::plan::Prepared;
 use crate::phase::smoketest::{check_model, parse};
 use crate::phase::supply::{AHEAD, Supply};
 use crate::plan::Target;
@@ -46,7 +47,8 @@ pub(crate) fn run(
         printer.warning(&note);
     }
     let facts = plan.facts();
-    let stages = prepared.chosen.stages(&facts, Some(target))?;
+    let planned = prepared.chosen.load(&facts, Some(target))?;
+    let stages = planned.stages;
     let supply = Supply::new(&prepared.chosen, &facts, target, &stages)?;
     let words = words(prepared, &supply, &probe, target, printer)?;
     let exact_output = experiment
@@ -66,11 +68,10 @@ pub(crate) fn run(
         .map_err(|error| {
             Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
         })?;
-    let timeout = prepared.chosen.request_timeout(&facts)?.unwrap_or(experiment.target.timeout_ns);
     let load_plan = load::Plan {
         target: load_target(prepared, target, endpoints.clone(), exact_output),
         stages: stages.iter().map(|planned| planned.stage.clone()).collect(),
-        request_timeout: timeout,
+        request_timeout: planned.request_timeout.unwrap_or(experiment.target.timeout_ns),
         seed: experiment.seed,
         abort: load::Abort {
             without_success: Some(experiment.load.give_up_after_ns),

@@ -1,8 +1,8 @@
 //! Feeds the load with sessions: calls the workload ahead of need, on a thread of its own, and
 //! makes words of what it wants synthetic.
 
+use crate::chosen::{Chosen, Facts};
 use crate::error::Result;
-use crate::phase::plan::{Chosen, PlanFacts};
 use crate::plan::Target;
 use crate::plugins::plugin_error;
 use crate::translate::{self, PlannedStage};
@@ -30,7 +30,7 @@ impl Supply {
     /// Makes the instances and asks for the first sessions.
     pub(crate) fn new(
         chosen: &Chosen,
-        facts: &PlanFacts,
+        facts: &Facts,
         target: &Target,
         stages: &[PlannedStage],
     ) -> Result<Self> {
