@@ -4,6 +4,7 @@ use crate::api::{self, Output, Piece, Usage};
 use crate::http::Head;
 use crate::plan::{Api, Nanos};
 use crate::sse::{Event, Splitter};
+use crate::template::Template;
 use records::{Failure, FailureKind, Record, UsageSource};
 
 /// Of an error body so much is looked at; a message is cut further when it is recorded.
@@ -48,6 +49,8 @@ struct Facts {
     bad: Option<String>,
     /// Kept where a later turn quotes it.
     text: Option<String>,
+    /// An event that others are expected to resemble.
+    template: Option<Template>,
 }
 
 impl Answer {
@@ -67,6 +70,7 @@ impl Answer {
                 server_error: None,
                 bad: None,
                 text: keep_text.then(String::new),
+                template: None,
             },
             body: Body::Whole(Vec::new()),
             streamed,
@@ -200,10 +204,16 @@ impl Facts {
         if event.data.is_empty() {
             return;
         }
-        // A path that compares an event with the one before could stand here: those of one stream
-        // differ only in their text.
+        if let Some(piece) = self.template.as_ref().and_then(|known| known.read(event.data)) {
+            return self.piece(piece, Some(at));
+        }
         match api::read(self.api, event.data) {
-            Ok(piece) => self.piece(piece, Some(at)),
+            Ok(piece) => {
+                if let Some(template) = Template::of(event.data, &piece) {
+                    self.template = Some(template);
+                }
+                self.piece(piece, Some(at));
+            }
             Err(error) => {
                 self.bad.get_or_insert_with(|| {
                     let data = String::from_utf8_lossy(event.data);

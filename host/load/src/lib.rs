@@ -29,6 +29,7 @@ mod schedule;
 mod session;
 mod sse;
 mod stage;
+mod template;
 mod tls;
 mod worker;
 

@@ -123,11 +123,14 @@ impl<'a> super::Choice<'a> for Choice<'a> {
         }
     }
 
-    fn text(self) -> Option<Text<'a>> {
-        self.delta?.content
-    }
-
     fn finished(&self) -> bool {
         self.finish_reason.is_some()
+    }
+
+    fn into_texts(self) -> (Option<Text<'a>>, Option<Text<'a>>) {
+        self.delta.map_or((None, None), |delta| {
+            let said = |text: &Text<'_>| !text.0.is_empty();
+            (delta.content, delta.reasoning.filter(said).or(delta.reasoning_content))
+        })
     }
 }

@@ -62,11 +62,11 @@ impl<'a> super::Choice<'a> for Choice<'a> {
         Text::is_present(self.text.as_ref()).then_some(Output::Answer)
     }
 
-    fn text(self) -> Option<Text<'a>> {
-        self.text
-    }
-
     fn finished(&self) -> bool {
         self.finish_reason.is_some()
+    }
+
+    fn into_texts(self) -> (Option<Text<'a>>, Option<Text<'a>>) {
+        (self.text, None)
     }
 }

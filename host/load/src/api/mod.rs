@@ -98,6 +98,8 @@ pub(crate) struct Piece<'a> {
     pub(crate) output: Option<Output>,
     /// Text of the answer.
     pub(crate) text: Cow<'a, str>,
+    /// Text of the reasoning before it.
+    pub(crate) reasoning: Cow<'a, str>,
     /// The model gave a reason to stop.
     pub(crate) finished: bool,
     /// Token counts, so far or in all.
@@ -200,8 +202,9 @@ struct Envelope<'a, C> {
 /// What a choice of either dialect says.
 trait Choice<'a> {
     fn output(&self) -> Option<Output>;
-    fn text(self) -> Option<Text<'a>>;
     fn finished(&self) -> bool;
+    /// Its text and its reasoning.
+    fn into_texts(self) -> (Option<Text<'a>>, Option<Text<'a>>);
 }
 
 impl<'a, C: Choice<'a>> Envelope<'a, C> {
@@ -219,11 +222,18 @@ impl<'a, C: Choice<'a>> Envelope<'a, C> {
             if piece.output != Some(Output::Answer) {
                 piece.output = choice.output().or(piece.output);
             }
-            if piece.text.is_empty() {
-                piece.text = choice.text().map_or(Cow::Borrowed(""), |text| text.0);
-            }
+            let (text, reasoning) = choice.into_texts();
+            fill(&mut piece.text, text);
+            fill(&mut piece.reasoning, reasoning);
         }
         piece
+    }
+}
+
+/// Puts a text where there is none.
+fn fill<'a>(place: &mut Cow<'a, str>, text: Option<Text<'a>>) {
+    if let Some(Text(text)) = text.filter(|_| place.is_empty()) {
+        *place = text;
     }
 }
 
