@@ -205,10 +205,11 @@ pub(crate) fn plugin_error(error: &plugin_host::Error) -> Error {
     let pointer = error.at.as_ref().map(|at| format!("{section}{at}"));
     let mut problem = match &pointer {
         Some(pointer) => Problem::new(format!(
-            "`{}`: {} (plugin {})",
+            "`{}`: {} (plugin {} {})",
             crate::document::path(pointer),
             error.message,
-            error.plugin
+            error.plugin,
+            error.version.as_deref().unwrap_or_default()
         )),
         None => Problem::new(error.to_string()),
     };

@@ -48,17 +48,14 @@ impl Started {
 
     /// As `locate` of a backend sees it.
     pub(crate) fn observed(&self) -> serde_json::Value {
-        let mut status = serde_json::json!({
-            "port": self.port,
-            "running": self.runs(),
-            "output": tail(&self.log, 64 * 1024),
-        });
-        if !self.runs() {
-            status["exitCode"] = serde_json::Value::Null;
-        }
         serde_json::json!({
             "apiVersion": "llmdbench/v1", "kind": "Process",
-            "metadata": {"name": self.name}, "status": status,
+            "metadata": {"name": self.name},
+            "status": {
+                "port": self.port,
+                "running": self.runs(),
+                "output": tail(&self.log, 64 * 1024),
+            },
         })
     }
 

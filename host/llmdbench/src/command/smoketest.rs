@@ -1,7 +1,7 @@
 //! `smoketest`: one real completion from what stands, or from an endpoint.
 
 use crate::cli::{ExperimentArgs, Global, TargetArgs};
-use crate::command::work_dir;
+use crate::command::{dry_run, work_dir};
 use crate::error::{Error, Exit, Result};
 use crate::phase;
 use crate::plan::Target;
@@ -16,6 +16,9 @@ pub(crate) struct SmoketestArgs {
     experiment: ExperimentArgs,
     #[command(flatten)]
     target: TargetArgs,
+    /// Show what would be done and do nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
 }
 
 /// Asks for a completion.
@@ -36,6 +39,12 @@ pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> R
         standing = Some((dir, target));
     }
     let prepared = phase::plan::prepare(global, &experiment, &target_args, None, printer)?;
+    if dry_run(args.dry_run, &prepared) {
+        let deploy = &prepared.plan.experiment.deploy;
+        let whom = deploy.endpoint.as_deref().unwrap_or("what stands");
+        printer.text(&format!("would ask {whom} for a completion as {}", deploy.model));
+        return Ok(Exit::Ok);
+    }
     let (dir, target) = match standing {
         Some(standing) => standing,
         None if prepared.plan.experiment.deploy.endpoint.is_some() => {

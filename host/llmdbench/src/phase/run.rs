@@ -20,6 +20,7 @@ use plugin_host::wit::log::Level;
 use records::{EndReason, FORMAT, Header, LoopKind, StageInfo, VERSION};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io::BufWriter;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,16 +80,20 @@ pub(crate) fn run(
         },
         threads: experiment.load.threads,
     };
-    let (feeders, supplies) = stages.iter().map(|_| load::ring(AHEAD)).unzip();
+    let (mut feeders, supplies): (VecDeque<_>, _) =
+        stages.iter().map(|_| load::ring(AHEAD)).unzip();
     let failure: Arc<Mutex<Option<Error>>> = Arc::default();
     let feeding = {
         let failure = Arc::clone(&failure);
         std::thread::Builder::new()
             .name("workload".into())
             .spawn(move || {
-                if let Err(error) = supply.feed(feeders, words) {
+                if let Err(error) = supply.feed(&mut feeders, words) {
                     *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
+                // A feeder that goes away is a workload at its end. Those that a failure leaves stay
+                // until the load has heard of it.
+                feeders
             })
             .map_err(|error| Error::unexpected("cannot start a thread").because(error))?
     };

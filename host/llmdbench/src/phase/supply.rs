@@ -9,6 +9,7 @@ use crate::translate::{self, PlannedStage};
 use crate::words::Words;
 use load::Feeder;
 use plugin_host::{WorkloadInstance, wit};
+use std::collections::VecDeque;
 
 /// Sessions asked for at once. The first batch is small so that load starts soon.
 const FIRST_BATCH: u32 = 8;
@@ -68,10 +69,12 @@ impl Supply {
         })
     }
 
-    /// Feeds one stage after the other until the load wants no more. An error ends the feeding.
-    pub(crate) fn feed(mut self, feeders: Vec<Feeder>, mut words: Words) -> Result<()> {
+    /// Feeds one stage after the other until the load wants no more, and takes away the feeders of
+    /// those that have everything. An error ends the feeding.
+    pub(crate) fn feed(mut self, feeders: &mut VecDeque<Feeder>, mut words: Words) -> Result<()> {
         let mut waiting = Some(std::mem::take(&mut self.first));
-        for (stage, feeder) in feeders.into_iter().enumerate() {
+        for stage in 0.. {
+            let Some(feeder) = feeders.front() else { break };
             let index = u32::try_from(stage).unwrap_or(u32::MAX);
             let mut asked = FIRST_BATCH;
             loop {
@@ -97,6 +100,7 @@ impl Supply {
                     break;
                 }
             }
+            feeders.pop_front();
         }
         Ok(())
     }
