@@ -85,7 +85,8 @@ pub(crate) fn read_ask(
     if body.n.is_some_and(|n| n != 1) {
         return Err(ApiError::impossible(Some("n"), "the simulated server answers only n=1"));
     }
-    if body.stream_options.is_some() && !body.stream {
+    let stream = body.stream.unwrap_or(false);
+    if body.stream_options.is_some() && !stream {
         let message = "Stream options can only be defined when `stream=True`.";
         return Err(ApiError::impossible(Some("stream_options"), message));
     }
@@ -105,7 +106,7 @@ pub(crate) fn read_ask(
     Ok(Ask {
         dialect,
         prompt,
-        stream: body.stream,
+        stream,
         include_usage: options.include_usage,
         continuous_usage: options.include_usage && options.continuous_usage_stats,
         limit,
@@ -140,8 +141,7 @@ struct AskBody {
     model: Option<String>,
     messages: Option<Vec<Message>>,
     prompt: Option<Value>,
-    #[serde(default)]
-    stream: bool,
+    stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     n: Option<u32>,
     max_tokens: Option<i64>,
@@ -272,8 +272,9 @@ fn limit(requested: Option<i64>, prompt: usize, context: u32) -> Result<u32, Api
         return Err(ApiError::impossible(Some("max_tokens"), &message));
     }
     let wanted = requested.unwrap_or(context - prompt);
-    if wanted < 1 || prompt + wanted > context {
-        let (output, total) = (requested.unwrap_or(0), prompt + requested.unwrap_or(1));
+    if wanted < 1 || prompt.saturating_add(wanted) > context {
+        let output = requested.unwrap_or(0);
+        let total = prompt.saturating_add(requested.unwrap_or(1));
         let message = format!(
             "This model's maximum context length is {context} tokens. However, you requested \
              {output} output tokens and your prompt contains at least {prompt} input tokens, for a \
@@ -327,7 +328,7 @@ mod tests {
         assert_eq!(limit(""), 94);
         assert_eq!(limit(r#","max_tokens":7"#), 7);
         assert_eq!(limit(r#","max_tokens":7,"max_completion_tokens":8"#), 8);
-        assert_eq!(limit(r#","max_tokens":94,"unknown":{"x":[1]}"#), 94);
+        assert_eq!(limit(r#","max_tokens":94,"unknown":{"x":[1]},"stream":null"#), 94);
     }
 
     #[test]
@@ -337,6 +338,7 @@ mod tests {
             (r#","model":"x""#, 404, "The model `x` does not exist."),
             (r#","max_tokens":0"#, 400, "max_tokens must be at least 1, got 0."),
             (r#","max_tokens":95"#, 400, "at least 101 tokens"),
+            (r#","max_tokens":9223372036854775807"#, 400, "maximum context length is 100"),
             (r#","max_tokens":4,"min_tokens":5"#, 400, "max_tokens=4, got 5"),
             (r#","n":2"#, 400, "n=1"),
             (r#","stream_options":{"include_usage":true}"#, 400, "stream=True"),

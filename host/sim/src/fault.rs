@@ -61,6 +61,9 @@ pub const FAULTS: &[FaultKind] = &[
     },
 ];
 
+/// A day: times are reckoned in nanoseconds, which have an end.
+const LONGEST_PAUSE_MS: u64 = 24 * 3600 * 1000;
+
 /// One fault with its argument, written `NAME` or `NAME:ARGUMENT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -112,14 +115,15 @@ impl FromStr for Fault {
             Some((name, argument)) => (name, Some(argument)),
             None => (text, None),
         };
-        let number = || argument.and_then(|argument| argument.parse().ok());
+        let number = || argument.and_then(|argument| argument.parse::<u64>().ok());
+        let pause = || number().filter(|ms| *ms <= LONGEST_PAUSE_MS);
         let fault = match name {
             "http" => number().and_then(|code| match code {
                 400 | 429 | 500 | 503 => Some(Self::Http(code as u16)),
                 _ => None,
             }),
-            "stall" => number().map(Self::Stall),
-            "slow_headers" => number().map(Self::SlowHeaders),
+            "stall" => pause().map(Self::Stall),
+            "slow_headers" => pause().map(Self::SlowHeaders),
             _ if argument.is_some() => None,
             "cut" => Some(Self::Cut),
             "reset" => Some(Self::Reset),
@@ -191,7 +195,10 @@ mod tests {
 
     #[test]
     fn wrong_texts_are_refused_with_the_names() {
-        for text in ["", "http", "http:404", "stall", "stall:x", "stall:-1", "cut:3", "Cut", "no"] {
+        let far = &format!("stall:{}", LONGEST_PAUSE_MS + 1);
+        for text in
+            ["", "http", "http:404", "stall", "stall:x", "stall:-1", far, "cut:3", "Cut", "no"]
+        {
             let error = text.parse::<Fault>().unwrap_err().to_string();
             assert!(error.contains("slow_headers:<milliseconds>"), "{text}: {error}");
         }
