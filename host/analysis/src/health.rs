@@ -333,8 +333,9 @@ fn thread_waiting(e: &Evidence) -> Option<(f64, usize)> {
 }
 
 /// Every request under way needs a connection, which somebody has to open, and each load thread,
-/// of which there are at most eight, keeps connections of its own: so many are free. Where opening
-/// one takes no time that shows beside the TTFT, any number is.
+/// of which there are at most eight, keeps connections of its own: so many are free, and one for each
+/// failure, which may have taken its connection along. Where opening one takes no time that shows
+/// beside the TTFT, any number is.
 fn new_connections(e: &Evidence) -> Option<(f64, usize)> {
     const SHOWS: f64 = 0.05;
     let succeeded: Vec<_> = e.part.measured().filter(|r| r.counts()).collect();
@@ -345,7 +346,8 @@ fn new_connections(e: &Evidence) -> Option<(f64, usize)> {
     if P50.of(&opening)? <= SHOWS * e.scale? {
         return Some((0.0, n));
     }
-    let needed = 2 * peak_in_flight(succeeded.iter().copied()) + 8;
+    let failed = e.part.measured().count() - n;
+    let needed = 2 * peak_in_flight(succeeded.iter().copied()) + 8 + failed;
     Some((new().count().saturating_sub(needed) as f64 / n as f64, n))
 }
 
