@@ -34,7 +34,8 @@ pub struct HostOptions {
     pub default_memory_mib: u32,
     /// Linear memory in MiB that no plugin may exceed.
     pub max_memory_mib: u32,
-    /// How long a call may take. Reading on in an attached file starts it anew.
+    /// How long a call may take. Each mebibyte of an attached file that is read for the first time
+    /// starts it anew.
     pub call_timeout: Duration,
 }
 

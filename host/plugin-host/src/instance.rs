@@ -81,7 +81,11 @@ impl Setup {
 /// What the store of an instance holds: what the plugin may ask for, and its limits.
 pub(crate) struct State {
     pub(crate) capabilities: Capabilities,
+    /// Bytes that all its linear memories together may have, and have.
     memory_limit: usize,
+    memory: usize,
+    /// Elements of all its tables together.
+    table_elements: usize,
     /// The plugin asked for more memory than its limit.
     memory_refused: bool,
     /// When the call under way must have ended.
@@ -100,6 +104,8 @@ impl State {
         Self {
             capabilities,
             memory_limit,
+            memory: 0,
+            table_elements: 0,
             memory_refused: false,
             deadline: Instant::now(),
             timed_out: false,
@@ -116,27 +122,50 @@ impl State {
     pub(crate) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
+
+    /// Ends the call once its time is over.
+    ///
+    /// # Errors
+    /// The trap that stops the plugin.
+    pub(crate) fn check_time(&mut self) -> wasmtime::Result<()> {
+        if self.time_left().is_zero() {
+            self.timed_out = true;
+            return Err(wasmtime::format_err!("the time is over"));
+        }
+        Ok(())
+    }
 }
+
+/// A component may have several memories and tables: the limits are for all of them together.
 
 impl ResourceLimiter for State {
     fn memory_growing(
         &mut self,
-        _: usize,
+        current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let is_granted = desired <= self.memory_limit.min(maximum.unwrap_or(usize::MAX));
+        let total = self.memory.saturating_add(desired.saturating_sub(current));
+        let is_granted = total <= self.memory_limit && maximum.is_none_or(|most| desired <= most);
+        if is_granted {
+            self.memory = total;
+        }
         self.memory_refused |= !is_granted;
         Ok(is_granted)
     }
 
     fn table_growing(
         &mut self,
-        _: usize,
+        current: usize,
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= 100_000)
+        let total = self.table_elements.saturating_add(desired.saturating_sub(current));
+        let is_granted = total <= MAX_TABLE_ELEMENTS;
+        if is_granted {
+            self.table_elements = total;
+        }
+        Ok(is_granted)
     }
 }
 
@@ -148,10 +177,7 @@ pub(crate) fn store(engine: &wasmtime::Engine, state: State) -> Store<State> {
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|mut context| {
         let state = context.data_mut();
-        if state.time_left().is_zero() {
-            state.timed_out = true;
-            return Err(wasmtime::format_err!("the time is over"));
-        }
+        state.check_time()?;
         let ticks = state.time_left().as_millis() / TICK.as_millis();
         Ok(UpdateDeadline::Continue(u64::try_from(ticks).unwrap_or(u64::MAX / 2).max(1)))
     });
@@ -160,6 +186,8 @@ pub(crate) fn store(engine: &wasmtime::Engine, state: State) -> Store<State> {
 
 /// Most bytes that one call may return, as the host counts them.
 const MAX_ANSWER: usize = 128 << 20;
+/// Most elements of all tables together.
+const MAX_TABLE_ELEMENTS: usize = 1_000_000;
 
 /// An instance of one kind.
 pub(crate) struct Instance {
@@ -320,6 +348,21 @@ fn without_hashes(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_memories_and_tables_share_one_limit() {
+        let mut state = State::new(Capabilities::none("p"), 100, Duration::ZERO);
+        let mut memory = |current, desired| state.memory_growing(current, desired, None).unwrap();
+        assert!(memory(0, 60));
+        assert!(!memory(0, 60));
+        assert!(memory(60, 80));
+        assert!(memory(0, 20));
+        assert!(!memory(80, 81));
+        let mut table = |current, desired| state.table_growing(current, desired, None).unwrap();
+        assert!(table(0, MAX_TABLE_ELEMENTS - 1));
+        assert!(!table(0, 2));
+        assert!(table(0, 1));
+    }
 
     #[test]
     fn hashes_of_crates_are_left_out_of_backtraces() {

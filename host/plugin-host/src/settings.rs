@@ -107,6 +107,10 @@ mod tests {
             "properties": {
                 "data": {"type": "string", "format": "input"},
                 "requests": {"type": "integer", "minimum": 1, "default": 10, "x-aliases": ["count", "num_prompts"]},
+                "pause": {"anyOf": [
+                    {"type": "string", "pattern": "^[0-9]+s$", "x-form": "a duration with its unit"},
+                    {"type": "object"}
+                ]},
                 "order": {"enum": ["file", "shuffled"], "default": "file"},
                 "turns": {"type": "object", "default": {}, "additionalProperties": false,
                     "properties": {"max": {"type": "integer", "default": 3}}},
@@ -176,6 +180,24 @@ mod tests {
             None,
         );
         check(
+            json!({"data": "a", "requests": 1.5}),
+            "/requests",
+            "must be a whole number, and is 1.5",
+            None,
+        );
+        check(
+            json!({"data": "a", "pause": 5}),
+            "/pause",
+            "must be a duration with its unit, and is 5",
+            None,
+        );
+        check(
+            json!({"data": "a", "pause": "5"}),
+            "/pause",
+            "must be a duration with its unit, and is \"5\"",
+            None,
+        );
+        check(
             json!({"data": "a", "requests": 0}),
             "/requests",
             "is 0, and must be at least 1",
@@ -219,6 +241,17 @@ mod tests {
         }});
         assert_eq!(check(&both, Kind::Harness, &json!({})), Ok(json!({"a": 7})));
         assert_eq!(check(&both, Kind::Workload, &json!({})), Ok(json!({"b": 7})));
+    }
+
+    #[test]
+    fn schemas_that_lead_in_circles_end() {
+        for circle in [
+            json!({"$ref": "#"}),
+            json!({"allOf": [{"$ref": "#"}, {"$ref": "#"}]}),
+            json!({"properties": {"a": {"$ref": "#", "default": {}}, "b": {"$ref": "#", "default": {}}}}),
+        ] {
+            assert!(check(&circle, Kind::Workload, &json!({})).is_ok(), "{circle}");
+        }
     }
 
     #[test]

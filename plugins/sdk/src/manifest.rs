@@ -22,7 +22,9 @@ macro_rules! info {
 
 impl Info {
     /// Sets the JSON Schema (2020-12) of the settings. A plugin of several kinds puts the schema of
-    /// each under `$defs`, by the name of the kind.
+    /// each under `$defs`, by the name of the kind. The host knows three keywords more:
+    /// `"format": "input"` for a path that it attaches, `"x-aliases"` for other names that users may
+    /// try for a setting, and `"x-form"` for what a string stands for, in words.
     #[must_use]
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.settings_schema = schema.into();

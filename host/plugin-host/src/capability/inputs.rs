@@ -16,6 +16,9 @@ use crate::wit::types::{Error, ErrorKind};
 const PIECE: usize = 1 << 20;
 /// Longest line.
 const MAX_LINE: usize = 64 << 20;
+/// Reading on by so many bytes starts the time of a call anew. Each byte must not: a plugin that
+/// read them one by one would have years.
+const PROGRESS: u64 = 1 << 20;
 /// How many files one instance may have open.
 pub(crate) const MOST_OPEN: usize = 64;
 
@@ -31,7 +34,7 @@ pub struct Input {
 /// The attached files of one instance, sorted by name.
 pub(crate) struct Inputs {
     files: Vec<Input>,
-    /// How far each file was ever read, in bytes of its contents.
+    /// How far each file was read when that last counted as progress, in bytes of its contents.
     furthest: Vec<u64>,
 }
 
@@ -62,11 +65,12 @@ impl Inputs {
         Reader::open(index, &self.files[index].path)
     }
 
-    /// Whether the reader is further on in its file than any reader was.
-    fn advances(&mut self, reader: &(usize, u64)) -> bool {
-        let (index, position) = *reader;
-        let is_further = position > self.furthest[index];
-        self.furthest[index] = self.furthest[index].max(position);
+    /// Whether a reader at this position of this file is clearly further on than any reader was.
+    fn advances(&mut self, index: usize, position: u64) -> bool {
+        let is_further = position >= self.furthest[index] + PROGRESS;
+        if is_further {
+            self.furthest[index] = position;
+        }
         is_further
     }
 }
@@ -186,8 +190,8 @@ fn media_type(path: &Path) -> &'static str {
 
 impl State {
     /// Reading on makes the time of a call start anew: files end.
-    fn note_reading(&mut self, reader: (usize, u64)) {
-        if self.capabilities.inputs.advances(&reader) {
+    fn note_reading(&mut self, (index, position): (usize, u64)) {
+        if self.capabilities.inputs.advances(index, position) {
             self.progress();
         }
     }
@@ -302,11 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn only_reading_on_is_progress() {
-        let (_folder, mut inputs) = attach("a", b"0123456789");
-        assert!(inputs.advances(&(0, 4)));
-        assert!(!inputs.advances(&(0, 4)));
-        assert!(!inputs.advances(&(0, 2)));
-        assert!(inputs.advances(&(0, 5)));
+    fn only_reading_on_by_a_good_piece_is_progress() {
+        let (_folder, mut inputs) = attach("a", b"");
+        assert!(!inputs.advances(0, 4));
+        assert!(inputs.advances(0, PROGRESS));
+        assert!(!inputs.advances(0, PROGRESS));
+        assert!(!inputs.advances(0, 2 * PROGRESS - 1));
+        assert!(inputs.advances(0, 2 * PROGRESS));
+        assert!(!inputs.advances(0, PROGRESS));
     }
 }

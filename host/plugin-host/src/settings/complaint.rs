@@ -38,7 +38,10 @@ pub(crate) fn of(document: &Value, error: &ValidationError<'_>) -> Vec<SettingEr
         Kind::Constant { expected_value } => {
             one(format!("is {value}, and must be {expected_value}"))
         }
-        Kind::Type { kind } => one(format!("must be {}, and is {}", wanted(kind), name_of(value))),
+        Kind::Type { kind } => {
+            let form = form(document, error).map_or_else(|| wanted(kind), str::to_owned);
+            one(format!("must be {form}, and is {}", name_of(value)))
+        }
         Kind::Minimum { limit } => one(format!("is {value}, and must be at least {limit}")),
         Kind::Maximum { limit } => one(format!("is {value}, and must be at most {limit}")),
         Kind::ExclusiveMinimum { limit } => {
@@ -51,17 +54,26 @@ pub(crate) fn of(document: &Value, error: &ValidationError<'_>) -> Vec<SettingEr
         Kind::MaxItems { limit } => one(format!("must have at most {limit} entries")),
         Kind::MinLength { limit } => one(format!("must be at least {limit} characters long")),
         Kind::MaxLength { limit } => one(format!("must be at most {limit} characters long")),
-        Kind::Pattern { pattern } => one(format!("is {value}, which does not match {pattern}")),
+        Kind::Pattern { pattern } => match form(document, error) {
+            Some(form) => one(format!("must be {form}, and is {value}")),
+            None => one(format!("is {value}, which does not match {pattern}")),
+        },
         Kind::UniqueItems => one("has the same entry twice".to_owned()),
-        Kind::OneOfNotValid { context } | Kind::AnyOf { context } => closest(at, context).map_or_else(
-            || one(error.to_string()),
-            |errors| errors.iter().flat_map(|error| of(document, error)).collect(),
-        ),
+        Kind::OneOfNotValid { context } | Kind::AnyOf { context } => closest(at, context)
+            .map_or_else(
+                || one(error.to_string()),
+                |errors| errors.iter().flat_map(|error| of(document, error)).collect(),
+            ),
         Kind::OneOfMultipleValid { .. } => {
             one("is ambiguous: several alternatives are set".to_owned())
         }
         _ => one(error.to_string()),
     }
+}
+
+/// What the schema calls its pattern for people: `"x-form": "a duration with its unit"`.
+fn form<'s>(document: &'s Value, error: &ValidationError<'_>) -> Option<&'s str> {
+    parent(document, error.schema_path().as_str())?.get("x-form")?.as_str()
 }
 
 /// Of several alternatives the one that was most likely meant: the one that the value got furthest into,
@@ -181,15 +193,16 @@ fn type_name(name: &str) -> &str {
     }
 }
 
-fn name_of(value: &Value) -> &'static str {
-    match value {
+fn name_of(value: &Value) -> String {
+    let name = match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
+        Value::Number(number) => return number.to_string(),
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
-    }
+    };
+    name.to_owned()
 }
 
 fn or(words: &[String]) -> String {

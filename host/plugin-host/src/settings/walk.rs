@@ -1,18 +1,29 @@
 //! Walks settings and schema side by side.
 
+use std::cell::Cell;
+
 use serde_json::Value;
 
 /// References that lead in a circle end here.
 const MAX_DEPTH: usize = 64;
+/// Circles that fork end here.
+const MAX_STEPS: usize = 300_000;
 
 /// A walk along a schema document.
 pub(crate) struct Walk<'a> {
     document: &'a Value,
+    steps: Cell<usize>,
 }
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(document: &'a Value) -> Self {
-        Self { document }
+        Self { document, steps: Cell::new(0) }
+    }
+
+    /// Whether to go on, one step further.
+    fn goes_on(&self, depth: usize) -> bool {
+        self.steps.set(self.steps.get() + 1);
+        depth <= MAX_DEPTH && self.steps.get() <= MAX_STEPS
     }
 
     /// Puts the default of every property that is absent in its place.
@@ -26,7 +37,7 @@ impl<'a> Walk<'a> {
     }
 
     fn fill_at(&self, schema: &Value, value: &mut Value, depth: usize) {
-        if depth > MAX_DEPTH {
+        if !self.goes_on(depth) {
             return;
         }
         if let (Some(object), Some(properties)) = (value.as_object_mut(), properties(schema)) {
@@ -56,7 +67,7 @@ impl<'a> Walk<'a> {
             return Some(default.clone());
         }
         let target = self.target(property)?;
-        if depth > MAX_DEPTH { None } else { self.default_of(target, depth + 1) }
+        if self.goes_on(depth) { self.default_of(target, depth + 1) } else { None }
     }
 
     fn visit_at(
@@ -67,7 +78,7 @@ impl<'a> Walk<'a> {
         see: &mut impl FnMut(&Value, &str, &Value),
         depth: usize,
     ) {
-        if depth > MAX_DEPTH {
+        if !self.goes_on(depth) {
             return;
         }
         see(schema, pointer, value);
