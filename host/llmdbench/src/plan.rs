@@ -5,7 +5,7 @@ use crate::experiment::Experiment;
 use crate::run_dir::{self, RunDir};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The name of the format.
@@ -185,28 +185,32 @@ impl Plan {
 
     /// Reads the plan of a run folder.
     pub(crate) fn read(dir: &RunDir) -> Result<Self> {
-        let path = dir.plan();
-        let plan: Self = run_dir::read_json(&path)?.ok_or_else(|| {
+        Self::read_file(&dir.plan())?.ok_or_else(|| {
             Error::usage(format!(
                 "`{}` is not the folder of a run: it has no plan.json",
                 dir.root().display()
             ))
-            .hint("name the folder with --workdir DIR, or make a plan with `llmdbench plan FILE`")
-        })?;
+            .hint("name the folder with --workdir DIR; `llmdbench bench FILE` makes one")
+        })
+    }
+
+    /// Reads a plan. None: there is no such file.
+    pub(crate) fn read_file(path: &Path) -> Result<Option<Self>> {
+        let Some(plan) = run_dir::read_json::<Self>(path)? else { return Ok(None) };
         if plan.version.split('.').next() != VERSION.split('.').next() {
             return Err(Error::usage(format!(
                 "`{}` has version {}; this llmdbench reads {VERSION}",
                 path.display(),
                 plan.version
             ))
-            .hint("make the plan again with `llmdbench plan FILE`"));
+            .hint("use the llmdbench that wrote it"));
         }
-        Ok(plan)
+        Ok(Some(plan))
     }
 
-    /// Writes it into the run folder.
-    pub(crate) fn write(&self, dir: &RunDir) -> Result<()> {
-        run_dir::write_json(&dir.plan(), self)
+    /// Writes it.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        run_dir::write_json(path, self)
     }
 
     /// The plugin used for a kind.

@@ -187,6 +187,11 @@ impl Results {
         self.results.join(RECORDS)
     }
 
+    /// `plan.json`: the plan of this load run, which need not be the one of the stack.
+    pub(crate) fn plan(&self) -> PathBuf {
+        self.results.join("plan.json")
+    }
+
     /// `run.json`: what ran.
     pub(crate) fn run(&self) -> PathBuf {
         self.results.join("run.json")

@@ -52,8 +52,10 @@ fn find(args: &AnalyzeArgs, global: &Global) -> Result<Results> {
     Results::find(&dir)
 }
 
-/// The plan that the records belong to, where it lies beside them.
+/// The plan that the records belong to: the one beside them, or the run folder's.
 fn plan_of(results: &Results) -> Option<Plan> {
-    let above = results.results.ancestors().skip(1).take(2);
-    above.map(RunDir::at).find(|dir| dir.plan().is_file()).and_then(|dir| Plan::read(&dir).ok())
+    let beside = std::iter::once(results.plan());
+    let above = results.results.ancestors().skip(1).take(2).map(|dir| RunDir::at(dir).plan());
+    // Records can be read without their plan; it only adds what the reader of a report wants.
+    beside.chain(above).find_map(|path| Plan::read_file(&path).ok().flatten())
 }

@@ -55,7 +55,10 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         })?;
         (dir, target)
     };
-    phase::environment::write(&prepared, &dir)?;
+    // A folder that was stood up, or that has a run already, keeps its own plan.
+    if !dir.plan().exists() {
+        phase::environment::write(&prepared, &dir)?;
+    }
     printer.step(&format!("run folder: {}", dir.root().display()));
     Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))
 }

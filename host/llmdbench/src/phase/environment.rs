@@ -12,7 +12,7 @@ pub(crate) fn write(prepared: &Prepared, dir: &RunDir) -> Result<()> {
     run_dir::write(&dir.environment("settings.yaml"), yaml(&prepared.settings).as_bytes())?;
     run_dir::write_json(&dir.environment("plugins.json"), &prepared.plan.plugins)?;
     run_dir::write_json(&dir.environment("host.json"), &crate::host_facts::collect())?;
-    prepared.plan.write(dir)
+    prepared.plan.write(&dir.plan())
 }
 
 /// Settings with their sources, for `run.json`.
