@@ -10,7 +10,7 @@ use crate::translate::{self, PlannedStage};
 use plugin_host::{Grant, Input, Kind, LogLine, Plugin, Setup, wit};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokenizers::Tokenizer;
 
@@ -117,7 +117,9 @@ pub(crate) fn choose(
             "this version of llmdbench checks analyzers and does not run them yet; leave it out",
         ));
     }
-    let tokenizer = wanted.target.tokenizer.as_ref().and_then(|path| match tokenizer(path) {
+    // One that is not there is a problem of the experiment already.
+    let there = wanted.target.tokenizer.as_ref().filter(|path| path.exists());
+    let tokenizer = there.and_then(|path| match tokenizer(path) {
         Ok(tokenizer) => Some(Arc::new(tokenizer)),
         Err(error) => {
             problems.extend(error.problems);
@@ -126,8 +128,13 @@ pub(crate) fn choose(
     });
     let mut complete = |plugin: Option<Plugin>, kind: Kind, path: &str| -> Option<Use> {
         let plugin = plugin?;
-        let settings = check_settings(&plugin, kind, path, settings, problems);
-        let inputs = inputs(&plugin, kind, path, &settings, wanted, problems);
+        let given = settings;
+        let settings = check_settings(&plugin, kind, path, given, problems);
+        let inputs = inputs(&plugin, kind, &settings, wanted.folder.as_deref());
+        for (pointer, file) in inputs.iter().filter(|(_, file)| !file.is_file()) {
+            let at = format!("{}{pointer}", settings::pointer(path));
+            problems.push(missing(&at, file, given));
+        }
         let grants = plugins.granted(&plugin, printer).unwrap_or_else(|error| {
             problems.extend(error.problems);
             Vec::new()
@@ -316,29 +323,31 @@ pub(crate) fn line_text(line: &LogLine) -> String {
 fn inputs(
     plugin: &Plugin,
     kind: Kind,
-    path: &str,
     settings: &Value,
-    wanted: &Experiment,
-    problems: &mut Vec<Problem>,
+    folder: Option<&Path>,
 ) -> BTreeMap<String, PathBuf> {
-    let mut inputs = BTreeMap::new();
-    for (pointer, text) in plugin.inputs_of(kind, settings) {
-        let file = experiment::locate(&text, wanted.folder.as_deref());
-        if !file.is_file() {
-            let at = format!("{}{pointer}", settings::pointer(path));
-            problems.push(Problem::new(format!(
-                "`{}`: there is no file `{}`",
-                crate::document::path(&at),
-                file.display()
-            )));
-        }
-        inputs.insert(pointer, file);
+    let named = plugin.inputs_of(kind, settings).into_iter();
+    named.map(|(pointer, text)| (pointer, experiment::locate(&text, folder))).collect()
+}
+
+/// A file that a setting names and that is not there.
+fn missing(pointer: &str, file: &Path, settings: &Settings) -> Problem {
+    let mut problem = Problem::new(format!(
+        "`{}`: there is no file `{}`",
+        crate::document::path(pointer),
+        file.display()
+    ));
+    if let Some(place) = settings.place(pointer) {
+        problem = problem.at(place);
     }
-    inputs
+    match experiment::near_file(file) {
+        Some(near) => problem.hint(format!("did you mean `{near}`?")),
+        None => problem,
+    }
 }
 
 /// Loads a tokenizer from its file or folder.
-fn tokenizer(path: &std::path::Path) -> Result<Tokenizer> {
+fn tokenizer(path: &Path) -> Result<Tokenizer> {
     let file = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
     Tokenizer::from_file(&file).map_err(|error| {
         Error::usage(format!("cannot load the tokenizer `{}`", file.display()))

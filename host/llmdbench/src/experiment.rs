@@ -100,14 +100,15 @@ fn find(name: &str, what: &str, built_in: &[(&str, &str)]) -> Result<Document> {
     }
     let names: Vec<&str> = built_in.iter().map(|(stem, _)| *stem).collect();
     let mut error = Error::usage(format!("there is no {what} file `{name}`"));
-    if let Some(near) = near_file(path) {
+    let built_in = || crate::document::nearest(name, names.iter().copied()).map(str::to_owned);
+    if let Some(near) = near_file(path).or_else(built_in) {
         error = error.hint(format!("did you mean `{near}`?"));
     }
     Err(error.hint(format!("the built-in ones are {}", names.join(", "))))
 }
 
 /// A file in the same folder whose name is like the one that is missing.
-fn near_file(path: &Path) -> Option<String> {
+pub(crate) fn near_file(path: &Path) -> Option<String> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let wanted = path.file_name()?.to_string_lossy().into_owned();
     let names: Vec<String> = std::fs::read_dir(folder)
