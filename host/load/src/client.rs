@@ -5,6 +5,7 @@ use crate::answer::Answer;
 use crate::http::{Malformed, Part, Reader};
 use crate::plan::Nanos;
 use crate::run::Shared;
+use crate::tls;
 use records::{Connection, Failure, FailureKind, Record};
 use rustls::pki_types::ServerName;
 use std::cell::RefCell;
@@ -163,31 +164,27 @@ impl Client {
     async fn connect(&self, endpoint: usize) -> Result<Wire, Failure> {
         let endpoint = &self.shared.plan.target.endpoints[endpoint];
         let (host, port) = (endpoint.host(), endpoint.port());
-        let fail = |kind, error: io::Error| {
-            Failure::new(kind, format!("{}: {error}", endpoint.authority()))
+        let fail = |kind, reason: String| {
+            Failure::new(kind, format!("{}: {reason}", endpoint.authority()))
         };
-        let in_time = |result: Result<io::Result<_>, _>| {
-            result.unwrap_or_else(|_| {
-                let text = format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
-                Err(io::Error::new(io::ErrorKind::TimedOut, text))
-            })
-        };
-        let stream =
-            in_time(timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await)
-                .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
-                .map_err(|error| fail(FailureKind::Connect, error))?;
+        let late = || format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port)))
+            .await
+            .map_err(|_| fail(FailureKind::Connect, late()))?
+            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            .map_err(|error| fail(FailureKind::Connect, error.to_string()))?;
         self.shared.live.connections.fetch_add(1, Relaxed);
-        let Some(tls) = self.shared.tls.as_ref().filter(|_| endpoint.secure()) else {
+        let Some(config) = self.shared.tls.as_ref().filter(|_| endpoint.secure()) else {
             return Ok(Wire::Plain(stream));
         };
         let name = ServerName::try_from(host)
-            .map_err(|error| fail(FailureKind::Tls, io::Error::other(error)))?;
-        let connecting = TlsConnector::from(tls.clone()).connect(name, stream);
-        match timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(Ok(stream)) => Ok(Wire::Secure(Box::new(stream))),
-            Ok(Err(error)) => Err(fail(FailureKind::Tls, error)),
-            Err(_) => Err(fail(FailureKind::Tls, io::ErrorKind::TimedOut.into())),
-        }
+            .map_err(|error| fail(FailureKind::Tls, error.to_string()))?;
+        let connecting = TlsConnector::from(config.clone()).connect(name, stream);
+        let stream = timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| fail(FailureKind::Tls, late()))?
+            .map_err(|error| fail(FailureKind::Tls, tls::explain(&error)))?;
+        Ok(Wire::Secure(Box::new(stream)))
     }
 }
 

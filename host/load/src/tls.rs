@@ -1,11 +1,14 @@
-//! How TLS certificates are checked.
+//! How TLS certificates are checked, and what to do when a server's is refused.
 
 use crate::plan::Tls;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,6 +41,23 @@ pub(crate) fn config(tls: &Tls) -> Result<Arc<ClientConfig>, TlsError> {
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// What went wrong while a connection was made secure, with a cure where one is known.
+pub(crate) fn explain(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let cure = match (cause, error.kind()) {
+        (Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)), _) => {
+            "give the file of its authority in `ca_file`, or check nothing with `insecure`"
+        }
+        (Some(Error::InvalidCertificate(_)), _) => "`insecure` takes any certificate",
+        (Some(Error::InvalidMessage(_)), _)
+        | (None, ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+            "if the server does not speak TLS, write http://"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {cure}")
 }
 
 fn authorities(tls: &Tls) -> Result<RootCertStore, TlsError> {

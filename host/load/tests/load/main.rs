@@ -5,3 +5,4 @@
 mod runs;
 mod streams;
 mod support;
+mod tls;

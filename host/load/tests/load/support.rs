@@ -151,6 +151,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(scripts: Vec<Script>) -> Self {
+        Self::over(Some, scripts)
+    }
+
+    /// A server whose connections are of another kind. None: the connection is dropped.
+    pub(crate) fn over<S: Read + Write>(
+        wrap: impl Fn(TcpStream) -> Option<S> + Clone + Send + 'static,
+        scripts: Vec<Script>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -159,7 +167,11 @@ impl Server {
         thread::spawn(move || {
             for (connection, stream) in listener.incoming().enumerate() {
                 let (scripts, turn, seen) = (scripts.clone(), turn.clone(), seen.clone());
-                thread::spawn(move || serve(stream.unwrap(), connection, &scripts, &turn, &seen));
+                let (stream, wrap) = (stream.unwrap(), wrap.clone());
+                thread::spawn(move || {
+                    stream.set_nodelay(true).unwrap();
+                    serve(wrap(stream)?, connection, &scripts, &turn, &seen)
+                });
             }
         });
         server
@@ -175,13 +187,12 @@ impl Server {
 }
 
 fn serve(
-    stream: TcpStream,
+    stream: impl Read + Write,
     connection: usize,
     scripts: &[Script],
     turn: &AtomicUsize,
     seen: &Mutex<Vec<Seen>>,
 ) -> Option<()> {
-    stream.set_nodelay(true).unwrap();
     // Small, so that a reset finds bytes that were not read: that is what makes it a reset.
     let mut reader = BufReader::with_capacity(16, stream);
     loop {
@@ -296,6 +307,7 @@ pub(crate) fn plan(url: &str, stages: Vec<Stage>) -> Plan {
         request_timeout: 20 * SECOND,
         seed: 1,
         abort: Abort { without_success: None, max_error_rate: None },
+        count_tokens: None,
         threads: Some(2),
     }
 }
