@@ -114,6 +114,7 @@ fn plan(url: &str, stage: Stage) -> Plan {
         request_timeout: 60_000_000_000,
         seed: 1,
         abort: Abort { without_success: None, max_error_rate: None },
+        count_tokens: None,
         threads: None,
     }
 }

@@ -47,15 +47,52 @@ struct Facts {
     output: bool,
     server_error: Option<String>,
     bad: Option<String>,
-    /// Kept where a later turn quotes it.
-    text: Option<String>,
+    texts: Texts,
     /// An event that others are expected to resemble.
     template: Option<Template>,
 }
 
+/// What is kept of an answer's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    Nothing,
+    /// The answer, for a later turn.
+    Answer,
+    /// All that the model generated, for its tokens to be counted.
+    All,
+}
+
+/// The texts of an answer.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    /// None: not kept.
+    pub(crate) answer: Option<String>,
+    /// None: not kept, or the two are not all that was generated.
+    pub(crate) reasoning: Option<String>,
+}
+
+impl Texts {
+    fn kept(keep: Keep) -> Self {
+        let (answer, reasoning) = (keep != Keep::Nothing, keep == Keep::All);
+        Self { answer: answer.then(String::new), reasoning: reasoning.then(String::new) }
+    }
+
+    fn add(&mut self, piece: &Piece<'_>) {
+        if piece.calls {
+            self.reasoning = None;
+        }
+        if let Some(answer) = &mut self.answer {
+            answer.push_str(&piece.text);
+        }
+        if let Some(reasoning) = &mut self.reasoning {
+            reasoning.push_str(&piece.reasoning);
+        }
+    }
+}
+
 impl Answer {
     /// An answer to come.
-    pub(crate) fn new(api: Api, streamed: bool, keep_text: bool) -> Self {
+    pub(crate) fn new(api: Api, streamed: bool, keep: Keep) -> Self {
         Self {
             facts: Facts {
                 api,
@@ -69,7 +106,7 @@ impl Answer {
                 output: false,
                 server_error: None,
                 bad: None,
-                text: keep_text.then(String::new),
+                texts: Texts::kept(keep),
                 template: None,
             },
             body: Body::Whole(Vec::new()),
@@ -164,8 +201,8 @@ impl Answer {
         Ok(())
     }
 
-    /// Moves the facts into the record and gives the text, where it was kept.
-    pub(crate) fn into_record(self, record: &mut Record) -> Option<String> {
+    /// Moves the facts into the record and gives the texts.
+    pub(crate) fn into_record(self, record: &mut Record) -> Texts {
         let facts = self.facts;
         record.status = self.status;
         record.first_byte = self.first_byte;
@@ -183,7 +220,7 @@ impl Answer {
             record.cached_tokens = usage.cached_tokens();
             record.reasoning_tokens = usage.reasoning_tokens();
         }
-        facts.text
+        facts.texts
     }
 
     fn is_good(&self) -> bool {
@@ -234,6 +271,7 @@ impl Facts {
 
     fn piece(&mut self, piece: Piece<'_>, at: Option<Nanos>) {
         self.finished |= piece.finished;
+        self.texts.add(&piece);
         if let Some(error) = piece.error {
             self.server_error.get_or_insert(error);
         }
@@ -242,9 +280,6 @@ impl Facts {
             if let Some(at) = at {
                 self.chunk(output, piece.usage, at);
             }
-        }
-        if let Some(text) = &mut self.text {
-            text.push_str(&piece.text);
         }
         if piece.usage.is_some() {
             self.usage = piece.usage;

@@ -1,6 +1,6 @@
 //! What the benchmarks reach into: reading one streamed answer. No part of the crate's interface.
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Keep};
 use crate::http::{Part, Reader};
 use crate::plan::Api;
 use crate::sse::Splitter;
@@ -16,7 +16,7 @@ pub fn count_events(stream: &[u8]) -> usize {
 /// Reads a response that comes in these pieces and gives what the record says of it.
 pub fn read_response(pieces: &[&[u8]]) -> Record {
     let mut reader = Reader::new();
-    let mut answer = Answer::new(Api::Chat, true, false);
+    let mut answer = Answer::new(Api::Chat, true, Keep::Nothing);
     let mut record = Record::default();
     for (piece, at) in pieces.iter().zip(1..) {
         let mut input = *piece;

@@ -1,6 +1,7 @@
 //! The pacer thread: takes the stages one after the other, lets sessions start, watches for
 //! reasons to stop, and closes each stage with what is known of it.
 
+use crate::journal::Note;
 use crate::open;
 use crate::plan::Nanos;
 use crate::ring::Supply;
@@ -27,7 +28,7 @@ const FEW: u64 = 10;
 /// The pacer's side of the threads.
 pub(crate) struct Conductor {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) journal: SyncSender<Entry>,
+    pub(crate) journal: SyncSender<Note>,
     pub(crate) loads: Vec<LoadThread>,
     next: usize,
 }
@@ -41,7 +42,7 @@ pub(crate) struct LoadThread {
 impl Conductor {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        journal: SyncSender<Entry>,
+        journal: SyncSender<Note>,
         loads: Vec<LoadThread>,
     ) -> Self {
         Self { shared, journal, loads, next: 0 }
@@ -72,6 +73,7 @@ impl Conductor {
             || (EndReason::Completed, String::new()),
             |ending| (ending.reason, ending.message),
         );
+        self.shared.threads.leave();
         let at = self.shared.clock.now();
         self.write(Event::End { at, reason, message: message.clone() });
         (reason, message)
@@ -242,6 +244,6 @@ impl Conductor {
 
     fn write(&self, event: Event) {
         // Without the writer the run has ended already.
-        let _ = self.journal.send(Entry::Event(event));
+        let _ = self.journal.send(Note::Entry(Entry::Event(event)));
     }
 }

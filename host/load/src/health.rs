@@ -15,6 +15,8 @@ struct Watched {
     name: String,
     id: i32,
     before: Usage,
+    /// What it came to when it ended.
+    end: Option<Usage>,
 }
 
 /// Nanoseconds since the thread began.
@@ -30,8 +32,17 @@ impl Threads {
         let id = nix::unistd::gettid().as_raw();
         let before = usage(id).unwrap_or_default();
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(Watched { name: name.to_owned(), id, before });
+        all.push(Watched { name: name.to_owned(), id, before, end: None });
         all.sort_by(|a, b| b.name.cmp(&a.name));
+    }
+
+    /// The calling thread ends: later the operating system knows nothing of it.
+    pub(crate) fn leave(&self) {
+        let id = nix::unistd::gettid().as_raw();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in all.iter_mut().filter(|thread| thread.id == id) {
+            thread.end = usage(id);
+        }
     }
 
     /// What each thread did since the sample before, which is this long ago. Empty where the
@@ -40,7 +51,7 @@ impl Threads {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let share = |now: u64, before: u64| now.saturating_sub(before) as f64 / ago.max(1) as f64;
         let samples = all.iter_mut().filter_map(|thread| {
-            let now = usage(thread.id)?;
+            let now = thread.end.or_else(|| usage(thread.id))?;
             let before = std::mem::replace(&mut thread.before, now);
             Some(ThreadSample {
                 name: thread.name.clone(),

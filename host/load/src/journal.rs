@@ -1,19 +1,19 @@
 //! The thread that writes the records file, and with it once a second a sample of the client's
-//! health.
+//! health. What takes time and can wait is done here: counting tokens.
 
 use crate::plan::Nanos;
 use crate::run::Shared;
-use records::{ClientSample, EndReason, Entry, Event, Writer};
+use records::{ClientSample, EndReason, Entry, Event, Record, UsageSource, Writer};
 use std::io::{self, Write};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
-/// Entries that may wait for the writer. A load thread that finds the queue full waits.
+/// Notes that may wait for the writer. A load thread that finds the queue full waits.
 pub(crate) const QUEUE: usize = 16 * 1024;
 
-/// The writer looks for entries this often, rather than be woken for each of them: a wake-up
+/// The writer looks for notes this often, rather than be woken for each of them: a wake-up
 /// costs the load thread more than everything else about a record.
 const PAUSE: Duration = Duration::from_millis(50);
 const FLUSH: Nanos = 250_000_000;
@@ -21,28 +21,37 @@ const SAMPLE: Nanos = 1_000_000_000;
 /// A last sample of less than this says little.
 const SHORTEST_SAMPLE: Nanos = 200_000_000;
 
-/// Writes entries until all who send them are gone.
+/// Something for the records file.
+pub(crate) enum Note {
+    /// Written as it is.
+    Entry(Entry),
+    /// A record whose tokens the server did not count, and all that the model generated.
+    Uncounted {
+        /// The record, as far as it is known.
+        record: Box<Record>,
+        /// Reasoning and answer.
+        texts: [String; 2],
+    },
+}
+
+/// Writes what it gets until all who send are gone.
 pub(crate) fn write<W: Write>(
     writer: Writer<W>,
-    entries: &Receiver<Entry>,
+    notes: &Receiver<Note>,
     shared: &Shared,
 ) -> Option<io::Error> {
     let now = shared.clock.now();
     let mut journal = Journal { writer, shared, flushed: now, sampled: now, failed: None };
     loop {
-        let open = journal.take(entries);
-        let now = shared.clock.now();
-        shared.live.mark(now);
-        if now >= journal.sampled + SAMPLE {
-            journal.sample(now);
+        match notes.try_recv() {
+            Ok(note) => journal.take(note),
+            Err(TryRecvError::Empty) => thread::park_timeout(PAUSE),
+            Err(TryRecvError::Disconnected) => {
+                journal.flush(shared.clock.now());
+                return journal.failed;
+            }
         }
-        if !open || now >= journal.flushed + FLUSH {
-            journal.flush(now);
-        }
-        if !open {
-            return journal.failed;
-        }
-        thread::park_timeout(PAUSE);
+        journal.look_at_clock();
     }
 }
 
@@ -55,22 +64,38 @@ struct Journal<'a, W: Write> {
 }
 
 impl<W: Write> Journal<'_, W> {
-    /// Writes what there is. False: nobody sends any more.
-    fn take(&mut self, entries: &Receiver<Entry>) -> bool {
-        loop {
-            match entries.try_recv() {
-                Ok(Entry::Record(record)) => self.note(|writer| writer.record(&record)),
-                Ok(Entry::Event(event)) => {
-                    if let Event::End { at, .. } = event
-                        && at >= self.sampled + SHORTEST_SAMPLE
-                    {
-                        self.sample(at);
-                    }
-                    self.note(|writer| writer.event(&event));
+    fn take(&mut self, note: Note) {
+        match note {
+            Note::Entry(Entry::Record(record)) => self.write(|writer| writer.record(&record)),
+            Note::Uncounted { mut record, texts } => {
+                let counter = self.shared.plan.count_tokens.as_ref();
+                let count = |text: &String| counter?.count(text);
+                record.output_tokens = texts.iter().map(count).sum();
+                if record.output_tokens.is_some() {
+                    record.usage = UsageSource::Tokenizer;
                 }
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+                self.write(|writer| writer.record(&record));
             }
+            Note::Entry(Entry::Event(event)) => {
+                if let Event::End { at, .. } = event
+                    && at >= self.sampled + SHORTEST_SAMPLE
+                {
+                    self.sample(at);
+                }
+                self.write(|writer| writer.event(&event));
+            }
+        }
+    }
+
+    /// Does what time asks for.
+    fn look_at_clock(&mut self) {
+        let now = self.shared.clock.now();
+        if now >= self.sampled + SAMPLE {
+            self.sample(now);
+        }
+        if now >= self.flushed + FLUSH {
+            self.shared.live.mark(now);
+            self.flush(now);
         }
     }
 
@@ -87,17 +112,17 @@ impl<W: Write> Journal<'_, W> {
             threads: self.shared.threads.sample(now - self.sampled),
         };
         self.sampled = now;
-        self.note(|writer| writer.event(&Event::Client(sample)));
+        self.write(|writer| writer.event(&Event::Client(sample)));
     }
 
     fn flush(&mut self, now: Nanos) {
         self.flushed = now;
-        self.note(Writer::flush);
+        self.write(Writer::flush);
     }
 
     /// Does something with the file. What cannot be kept is not worth sending: the first failure
     /// ends the run.
-    fn note(&mut self, act: impl FnOnce(&mut Writer<W>) -> io::Result<()>) {
+    fn write(&mut self, act: impl FnOnce(&mut Writer<W>) -> io::Result<()>) {
         if self.failed.is_some() {
             return;
         }

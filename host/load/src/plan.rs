@@ -5,7 +5,9 @@
 
 use secrecy::SecretString;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Nanoseconds.
 pub type Nanos = u64;
@@ -23,8 +25,34 @@ pub struct Plan {
     pub seed: u64,
     /// When to give up.
     pub abort: Abort,
+    /// Counts the tokens of answers whose server does not. None: they stay uncounted.
+    pub count_tokens: Option<TokenCounter>,
     /// Threads that send and read. None: one for each core, at most eight.
     pub threads: Option<usize>,
+}
+
+/// Counts the tokens of a text, with the model's tokenizer as a rule.
+#[derive(Clone)]
+pub struct TokenCounter(Arc<Count>);
+
+type Count = dyn Fn(&str) -> Option<u32> + Send + Sync;
+
+impl TokenCounter {
+    /// A counter from a function, which may be slow: no thread that times traffic calls it.
+    /// It gives None for a text that it cannot count.
+    pub fn new(count: impl Fn(&str) -> Option<u32> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(count))
+    }
+
+    pub(crate) fn count(&self, text: &str) -> Option<u32> {
+        (self.0)(text)
+    }
+}
+
+impl fmt::Debug for TokenCounter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenCounter").finish_non_exhaustive()
+    }
 }
 
 /// When to give up.

@@ -11,7 +11,7 @@ use crate::ring::Supply;
 use crate::tls::{self, TlsError};
 use crate::worker;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use records::{EndReason, Entry, Writer};
+use records::{EndReason, Writer};
 use rustls::ClientConfig;
 use secrecy::ExposeSecret;
 use std::io::{self, Write};
@@ -108,7 +108,7 @@ pub fn start<W: Write + Send + 'static>(
         not_found: Mutex::new(None),
         endpoint: AtomicUsize::new(0),
     });
-    let (journal, entries) = mpsc::sync_channel::<Entry>(journal::QUEUE);
+    let (journal, entries) = mpsc::sync_channel(journal::QUEUE);
     let loads = (0..threads)
         .map(|index| {
             let (commands, receiver) = tokio::sync::mpsc::unbounded_channel();

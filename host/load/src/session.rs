@@ -1,15 +1,16 @@
 //! One session on a load thread: its turns in order, each when it is due, each answer kept for
 //! those that quote it, each request's record handed to the journal.
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Keep, Texts};
 use crate::api::{self, Past};
 use crate::hide;
+use crate::journal::Note;
 use crate::plan::{Nanos, Pacing, Session, Target};
 use crate::prepare;
 use crate::run::{NotFound, Shared};
 use crate::stage::{Phase, StageNow};
 use crate::worker::Worker;
-use records::{Connection, EndReason, Entry, Failure, FailureKind, Record};
+use records::{Connection, EndReason, Entry, Failure, FailureKind, Record, UsageSource};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -146,9 +147,9 @@ impl Exchange<'_> {
     ) -> Option<Ended> {
         let shared = &self.worker.shared;
         let request = &self.session.turns[self.index].request;
-        let keep_text = api::is_quoted(&self.session.turns, self.index);
+        let keep = self.text_to_keep();
         let api = api::of(&shared.plan.target, request);
-        let mut answer = Answer::new(api, request.streamed, keep_text);
+        let mut answer = Answer::new(api, request.streamed, keep);
         let mut record = self.record();
         let bytes = message.numbered(record.id);
         shared.live.in_flight.fetch_add(1, Relaxed);
@@ -169,9 +170,28 @@ impl Exchange<'_> {
             message: hide::secrets(&shared.plan.target, failure.message),
             ..failure
         });
-        let text = answer.into_record(&mut record).unwrap_or_default();
+        let texts = answer.into_record(&mut record);
+        let text = match self.is_quoted() {
+            true => texts.answer.clone().unwrap_or_default(),
+            false => String::new(),
+        };
         let ended = Ended { started: record.started, finished: record.finished, text };
-        self.keep(record).then_some(ended)
+        self.keep(record, texts).then_some(ended)
+    }
+
+    fn is_quoted(&self) -> bool {
+        api::is_quoted(&self.session.turns, self.index)
+    }
+
+    fn text_to_keep(&self) -> Keep {
+        if self.worker.shared.plan.count_tokens.is_some() {
+            // Whether the server counts is known at the end only.
+            Keep::All
+        } else if self.is_quoted() {
+            Keep::Answer
+        } else {
+            Keep::Nothing
+        }
     }
 
     /// A record with all that is known before the request is sent.
@@ -204,7 +224,7 @@ impl Exchange<'_> {
     }
 
     /// Counts and journals a record. Whether it ended well.
-    fn keep(&self, record: Record) -> bool {
+    fn keep(&self, record: Record, texts: Texts) -> bool {
         let shared = &self.worker.shared;
         let ok = record.error.is_none();
         shared.live.ended(self.worker.index, &record);
@@ -219,7 +239,15 @@ impl Exchange<'_> {
             let body = record.error.as_ref().map_or_else(String::new, |e| e.message.clone());
             shared.not_found(NotFound { url, body });
         }
-        self.worker.journal(Entry::Record(Box::new(record)));
+        let record = Box::new(record);
+        self.worker.journal(match texts {
+            Texts { answer: Some(answer), reasoning: Some(reasoning) }
+                if ok && record.usage == UsageSource::None =>
+            {
+                Note::Uncounted { record, texts: [reasoning, answer] }
+            }
+            _ => Note::Entry(Entry::Record(record)),
+        });
         ok
     }
 }

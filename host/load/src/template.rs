@@ -28,7 +28,7 @@ impl Template {
             Output::Answer => (&piece.text, &piece.reasoning),
             Output::Reasoning => (&piece.reasoning, &piece.text),
         };
-        let more = piece.finished || piece.usage.is_some() || piece.error.is_some();
+        let more = piece.finished || piece.calls || piece.usage.is_some() || piece.error.is_some();
         if more || text.is_empty() || !other.is_empty() {
             return None;
         }

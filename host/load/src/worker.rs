@@ -2,10 +2,11 @@
 
 use crate::alarm::Alarm;
 use crate::client::Client;
+use crate::journal::Note;
 use crate::run::Shared;
 use crate::session::{self, Job, before_close};
 use crate::stage::Active;
-use records::{EndReason, Entry};
+use records::EndReason;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,13 +29,13 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) client: Client,
     pub(crate) alarm: Alarm,
-    journal: SyncSender<Entry>,
+    journal: SyncSender<Note>,
 }
 
 impl Worker {
-    /// Hands an entry to the journal's thread, which ends after this one.
-    pub(crate) fn journal(&self, entry: Entry) {
-        if self.journal.send(entry).is_err() {
+    /// Hands something to the journal's thread, which ends after this one.
+    pub(crate) fn journal(&self, note: Note) {
+        if self.journal.send(note).is_err() {
             let message = "the thread that writes the records is gone".to_owned();
             self.shared.end(EndReason::Aborted, message, true);
         }
@@ -45,21 +46,23 @@ impl Worker {
 pub(crate) fn run(
     index: usize,
     shared: Arc<Shared>,
-    journal: SyncSender<Entry>,
+    journal: SyncSender<Note>,
     commands: UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     shared.threads.register(&format!("load-{index}"));
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build_local(LocalOptions::default())?;
-    runtime.block_on(async move {
+    let outcome = runtime.block_on(async {
         let alarm = Alarm::new(shared.clock)?;
         let client = Client::new(shared.clone());
-        let worker = Rc::new(Worker { index, shared, client, alarm, journal });
+        let worker = Rc::new(Worker { index, shared: shared.clone(), client, alarm, journal });
         tokio::select! {
             broken = worker.alarm.run() => broken,
             () = obey(&worker, commands) => Ok(()),
         }
-    })
+    });
+    shared.threads.leave();
+    outcome
 }
 
 async fn obey(worker: &Rc<Worker>, mut commands: UnboundedReceiver<Command>) {

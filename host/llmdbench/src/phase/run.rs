@@ -25,6 +25,7 @@ use std::fs::{self, OpenOptions};
 use std::io::BufWriter;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokenizers::Tokenizer;
 
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -59,6 +60,7 @@ pub(crate) fn run(
 
     let results = dir.next_results();
     run_dir::make(&results.results)?;
+    plan.write(&results.plan())?;
     let records = results.records();
     let file = OpenOptions::new().write(true).create_new(true).open(&records).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
@@ -78,6 +80,7 @@ pub(crate) fn run(
             without_success: Some(experiment.load.give_up_after_ns),
             max_error_rate: experiment.load.max_error_rate,
         },
+        count_tokens: prepared.chosen.tokenizer().cloned().map(token_counter),
         threads: experiment.load.threads,
     };
     let (mut feeders, supplies): (VecDeque<_>, _) =
@@ -226,6 +229,13 @@ fn line(p: &load::Progress, stages: usize) -> String {
         ms(p.lateness.map(|q| q.p99)),
         if errors.is_empty() { String::new() } else { format!(" | failed: {}", errors.join(", ")) },
     )
+}
+
+fn token_counter(tokenizer: Tokenizer) -> load::TokenCounter {
+    load::TokenCounter::new(move |text| {
+        let tokens = tokenizer.encode_fast(text, false).ok()?;
+        u32::try_from(tokens.len()).ok()
+    })
 }
 
 /// Where prompts of a chosen length get their words: from the tokenizer, else scaled by what the

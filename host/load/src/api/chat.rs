@@ -111,8 +111,7 @@ impl Function<'_> {
 impl<'a> super::Choice<'a> for Choice<'a> {
     fn output(&self) -> Option<Output> {
         let delta = self.delta.as_ref()?;
-        let mut calls = delta.tool_calls.iter().flatten().filter_map(|c| c.function.as_ref());
-        if Text::is_present(delta.content.as_ref()) || calls.any(Function::says_something) {
+        if Text::is_present(delta.content.as_ref()) || self.calls() {
             Some(Output::Answer)
         } else if Text::is_present(delta.reasoning.as_ref())
             || Text::is_present(delta.reasoning_content.as_ref())
@@ -121,6 +120,11 @@ impl<'a> super::Choice<'a> for Choice<'a> {
         } else {
             None
         }
+    }
+
+    fn calls(&self) -> bool {
+        let calls = self.delta.iter().flat_map(|delta| delta.tool_calls.iter().flatten());
+        calls.filter_map(|call| call.function.as_ref()).any(Function::says_something)
     }
 
     fn finished(&self) -> bool {

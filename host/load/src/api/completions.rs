@@ -62,6 +62,10 @@ impl<'a> super::Choice<'a> for Choice<'a> {
         Text::is_present(self.text.as_ref()).then_some(Output::Answer)
     }
 
+    fn calls(&self) -> bool {
+        false
+    }
+
     fn finished(&self) -> bool {
         self.finish_reason.is_some()
     }

@@ -100,6 +100,8 @@ pub(crate) struct Piece<'a> {
     pub(crate) text: Cow<'a, str>,
     /// Text of the reasoning before it.
     pub(crate) reasoning: Cow<'a, str>,
+    /// It calls tools.
+    pub(crate) calls: bool,
     /// The model gave a reason to stop.
     pub(crate) finished: bool,
     /// Token counts, so far or in all.
@@ -202,6 +204,7 @@ struct Envelope<'a, C> {
 /// What a choice of either dialect says.
 trait Choice<'a> {
     fn output(&self) -> Option<Output>;
+    fn calls(&self) -> bool;
     fn finished(&self) -> bool;
     /// Its text and its reasoning.
     fn into_texts(self) -> (Option<Text<'a>>, Option<Text<'a>>);
@@ -219,6 +222,7 @@ impl<'a, C: Choice<'a>> Envelope<'a, C> {
         };
         for choice in self.choices.into_iter().flatten() {
             piece.finished |= choice.finished();
+            piece.calls |= choice.calls();
             if piece.output != Some(Output::Answer) {
                 piece.output = choice.output().or(piece.output);
             }

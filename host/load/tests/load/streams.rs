@@ -1,6 +1,7 @@
 //! Streams from practice: what a record says of them.
 
 use crate::support::{self, *};
+use load::TokenCounter;
 use records::{FailureKind, Record, UsageSource};
 
 /// The records of these scripts, played one after the other on one connection where it lasts.
@@ -306,4 +307,54 @@ fn an_answer_that_is_not_streamed_has_text_and_counts_but_no_token_times() {
     assert_eq!((&record.error, record.tokens.len()), (&None, 0));
     assert_eq!((record.input_tokens, record.output_tokens), (Some(3), Some(1)));
     assert_eq!(server.seen()[0].json()["stream"], false);
+}
+
+#[test]
+fn answers_without_usage_are_counted_where_there_is_a_tokenizer() {
+    let check = |script: Script, expected: (Option<u32>, UsageSource)| {
+        let server = Server::start(vec![script]);
+        let mut plan = plan(&server.url(), vec![closed(1)]);
+        plan.count_tokens = Some(TokenCounter::new(|text| match text.contains("uncountable") {
+            true => None,
+            false => u32::try_from(text.split_whitespace().count()).ok(),
+        }));
+        let done = run(plan);
+        let record = done.records()[0];
+        assert_eq!((record.output_tokens, record.usage), expected, "{record:?}");
+    };
+    let (by_tokenizer, by_nobody) = (UsageSource::Tokenizer, UsageSource::None);
+    let begin = || Script::stream().content(1, "one two").content(2, " thr").content(3, "ee");
+    check(begin().finish(4).done(4), (Some(3), by_tokenizer));
+    check(begin().finish(4).usage(4, 5, 9).done(4), (Some(9), UsageSource::Server));
+    check(
+        Script::stream().delta(1, r#"{"reasoning":"a b"}"#).content(2, "c d e").done(3),
+        (Some(5), by_tokenizer),
+    );
+    check(
+        Script::stream().delta(1, r#"{"reasoning_content":"a","content":"b"}"#).done(3),
+        (Some(2), by_tokenizer),
+    );
+    check(
+        Script::stream()
+            .content(1, "let me see")
+            .delta(2, r#"{"tool_calls":[{"index":0,"function":{"name":"f","arguments":"{}"}}]}"#)
+            .done(3),
+        (None, by_nobody),
+    );
+    check(begin().content(4, "uncountable").done(4), (None, by_nobody));
+    check(begin().end(End::Close(4)), (None, by_nobody));
+}
+
+#[test]
+fn counting_changes_nothing_about_what_later_turns_quote() {
+    let answer = || Script::stream().delta(1, r#"{"reasoning":"hm"}"#).content(2, "yes").done(3);
+    let server = Server::start(vec![answer()]);
+    let mut plan = plan(&server.url(), vec![closed(1)]);
+    plan.count_tokens = Some(TokenCounter::new(|_| Some(1)));
+    let mut second = request("again");
+    second.history = true;
+    let sessions = [session_of(0, vec![turn(request("is it"), 0), turn(second, 0)])];
+    let done = begin(plan, vec![feed(sessions)]).finish();
+    assert!(done.records().iter().all(|record| record.output_tokens == Some(2)));
+    assert_eq!(server.seen()[1].json()["messages"][1]["content"], "yes");
 }
