@@ -1,8 +1,6 @@
 //! What plugins and the program have agreed on: inputs, what is left out, findings, variables of
 //! processes, settings of a stage.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
-
 use acceptance::{Bench, Server, plugin, program, root};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

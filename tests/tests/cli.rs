@@ -1,0 +1,121 @@
+//! The command line: every help page, completions, reference pages, the list of plugins.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
+use acceptance::{Bench, root};
+use serde_json::Value;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+/// The commands that the help page names.
+fn commands(help: &str) -> Vec<String> {
+    let list =
+        help.split("Commands:\n").nth(1).map_or("", |rest| rest.split("\n\n").next().unwrap());
+    list.lines()
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next().map(str::to_owned))
+        .filter(|name| name != "help")
+        .collect()
+}
+
+#[test]
+fn every_command_has_a_help_page_that_fits_and_stands_in_the_reference() {
+    let bench = Bench::new();
+    let reference = std::fs::read_to_string(root().join("docs/reference/commands.md")).unwrap();
+    let mut open = vec![Vec::<String>::new()];
+    let mut seen = 0;
+    while let Some(path) = open.pop() {
+        let mut args: Vec<&str> = path.iter().map(String::as_str).collect();
+        args.push("--help");
+        let page = bench.run(&args).expect(0).stdout;
+        let usage = format!("Usage: {}", [&["llmdbench".to_owned()], &path[..]].concat().join(" "));
+        assert!(page.contains(&usage), "no `{usage}` in {page}");
+        let wide = page.lines().map(|line| line.chars().count()).max();
+        assert!(wide <= Some(110), "{path:?}: {wide:?} columns");
+        let heading = format!("## llmdbench {}\n", path.join(" "));
+        assert!(
+            path.is_empty() || reference.contains(&heading),
+            "{path:?} is not in the reference"
+        );
+        open.extend(commands(&page).into_iter().map(|name| [&path[..], &[name]].concat()));
+        seen += 1;
+    }
+    assert!(seen >= 16, "{seen} pages");
+}
+
+#[test]
+fn a_wrong_command_or_option_names_the_right_one() {
+    let bench = Bench::new();
+    for (args, near) in [(&["bnech"][..], "bench"), (&["run", "--endpont", "x"], "--endpoint")] {
+        let ended = bench.run(args).expect(2);
+        assert!(ended.stderr.contains(near), "{}", ended.stderr);
+    }
+    assert!(bench.run(&["--version"]).expect(0).stdout.starts_with("llmdbench "));
+}
+
+#[test]
+fn the_completion_script_is_one_that_bash_reads() {
+    let bench = Bench::new();
+    let script = bench.run(&["completions", "bash"]).expect(0).stdout;
+    let mut bash = Command::new("bash")
+        .arg("-n")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let ended = bash.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(script.contains("--endpoint"));
+    for shell in ["zsh", "fish"] {
+        assert!(bench.run(&["completions", shell]).expect(0).stdout.contains("llmdbench"));
+    }
+}
+
+#[test]
+fn the_list_of_plugins_has_the_built_in_ones_and_those_given() {
+    let bench = Bench::new();
+    let given = acceptance::plugin("example-plugins", "rust-harness");
+    let list = bench.run(&["--output", "json", "--plugin", &given, "plugin", "list"]).expect(0);
+    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    let names: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| (p["name"].as_str().unwrap(), p["kinds"][0].as_str().unwrap()))
+        .collect();
+    let right = [
+        ("local", "backend"),
+        ("sharegpt", "workload"),
+        ("stages", "harness"),
+        ("synthetic", "workload"),
+        ("staircase", "harness"),
+    ];
+    assert_eq!(names, right);
+    for (name, _) in &names[..4] {
+        let page = bench.run(&["plugin", "inspect", name]).expect(0).stdout;
+        for part in ["imports", "permissions", "settings as a"] {
+            assert!(page.contains(part), "{page}");
+        }
+        assert!(!page.contains("wasi"), "no plugin imports WASI: {page}");
+    }
+}
+
+#[test]
+fn settings_come_from_where_they_say() {
+    let bench = Bench::new().env("LLMDBENCH_SEED", "5").env("LLMDBENCH_LOAD_THREADS", "3");
+    bench.write("e.yaml", "seed: 6\n");
+    let env = bench.run(&["--output", "json", "env", "e.yaml"]).expect(0).stdout;
+    let env: Value = serde_json::from_str(&env).unwrap();
+    let setting = |path: &str| {
+        env.as_array().unwrap().iter().find(|setting| setting["path"] == path).unwrap().clone()
+    };
+    assert_eq!(
+        (&setting("seed")["value"], &setting("seed")["source"]),
+        (&6.into(), &"experiment".into())
+    );
+    assert_eq!(setting("load.threads")["source"], "environment");
+    assert_eq!(setting("target.api")["source"], "default");
+    let schema = bench.run(&["env", "--schema"]).expect(0).stdout;
+    let schema: Value = serde_json::from_str(&schema).unwrap();
+    assert!(schema["properties"]["harness"].is_object(), "{schema}");
+}

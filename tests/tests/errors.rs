@@ -1,0 +1,327 @@
+//! Faults of the user: one error each, with its place, its path and the nearest right name.
+
+use acceptance::Bench;
+use insta::assert_snapshot;
+
+/// An experiment that lacks nothing.
+const GOOD: &str = "deploy: {endpoint: 'http://127.0.0.1:9', model: m}\n\
+                    harness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n";
+
+/// Options of a run that lacks nothing.
+const RUN: [&str; 7] =
+    ["run", "--endpoint", "http://127.0.0.1:9", "--model", "m", "--requests", "1"];
+
+/// What the program says of an experiment, and how it ends.
+fn plan(experiment: &str) -> String {
+    said(&[("e.yaml", experiment)], &[], &["plan", "e.yaml"])
+}
+
+/// The same of a good one with something behind it.
+fn plan_with(more: &str) -> String {
+    plan(&format!("{GOOD}{more}"))
+}
+
+fn run(more: &[&str]) -> String {
+    said(&[], &[], &[&RUN[..], more].concat())
+}
+
+fn said(files: &[(&str, &str)], variables: &[(&str, &str)], args: &[&str]) -> String {
+    let mut bench = Bench::new();
+    for (name, value) in variables {
+        bench = bench.env(name, value);
+    }
+    for (name, text) in files {
+        bench.write(name, text);
+    }
+    let ended = bench.run(args);
+    let begun = bench.path("w/results").exists();
+    assert!(!begun, "no load was made");
+    format!("{}exit {}", ended.stderr, ended.code)
+}
+
+#[test]
+fn an_unknown_key() {
+    assert_snapshot!(plan_with("taget: {api: chat}\n"), @r#"
+    error: e.yaml:3:1: `taget` is not a key of an experiment
+      hint: the nearest name is `target`
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_value_without_its_unit() {
+    assert_snapshot!(plan_with("target: {timeout: 20}\n"), @r#"
+    error: e.yaml:3:10: `target.timeout`: `20` has no unit: write `20s`, `20ms` or `20m`
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_wrong_unit() {
+    assert_snapshot!(plan_with("target:\n  timeout: 20 apples\n"), @r#"
+    error: e.yaml:4:3: `target.timeout`: `20 apples` is not a duration: write for example `500ms`, `20s` or `1m30s`
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_wrong_unit_of_a_plugins_setting() {
+    assert_snapshot!(plan("deploy: {endpoint: 'http://127.0.0.1:9', model: m}\nharness: {settings: {stages: [{rate: 1, for: 5 seconds}]}}\n"), @r#"
+    error: e.yaml:2:41: `harness.settings.stages[0].for`: must be a duration with its unit, such as "20s", and is "5 seconds"
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_wrong_type() {
+    assert_snapshot!(plan_with("seed: soon\n"), @r#"
+    error: e.yaml:3:1: `seed`: `soon` is not a whole number
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_wrong_type_of_a_plugins_setting() {
+    assert_snapshot!(plan("deploy: {endpoint: 'http://127.0.0.1:9', model: m}\nharness:\n  settings:\n    stages:\n      - {rate: fast, for: 5s}\n"), @r#"
+    error: e.yaml:5:10: `harness.settings.stages[0].rate`: must be a number, and is a string
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_word_that_is_none_of_the_choices() {
+    assert_snapshot!(plan_with("target: {api: chatt}\n"), @r#"
+    error: e.yaml:3:10: `target.api`: `chatt` is not one of chat, completions; the nearest is `chat`
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_value_out_of_range() {
+    assert_snapshot!(plan_with("load: {max_error_rate: 5}\n"), @r#"
+    error: e.yaml:3:8: `load.max_error_rate`: `5` is not a number from 0 to 1
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_wrong_flag() {
+    assert_snapshot!(said(&[("e.yaml", GOOD)], &[], &["plan", "e.yaml", "--timeout", "soon"]), @r#"
+    error: invalid value 'soon' for '--timeout <DURATION>': `soon` is not a duration: write for example `500ms`, `20s` or `1m30s`
+
+    For more information, try '--help'.
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_wrong_variable() {
+    assert_snapshot!(said(&[("e.yaml", GOOD)], &[("LLMDBENCH_SEED", "-3")], &["plan", "e.yaml"]), @r#"
+    error: LLMDBENCH_SEED: `seed`: `-3` is not a whole number
+    exit 2
+    "#);
+}
+
+#[test]
+fn text_that_is_no_yaml() {
+    assert_snapshot!(plan("deploy: [1\nharness: 2\n"), @r#"
+    error: e.yaml:2:8: this is not YAML: illegal placement of ':' indicator
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_missing_experiment() {
+    assert_snapshot!(said(&[("quick.yaml", "deploy: {endpoint: 'http://127.0.0.1:9', model: m}\n")], &[], &["plan", "quik.yaml"]), @r#"
+    error: there is no experiment file `quik.yaml`
+      hint: did you mean `./quick.yaml`?
+      hint: the built-in ones are quickstart
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_missing_scenario() {
+    assert_snapshot!(said(&[("e.yaml", GOOD)], &[], &["plan", "e.yaml", "-c", "simulatr"]), @r#"
+    error: there is no scenario file `simulatr`
+      hint: did you mean `simulator`?
+      hint: the built-in ones are simulator
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_missing_data_set() {
+    assert_snapshot!(plan("deploy: {endpoint: 'http://127.0.0.1:9', model: m}\nharness: {settings: {stages: [{rate: 1, whole_workload: true}]}}\nworkload:\n  plugin: sharegpt\n  settings: {file: no.json}\n"), @r#"
+    error: e.yaml:5:14: `workload.settings.file`: there is no file `no.json`
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_missing_tokenizer() {
+    assert_snapshot!(said(&[("e.yaml", GOOD)], &[], &["plan", "e.yaml", "--tokenizer", "no/tokenizer.json"]), @r#"
+    error: --tokenizer: `target.tokenizer`: there is no file `no/tokenizer.json`
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_endpoint_without_its_scheme() {
+    assert_snapshot!(said(&[], &[], &["run", "--endpoint", "localhost:8000", "--model", "m", "--requests", "1"]), @r#"
+    error: --endpoint: failed to use the endpoint `localhost:8000`: it must begin with http:// or https://
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_endpoint_that_is_no_url() {
+    assert_snapshot!(plan("deploy: {endpoint: 'http://', model: m}\nharness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n"), @r#"
+    error: e.yaml:1:10: failed to parse the endpoint `http://`: empty host; write it like http://host:8000
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_endpoint_with_a_password() {
+    assert_snapshot!(said(&[], &[], &["run", "--endpoint", "http://user:hidden@127.0.0.1:9", "--model", "m", "--requests", "1"]), @r#"
+    error: --endpoint: failed to use the endpoint `127.0.0.1:9`: a user name or password has no place in it; an API key is given by a setting
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_missing_model() {
+    assert_snapshot!(plan("deploy: {endpoint: 'http://127.0.0.1:9'}\nharness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n"), @r#"
+    error: e.yaml:1:1: `deploy.model` is missing: which model shall be asked?
+      hint: give it with --model NAME, or as `deploy: {model: NAME}`
+    exit 2
+    "#);
+}
+
+#[test]
+fn nothing_to_benchmark() {
+    assert_snapshot!(said(&[], &[], &["run", "--model", "m", "--requests", "1"]), @r#"
+    error: neither `deploy.endpoint` nor `deploy.method` is given: what shall be benchmarked?
+      hint: give the URL of a server with --endpoint, or a backend with --method, for example --method local
+    exit 2
+    "#);
+}
+
+#[test]
+fn no_load() {
+    assert_snapshot!(said(&[], &[], &["run", "--endpoint", "http://127.0.0.1:9", "--model", "m"]), @r#"
+    error: `harness.settings.stages`: is missing
+      hint: say how load is made: `--rate 5 --duration 60s`, `--concurrency 8 --requests 100`, or the harness's settings in an experiment file
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_unknown_plugin() {
+    assert_snapshot!(plan_with("workload: {plugin: synthetc}\n"), @r#"
+    error: e.yaml:3:12: there is no plugin `synthetc`
+      hint: the nearest name is `synthetic`
+      hint: known are local, sharegpt, stages, synthetic; others are given with --plugin FILE.wasm
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_unknown_backend() {
+    assert_snapshot!(plan("deploy: {method: locl, model: m}\nharness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n"), @r#"
+    error: e.yaml:1:10: there is no plugin `locl`
+      hint: the nearest name is `local`
+      hint: known are local, sharegpt, stages, synthetic; others are given with --plugin FILE.wasm
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_unknown_step() {
+    assert_snapshot!(said(&[("e.yaml", "deploy: {method: local, model: m}\nharness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n")], &[], &["standup", "e.yaml", "--step", "smoketst"]), @r#"
+    error: there is no step `smoketst`
+      hint: the nearest name is `08_smoketest`
+      hint: the steps are 06_start_local_server, 08_smoketest
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_endpoint_where_nobody_listens() {
+    assert_snapshot!(run(&[]), @r#"
+    run folder: w
+    error: nothing answers at http://127.0.0.1:9/v1/models
+      because: Connection refused (os error 111)
+      hint: is the server up, and is the endpoint right?
+    exit 4
+    "#);
+}
+
+#[test]
+fn a_body_that_is_no_json() {
+    assert_snapshot!(run(&["--extra-body", "{top_p: 1"]), @r#"
+    error: --extra-body: `target.extra_body`: `{top_p: 1` is not a mapping
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_header_without_a_name() {
+    assert_snapshot!(run(&["--header", "nonsense"]), @r#"
+    error: --header takes "NAME: VALUE"
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_key_variable_that_is_not_set() {
+    assert_snapshot!(run(&["--api-key-env", "NO_SUCH_KEY"]), @r#"
+    error: --api-key-env: the environment variable `NO_SUCH_KEY`, which shall hold the API key, is not set
+    exit 2
+    "#);
+}
+
+#[test]
+fn two_lists() {
+    assert_snapshot!(said(&[], &[], &["run", "--endpoint", "http://127.0.0.1:9", "--model", "m", "--rate", "1,2", "--concurrency", "1,2", "--duration", "1s"]), @r#"
+    error: --rate and --concurrency are both lists
+      hint: vary one of them, or write the stages into an experiment file
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_folder_that_is_no_run() {
+    assert_snapshot!(said(&[("x/y", "")], &[], &["analyze", "x"]), @r#"
+    error: there are no records in `x`
+      hint: name the folder of a run, or a records.jsonl; `llmdbench status` shows what a folder holds
+    exit 2
+    "#);
+}
+
+#[test]
+fn records_of_a_newer_version() {
+    assert_snapshot!(said(&[("x/records.jsonl", "{\"format\":\"llmdbench.records\",\"version\":\"2.0\"}\n")], &[], &["analyze", "x"]), @r#"
+    error: cannot read the records `x/records.jsonl`
+      because: the records have version 2.0; this llmdbench reads 1.0 and older. Update llmdbench
+    exit 2
+    "#);
+}
+
+#[test]
+fn no_run_to_work_on() {
+    assert_snapshot!(said(&[], &[("LLMDBENCH_CONTROL_WORK_DIR", "")], &["status"]), @r#"
+    error: there is no run to work on: `workdir/latest` leads nowhere
+      hint: name its folder with --workdir DIR, or start one with `llmdbench bench FILE`
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_unknown_variable_is_a_warning() {
+    assert_snapshot!(said(&[("e.yaml", GOOD)], &[("LLMDBENCH_SEDE", "3")], &["plan", "e.yaml"]), @r#"
+    warning: the environment variable LLMDBENCH_SEDE is not known and does nothing; the nearest name is LLMDBENCH_SEED
+    exit 0
+    "#);
+}

@@ -1,0 +1,60 @@
+//! A real inference server: llama.cpp with a tiny model, stood up, loaded and torn down.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
+use acceptance::{Bench, Log, metric, root};
+
+const EXPERIMENT: &str = "examples/experiments/llama-cpp.yaml";
+
+/// Records' sums of input and output tokens.
+#[track_caller]
+fn sums(log: &Log) -> (f64, f64) {
+    assert!(log.records.len() >= 32, "{} requests", log.records.len());
+    for record in &log.records {
+        assert_eq!(record.error, None, "{record:?}");
+    }
+    let sum = |count: fn(&records::Record) -> Option<u32>| {
+        log.records.iter().map(|record| f64::from(count(record).unwrap())).sum()
+    };
+    (sum(|record| record.input_tokens), sum(|record| record.output_tokens))
+}
+
+#[test]
+fn the_servers_own_counters_agree_with_the_records() {
+    let bench = Bench::new();
+    let file = root().join(EXPERIMENT).display().to_string();
+    bench.run(&["standup", &file]).expect(0);
+    let target = bench.json("w/target.json");
+    let url = target["endpoints"][0].as_str().unwrap();
+    let counters = || {
+        (
+            metric(url, "llamacpp:prompt_tokens_total"),
+            metric(url, "llamacpp:tokens_predicted_total"),
+        )
+    };
+    // The smoke test has been counted by now.
+    let before = counters();
+    let ended = bench.run(&["run", &file]);
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    let after = counters();
+    let (input, output) = sums(&bench.log());
+    assert_eq!(after.0 - before.0, input, "prompt tokens");
+    assert_eq!(after.1 - before.1, output, "output tokens");
+    let summary = bench.summary();
+    assert_eq!(summary["total"]["failed"], 0);
+    assert_eq!(summary["total"]["usage"]["server"], summary["total"]["succeeded"]);
+    bench.run(&["teardown"]).expect(0);
+    assert_eq!(bench.standing(), Vec::<i32>::new());
+}
+
+#[test]
+fn bench_does_it_all_with_a_real_server() {
+    let bench = Bench::new();
+    let file = root().join(EXPERIMENT).display().to_string();
+    let ended = bench.run(&["bench", &file]);
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    let (input, output) = sums(&bench.log());
+    assert!(input > 1000.0 && output > 1000.0, "{input} {output}");
+    assert_eq!(bench.standing(), Vec::<i32>::new());
+    assert!(bench.path("w/analysis/report.html").is_file());
+}

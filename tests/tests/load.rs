@@ -1,0 +1,321 @@
+//! Load against the simulated server: counts, times against the server's own log, memory.
+
+use acceptance::{Bench, Reply, Server, Stub, TruthLine, ms};
+use records::{Connection, LoopKind, Record};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// Records with what the server says of them, by number.
+#[track_caller]
+fn join<'a>(records: &'a [Record], truth: &'a [TruthLine]) -> Vec<(&'a Record, &'a TruthLine)> {
+    let by_id: BTreeMap<u64, &TruthLine> =
+        truth.iter().filter_map(|line| Some((line.id?, line))).collect();
+    assert_eq!(by_id.len(), records.len(), "each request came once");
+    records.iter().map(|record| (record, by_id[&record.id])).collect()
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[test]
+fn a_constant_rate_is_kept_without_errors_early_sends_or_much_memory() {
+    let server = Server::start(&["--ttft", "200ms", "--itl", "5ms"]);
+    let bench = Bench::new();
+    let ended = bench.run(&[
+        "run",
+        "--endpoint",
+        &server.url,
+        "--model",
+        "m",
+        "--rate",
+        "200",
+        "--duration",
+        "5s",
+        "--input-tokens",
+        "32",
+        "--output-tokens",
+        "64",
+    ]);
+    // A busy machine may make the load generator late; it must then say so, and count all the same.
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    assert!(ended.peak_mib < 100.0, "{} MiB", ended.peak_mib);
+    let records = bench.log().records;
+    assert_eq!(records.len(), 1000);
+    let begin = records[0].due.unwrap();
+    for record in &records {
+        assert_eq!(record.error, None);
+        assert_eq!((record.tokens.len(), record.output_tokens), (64, Some(64)));
+        let (due, sent) = (record.due.unwrap(), record.sent.unwrap());
+        assert!(sent >= due, "sent before it was due: {record:?}");
+        assert_eq!((due - begin) % 5_000_000, 0, "200 a second are 5 ms apart");
+        assert!(record.tokens.windows(2).all(|pair| pair[0] <= pair[1]));
+    }
+    let summary = bench.summary();
+    let stage = &summary["stages"][0];
+    let rate = |name: &str| stage[name].as_f64().unwrap();
+    assert!((rate("offered_rate") - 200.0).abs() < 0.5, "{stage}");
+    assert!((rate("achieved_rate") - 200.0).abs() < 2.0, "{stage}");
+    assert_eq!((&stage["succeeded"], &stage["failed"]), (&json!(1000), &json!(0)));
+
+    let truth = server.truth();
+    let pairs = join(&records, &truth);
+    let mut ttft = Vec::new();
+    let mut gaps = Vec::new();
+    for (record, line) in &pairs {
+        assert_eq!(line.tokens.len(), 64);
+        assert_eq!(record.input_tokens.map(u64::from), Some(line.input_tokens));
+        assert_eq!(line.output_tokens, 64);
+        let seen = ms(record.sent.unwrap(), record.tokens[0]);
+        ttft.push(seen - ms(line.read, line.tokens[0]));
+        let span = ms(record.tokens[0], record.tokens[63]) - ms(line.tokens[0], line.tokens[63]);
+        gaps.push(span / 63.0);
+    }
+    let (ttft, gap) = (median(ttft), median(gaps));
+    assert!(ttft.abs() < 5.0, "the median TTFT is off by {ttft} ms");
+    assert!(gap.abs() < 0.5, "the median ITL is off by {gap} ms");
+}
+
+#[test]
+fn the_clocks_of_client_and_server_fit_for_every_token() {
+    let server = Server::start(&["--ttft", "20ms", "--itl", "5ms"]);
+    let bench = Bench::new();
+    bench
+        .run(&[
+            "run",
+            "--endpoint",
+            &server.url,
+            "--model",
+            "m",
+            "--concurrency",
+            "4",
+            "--requests",
+            "40",
+            "--input-tokens",
+            "8",
+            "--output-tokens",
+            "10",
+        ])
+        .expect(0);
+    let (records, truth) = (bench.log().records, server.truth());
+    let pairs = join(&records, &truth);
+    // One offset must fit: nothing is read before it was sent, and nothing arrives before it was
+    // written. So the earliest arrival of all, seen from the server, bounds it from above, and the
+    // earliest reading bounds it from below. Stamps are taken within a few ms of the event.
+    let offset = |server: u64, client: u64| server as f64 / 1e6 - client as f64 / 1e6;
+    let most = pairs
+        .iter()
+        .map(|(record, line)| offset(line.read, record.started))
+        .fold(f64::INFINITY, f64::min);
+    let least = pairs
+        .iter()
+        .flat_map(|(record, line)| line.tokens.iter().zip(&record.tokens))
+        .map(|(written, arrived)| offset(*written, *arrived))
+        .fold(f64::NEG_INFINITY, f64::max);
+    assert!(least <= most, "a token arrived {} ms before it was written", least - most);
+    assert!(most - least < 20.0, "stamps leave {} ms of doubt", most - least);
+}
+
+#[test]
+fn a_closed_loop_keeps_its_sessions_under_way_and_has_no_due_times() {
+    let server = Server::start(&["--ttft", "20ms", "--itl", "1ms"]);
+    let bench = Bench::new();
+    bench
+        .run(&[
+            "run",
+            "--endpoint",
+            &server.url,
+            "--model",
+            "m",
+            "--concurrency",
+            "1,4",
+            "--requests",
+            "40",
+            "--input-tokens",
+            "8",
+            "--output-tokens",
+            "10",
+            "--warmup",
+            "5",
+        ])
+        .expect(0);
+    let log = bench.log();
+    let stages: Vec<_> =
+        log.header.stages.iter().map(|s| (s.kind, s.concurrency, s.warmup)).collect();
+    let closed = |n, warmup| (LoopKind::Closed, Some(n), warmup);
+    assert_eq!(stages, [closed(1, true), closed(1, false), closed(4, false)]);
+    assert!(log.records.iter().all(|record| record.due.is_none()));
+    for (stage, limit, requests) in [(0, 1, 5), (1, 1, 40), (2, 4, 40)] {
+        let records: Vec<_> = log.records.iter().filter(|r| r.stage == stage).collect();
+        assert_eq!(records.len(), requests, "stage {stage}");
+        let most = records
+            .iter()
+            .map(|one| {
+                let at = one.started;
+                records.iter().filter(|r| r.started <= at && at < r.finished).count()
+            })
+            .max();
+        assert_eq!(most, Some(limit), "requests under way in stage {stage}");
+    }
+    let summary = bench.summary();
+    assert_eq!(summary["stages"].as_array().unwrap().len(), 2);
+    assert_eq!(summary["excluded"], 5);
+    let metrics = &summary["stages"][1]["metrics"];
+    assert_eq!(metrics["scheduled_latency"], json!(null));
+    assert_eq!(metrics["lateness"], json!(null));
+    let new = log.records.iter().filter(|r| r.connection == Connection::New).count();
+    assert!(new <= 6, "{new} connections for at most 4 at a time");
+}
+
+#[test]
+fn a_conversation_carries_the_real_answers() {
+    let stub = Stub::start(|request| {
+        if !request.is_completion() {
+            return Reply::models(&["m"]);
+        }
+        let messages = request.json()["messages"].as_array().unwrap().len();
+        // An answer that says how much history there was, in two tokens, one of several bytes.
+        Reply::stream_of(request, &["日本", &format!(" {messages}")])
+    });
+    let bench = Bench::new();
+    bench.write(
+        "e.yaml",
+        "deploy: {model: m}\n\
+         harness: {settings: {stages: [{concurrency: 2, sessions: 4}]}}\n\
+         workload: {settings: {input_tokens: 5, output_tokens: 4, turns: 3}}\n",
+    );
+    bench.run(&["run", "e.yaml", "--endpoint", &stub.url]).expect(0);
+    // Two short completions measure how many tokens a word has, where there is no /tokenize.
+    let asked: Vec<_> =
+        stub.completions().into_iter().filter(|r| r.json()["stream"] == true).collect();
+    assert_eq!(asked.len(), 12);
+    let longest: Vec<_> = asked
+        .iter()
+        .map(|request| request.json()["messages"].as_array().unwrap().clone())
+        .filter(|messages| messages.len() == 5)
+        .collect();
+    assert_eq!(longest.len(), 4);
+    for messages in longest {
+        assert_eq!(messages[1], json!({"role": "assistant", "content": "日本 1"}));
+        assert_eq!(messages[3], json!({"role": "assistant", "content": "日本 3"}));
+        assert!([0, 2, 4].iter().all(|&turn| messages[turn]["role"] == "user"));
+    }
+    let records = bench.log().records;
+    assert_eq!(records.len(), 12);
+    let mut sessions: BTreeMap<u64, Vec<&Record>> = BTreeMap::new();
+    for record in &records {
+        sessions.entry(record.session).or_default().push(record);
+    }
+    for turns in sessions.values() {
+        assert_eq!(turns.iter().map(|r| r.turn).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(turns.windows(2).all(|pair| pair[0].finished <= pair[1].started));
+    }
+}
+
+#[test]
+fn both_apis_ask_for_exactly_the_output_and_take_further_fields() {
+    for api in ["chat", "completions"] {
+        let stub = Stub::good();
+        let bench = Bench::new();
+        bench
+            .run(&[
+                "run",
+                "--endpoint",
+                &stub.url,
+                "--model",
+                "m",
+                "--api",
+                api,
+                "--requests",
+                "1",
+                "--concurrency",
+                "1",
+                "--output-tokens",
+                "2",
+                "--extra-body",
+                r#"{"top_p": 0.5, "temperature": 1}"#,
+            ])
+            .expect(0);
+        let asked: Vec<_> =
+            stub.completions().into_iter().filter(|r| r.json()["stream"] == true).collect();
+        let [request] = &asked[..] else { panic!("one request: {asked:?}") };
+        let body = request.json();
+        assert_eq!((&body["max_tokens"], &body["min_tokens"]), (&json!(2), &json!(2)));
+        assert_eq!(body["ignore_eos"], true);
+        assert_eq!((&body["top_p"], &body["temperature"]), (&json!(0.5), &json!(1)));
+        assert_eq!(body["stream_options"], json!({"include_usage": true}));
+        assert_eq!(body.get("messages").is_some(), api == "chat");
+        assert_eq!(body.get("prompt").is_some(), api == "completions");
+    }
+}
+
+#[test]
+fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
+    let faults = [
+        ("http:503", "http_status"),
+        ("cut", "stream_cut"),
+        ("reset", "stream_cut"),
+        ("stream_error", "server_error"),
+        ("empty", "empty_answer"),
+    ];
+    for (fault, kind) in faults {
+        let server =
+            Server::start(&["--ttft", "1ms", "--itl", "1ms", "--faults", &format!("{fault}=0.5")]);
+        let bench = Bench::new();
+        bench
+            .run(&[
+                "run",
+                "--endpoint",
+                &server.url,
+                "--model",
+                "m",
+                "--concurrency",
+                "2",
+                "--requests",
+                "60",
+                "--input-tokens",
+                "8",
+                "--output-tokens",
+                "6",
+            ])
+            .expect(0);
+        let stage = bench.summary()["stages"][0].clone();
+        let failed = stage["failed"].as_u64().unwrap();
+        assert!((10..50).contains(&failed), "{fault}: {failed}");
+        assert_eq!(stage["errors"], json!({kind: failed}), "{fault}");
+        assert_eq!(stage["metrics"]["latency"]["n"], 60 - failed, "{fault}");
+    }
+}
+
+#[test]
+fn the_same_seed_asks_the_same_and_another_asks_something_else() {
+    let asked = |seed: &str| {
+        let stub = Stub::good();
+        let bench = Bench::new();
+        bench
+            .run(&[
+                "run",
+                "--endpoint",
+                &stub.url,
+                "--model",
+                "m",
+                "--requests",
+                "5",
+                "--concurrency",
+                "1",
+                "--input-tokens",
+                "20",
+                "--output-tokens",
+                "2",
+                "--seed",
+                seed,
+            ])
+            .expect(0);
+        let bodies: Vec<String> = stub.completions().into_iter().map(|r| r.body).collect();
+        bodies
+    };
+    let first = asked("7");
+    assert_eq!(first, asked("7"));
+    assert_ne!(first, asked("8"));
+}
