@@ -3,7 +3,7 @@
 
 use crate::journal::Note;
 use crate::open;
-use crate::plan::Nanos;
+use crate::plan::{Arrival, Nanos};
 use crate::ring::Supply;
 use crate::run::{Ending, Shared};
 use crate::stage::{Active, StageNow, is_closed};
@@ -127,7 +127,7 @@ impl Conductor {
     /// Starts the slots of a closed loop; of a ramp, each when it is wanted.
     fn slots(&mut self, stage: &Arc<StageNow>) {
         let length = match &stage.plan.arrival {
-            crate::plan::Arrival::Ramp(ramp) => ramp.over,
+            Arrival::Ramp(ramp) => ramp.over,
             _ => 0,
         };
         let grown = stage.begin.saturating_add(length);

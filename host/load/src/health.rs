@@ -33,7 +33,7 @@ impl Threads {
         let before = usage(id).unwrap_or_default();
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.push(Watched { name: name.to_owned(), id, before, end: None });
-        all.sort_by(|a, b| b.name.cmp(&a.name));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
     }
 
     /// The calling thread ends: later the operating system knows nothing of it.

@@ -71,12 +71,12 @@ pub(crate) struct Live {
     errors: [AtomicU64; FailureKind::ALL.len()],
     /// One for each load thread, so that they do not wait for each other.
     latencies: Vec<Mutex<Latencies>>,
-    stage: Mutex<StageNow>,
+    stage: Mutex<CurrentStage>,
     window: Mutex<VecDeque<Mark>>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct StageNow {
+struct CurrentStage {
     index: u32,
     name: String,
     begin: Nanos,
@@ -131,7 +131,7 @@ impl Live {
 
     /// A stage begins: latencies are counted anew.
     pub(crate) fn begin_stage(&self, index: u32, name: &str, begin: Nanos, length: Option<Nanos>) {
-        *lock(&self.stage) = StageNow { index, name: name.to_owned(), begin, length };
+        *lock(&self.stage) = CurrentStage { index, name: name.to_owned(), begin, length };
         for latencies in &self.latencies {
             *lock(latencies) = Latencies::new();
         }

@@ -47,9 +47,13 @@ impl Feeder {
         if state.closed {
             return Err(Closed);
         }
+        // Waking is a system call, even if nobody waits: only where somebody may.
+        let was_empty = state.sessions.is_empty();
         state.sessions.push_back(session);
         drop(state);
-        self.ring.filled.notify_all();
+        if was_empty {
+            self.ring.filled.notify_all();
+        }
         self.ring.arrived.notify_one();
         Ok(())
     }
@@ -79,10 +83,11 @@ impl Supply {
         let mut state = self.ring.lock();
         match state.sessions.pop_front() {
             Some(session) => {
-                // The feeder is woken for half a ring of sessions, not for each of them.
-                let wanted = state.sessions.len() <= self.ring.capacity / 2;
+                // A feeder that waits does so at a full ring. It is woken once on the way down, for
+                // half a ring of sessions.
+                let is_half = state.sessions.len() == self.ring.capacity / 2;
                 drop(state);
-                if wanted {
+                if is_half {
                     self.ring.room.notify_one();
                 }
                 Taken::Session(Box::new(session))
@@ -197,5 +202,20 @@ mod tests {
         drop(supply);
         let pushed = feeding.join().unwrap().unwrap();
         assert!((3..=4).contains(&pushed), "{pushed} pushed");
+    }
+
+    #[test]
+    fn every_session_gets_through_a_ring_of_any_size() {
+        for capacity in [1, 2, 3, 8] {
+            let (feeder, supply) = ring(capacity);
+            let feeding =
+                thread::spawn(move || (0..500).all(|id| feeder.push(session(id)).is_ok()));
+            for id in 0..500 {
+                // Were a wake-up lost, nothing would come until this gives up.
+                supply.wait(Duration::from_secs(60));
+                assert_eq!(supply.try_take(), Taken::Session(Box::new(session(id))));
+            }
+            assert!(feeding.join().unwrap());
+        }
     }
 }

@@ -365,7 +365,7 @@ fn samples_tell_how_the_client_fared() {
     assert_eq!(samples.len(), 2, "one after a second and one at the end");
     for sample in &samples {
         let names: Vec<_> = sample.threads.iter().map(|thread| &*thread.name).collect();
-        assert_eq!(names, ["pacer", "load-1", "load-0"]);
+        assert_eq!(names, ["load-0", "load-1", "pacer"]);
         assert!(sample.threads.iter().all(|thread| thread.cpu > 0.0 && thread.cpu < 1.0));
     }
     assert_eq!(samples[1].succeeded, 150);
