@@ -37,6 +37,7 @@ pub(crate) enum Fault {
     UnknownSpeaker,
     NotText,
     NoConversation,
+    NotUtf8,
     NotJson,
     LongPrompt,
     LongAnswer,
@@ -54,6 +55,7 @@ impl fmt::Display for Fault {
             Self::UnknownSpeaker => "unknown speaker",
             Self::NotText => "a turn that is not text",
             Self::NoConversation => "not a conversation",
+            Self::NotUtf8 => "not UTF-8",
             Self::NotJson => "not JSON",
             Self::LongPrompt => "prompt longer than max_input_tokens",
             Self::LongAnswer => "answer longer than max_output_tokens",
@@ -65,6 +67,7 @@ impl fmt::Display for Fault {
 pub(crate) fn read(item: &[u8]) -> Result<Conversation<'_>, Fault> {
     let item: Item = serde_json::from_slice(item).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => Fault::NoConversation,
+        _ if std::str::from_utf8(item).is_err() => Fault::NotUtf8,
         _ => Fault::NotJson,
     })?;
     let id = match item.id {
@@ -331,6 +334,12 @@ mod tests {
         ] {
             assert_eq!(shown(item), expected, "{item}");
         }
+    }
+
+    #[test]
+    fn texts_of_another_encoding_are_called_so() {
+        let item = b"{\"conversations\": [{\"from\": \"human\", \"value\": \"caf\xe9\"}]}";
+        assert_eq!(read(item), Err(Fault::NotUtf8));
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl<H: Host> Dataset<H> {
                 "lengths in tokens are estimated at 4 characters a token, for there is no tokenizer",
             );
         }
-        let survey = Survey::of(host.open(&settings.file)?, &settings, lengths, &host)?;
+        let survey = Survey::of(host.open(&settings.file)?, &settings, lengths, &host)
+            .map_err(|error| if error.at.is_none() { error.at("/file") } else { error })?;
         if let Some(finding) = survey.finding() {
             log::warn(finding);
         }

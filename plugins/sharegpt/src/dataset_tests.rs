@@ -285,6 +285,7 @@ fn data_and_settings_without_use_are_refused() {
             "/file",
             "none of 1 conversations can be used: 1 no turns",
         ),
+        ("id,text", json!({}), "/file", "where an object should begin"),
         ("[]", json!({"sessions": 0}), "/sessions", "is 0"),
         ("[]", json!({"output": 0}), "/output", "is 0"),
         ("[]", json!({"max_input_tokens": 0}), "/max_input_tokens", "is 0"),

@@ -126,7 +126,7 @@ impl<R: BufRead> Items<R> {
                 (Some(b'{'), Form::Array) => return Ok(true),
                 (Some(byte), _) => {
                     return Err(Error::invalid_data(format!(
-                        "byte {} after item {} is {:?}, where an object should begin",
+                        "byte {}, after item {}, is {:?}, where an object should begin",
                         self.offset,
                         self.count,
                         char::from(byte)
@@ -229,9 +229,9 @@ mod tests {
             (r#"[{"a": 1}, {"b": "#, "ends inside item 2, which begins at byte 11"),
             (r#"[{"a": 1},"#, "ends after item 1, without its ]"),
             (r#"[{"a": "x]"#, "ends inside item 1, which begins at byte 1"),
-            ("PK\u{3}", "byte 0 after item 0 is 'P'"),
-            (r#"[1, 2]"#, "byte 1 after item 0 is '1'"),
-            (r#"[{"a": 1}] x"#, "byte 11 after item 1 is 'x'"),
+            ("PK\u{3}", "byte 0, after item 0, is 'P'"),
+            (r#"[1, 2]"#, "byte 1, after item 0, is '1'"),
+            (r#"[{"a": 1}] x"#, "byte 11, after item 1, is 'x'"),
             ("id,text\n", "is 'i'"),
         ] {
             for size in [1, 1000] {
