@@ -137,7 +137,6 @@ impl State {
 }
 
 /// A component may have several memories and tables: the limits are for all of them together.
-
 impl ResourceLimiter for State {
     fn memory_growing(
         &mut self,
