@@ -1,6 +1,8 @@
 //! [`Bench`]: a folder in which the program runs, and what it left there.
 
 use crate::program::{Ended, Running, program};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use records::{ClientSample, EndReason, Entry, Event, Header, Reader, Record};
 use serde_json::Value;
 use std::fs::{self, File};
@@ -141,6 +143,16 @@ impl Bench {
         let processes: Value = serde_json::from_str(&text).unwrap();
         let list = processes["processes"].as_array().unwrap();
         list.iter().map(|p| i32::try_from(p["pid"].as_i64().unwrap()).unwrap()).collect()
+    }
+}
+
+impl Drop for Bench {
+    /// A test that failed leaves no server behind.
+    fn drop(&mut self) {
+        for pid in self.standing() {
+            // It leads a group; where it has ended already nobody is hit.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 
