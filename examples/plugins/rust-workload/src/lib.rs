@@ -12,10 +12,12 @@ pub struct Settings {
     output_tokens: u32,
 }
 
-/// The greetings that are left.
+/// The greetings, from the first one in each stage.
 #[derive(Debug)]
 pub struct Greetings {
     settings: Settings,
+    stage: u32,
+    /// The next one of this stage.
     next: u64,
 }
 
@@ -26,7 +28,7 @@ impl Workload for Greetings {
         if settings.greeting.trim().is_empty() {
             return Err(Error::invalid_settings("the greeting is empty").at("/greeting"));
         }
-        Ok(Self { settings, next: 0 })
+        Ok(Self { settings, stage: 0, next: 0 })
     }
 
     fn size(&self) -> Size {
@@ -38,7 +40,11 @@ impl Workload for Greetings {
         }
     }
 
-    fn next_batch(&mut self, _stage: u32, max: u32) -> Result<Vec<Session>, Error> {
+    fn next_batch(&mut self, stage: u32, max: u32) -> Result<Vec<Session>, Error> {
+        // What a stage was given and did not send is dropped, so each begins anew.
+        if stage != self.stage {
+            (self.stage, self.next) = (stage, 0);
+        }
         let ids = self.next..self.settings.requests.min(self.next + u64::from(max));
         self.next = ids.end;
         Ok(ids.map(|id| Session::single(id, self.request(id))).collect())
@@ -65,20 +71,22 @@ mod tests {
 
     fn greetings(requests: u64) -> Greetings {
         let settings = Settings { requests, greeting: "Hello".to_owned(), output_tokens: 8 };
-        Greetings { settings, next: 0 }
+        Greetings { settings, stage: 0, next: 0 }
     }
 
     #[test]
-    fn ends_after_the_number_of_requests() {
+    fn each_stage_has_the_number_of_requests() {
         let mut greetings = greetings(5);
-        let mut ids = Vec::new();
-        loop {
-            let batch = greetings.next_batch(0, 2).unwrap();
-            if batch.is_empty() {
-                break;
+        for stage in 0..2 {
+            let mut ids = Vec::new();
+            loop {
+                let batch = greetings.next_batch(stage, 2).unwrap();
+                if batch.is_empty() {
+                    break;
+                }
+                ids.extend(batch.iter().map(|session| session.id));
             }
-            ids.extend(batch.iter().map(|session| session.id));
+            assert_eq!(ids, [0, 1, 2, 3, 4]);
         }
-        assert_eq!(ids, [0, 1, 2, 3, 4]);
     }
 }
