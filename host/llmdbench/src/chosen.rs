@@ -130,7 +130,7 @@ pub(crate) fn choose(
         let plugin = plugin?;
         let given = settings;
         let settings = check_settings(&plugin, kind, path, given, problems);
-        let inputs = inputs(&plugin, kind, &settings, wanted.folder.as_deref());
+        let inputs = inputs(&plugin, kind, path, &settings, given);
         for (pointer, file) in inputs.iter().filter(|(_, file)| !file.is_file()) {
             let at = format!("{}{pointer}", settings::pointer(path));
             problems.push(missing(&at, file, given));
@@ -323,11 +323,17 @@ pub(crate) fn line_text(line: &LogLine) -> String {
 fn inputs(
     plugin: &Plugin,
     kind: Kind,
-    settings: &Value,
-    folder: Option<&Path>,
+    path: &str,
+    complete: &Value,
+    settings: &Settings,
 ) -> BTreeMap<String, PathBuf> {
-    let named = plugin.inputs_of(kind, settings).into_iter();
-    named.map(|(pointer, text)| (pointer, experiment::locate(&text, folder))).collect()
+    let named = plugin.inputs_of(kind, complete).into_iter();
+    named
+        .map(|(pointer, text)| {
+            let folder = settings.folder(&format!("{}{pointer}", settings::pointer(path)));
+            (pointer, experiment::locate(&text, folder))
+        })
+        .collect()
 }
 
 /// A file that a setting names and that is not there.

@@ -4,13 +4,15 @@ use crate::error::{Error, Problem, Result};
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 use serde_json::{Map, Number, Value};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file's contents and where each part of it stands.
 #[derive(Debug, Clone)]
 pub(crate) struct Document {
     /// The file's name as the user knows it.
     pub(crate) name: String,
+    /// The folder that relative paths in it start from. None: it is built in.
+    pub(crate) folder: Option<PathBuf>,
     /// What is in it.
     pub(crate) value: Value,
     marks: HashMap<String, Mark>,
@@ -29,7 +31,10 @@ impl Document {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::usage(format!("cannot read `{name}`")).because(error))?;
-        Self::parse(&name, &text)
+        let mut document = Self::parse(&name, &text)?;
+        // An empty path joins as the current folder does.
+        document.folder = path.parent().map(Path::to_owned);
+        Ok(document)
     }
 
     /// Parses a text.
@@ -41,7 +46,7 @@ impl Document {
             ])
         })?;
         let mut document =
-            Self { name: name.to_owned(), value: Value::Null, marks: HashMap::new() };
+            Self { name: name.to_owned(), folder: None, value: Value::Null, marks: HashMap::new() };
         match nodes.as_slice() {
             [] => {}
             [node] => document.value = document.convert(node, "", None)?,

@@ -129,6 +129,14 @@ impl Error {
         Self { exit: Exit::Usage, problems }
     }
 
+    /// Says where it is.
+    pub(crate) fn at(mut self, place: String) -> Self {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.place.get_or_insert(place);
+        }
+        self
+    }
+
     /// Adds why, with the causes behind it.
     pub(crate) fn because(mut self, cause: impl std::error::Error) -> Self {
         if let Some(problem) = self.problems.last_mut() {

@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Experiment {
     pub(crate) name: String,
     pub(crate) scenario: Option<String>,
-    /// The folder of the experiment file: relative paths in it start there.
-    pub(crate) folder: Option<PathBuf>,
     pub(crate) deploy: Deploy,
     pub(crate) target: TargetSettings,
     pub(crate) harness_settings: Value,
@@ -37,6 +35,8 @@ pub(crate) struct Deploy {
     /// The normalised base URL of a stack that stands already.
     pub(crate) endpoint: Option<String>,
     pub(crate) settings: Value,
+    /// The folder of the file that holds the settings: relative paths in them start there.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// How the target is spoken to.
@@ -65,43 +65,55 @@ pub(crate) struct LoadSettings {
 }
 
 /// The layers of an experiment: the command line's, the file's, the scenario's, the environment's.
-pub(crate) fn layers(
-    flags: Layer,
-    file: Option<&str>,
-    scenario_flag: Option<&str>,
-    environment: Layer,
-) -> Result<Vec<Layer>> {
+pub(crate) fn layers(flags: Layer, file: Option<&str>, environment: Layer) -> Result<Vec<Layer>> {
     let mut layers = vec![flags];
-    let document = file.map(|name| find(name, "experiment", embedded::EXPERIMENTS)).transpose()?;
-    let named = scenario_flag.map(str::to_owned).or_else(|| {
-        let text = document.as_ref()?.value.get("scenario")?.as_str()?;
-        Some(text.to_owned())
-    });
-    let named = named.or_else(|| std::env::var("LLMDBENCH_DEPLOY_SCENARIO").ok());
+    let document =
+        file.map(|name| find(name, None, "experiment", embedded::EXPERIMENTS)).transpose()?;
     if let Some(document) = document {
         layers.push(settings::file(Source::Experiment, document)?);
     }
-    if let Some(name) = named.filter(|name| !name.is_empty()) {
-        let document = find(&name, "scenario", embedded::SCENARIOS)?;
-        layers.push(settings::file(Source::Scenario, document)?);
-    }
     layers.push(environment);
+    // The scenario is a setting too: the strongest of the other layers names it.
+    let named = layers.iter().enumerate().find_map(|(i, layer)| {
+        let name = layer.get("/scenario")?.as_str().filter(|name| !name.is_empty())?;
+        Some((i, name.to_owned()))
+    });
+    if let Some((i, name)) = named {
+        let document =
+            find(&name, layers[i].folder(), "scenario", embedded::SCENARIOS).map_err(|error| {
+                match i {
+                    // What was just typed needs no place.
+                    0 => error,
+                    _ => error.at(layers[i].place("/scenario")),
+                }
+            })?;
+        let above_environment = layers.len() - 1;
+        layers.insert(above_environment, settings::file(Source::Scenario, document)?);
+    }
     Ok(layers)
 }
 
 /// Reads a file by its path, or a built-in one by its name.
-fn find(name: &str, what: &str, built_in: &[(&str, &str)]) -> Result<Document> {
-    let path = Path::new(name);
+fn find(
+    name: &str,
+    folder: Option<&Path>,
+    what: &str,
+    built_in: &[(&str, &str)],
+) -> Result<Document> {
+    let path = locate(name, folder);
     if path.is_file() {
-        return Document::read(path);
+        return Document::read(&path);
     }
     if let Some((stem, text)) = built_in.iter().find(|(stem, _)| *stem == name) {
         return Document::parse(&format!("{stem} (built in)"), text);
     }
     let names: Vec<&str> = built_in.iter().map(|(stem, _)| *stem).collect();
+    if path.is_dir() {
+        return Err(Error::usage(format!("`{name}` is a folder and no {what} file")));
+    }
     let mut error = Error::usage(format!("there is no {what} file `{name}`"));
     let built_in = || crate::document::nearest(name, names.iter().copied()).map(str::to_owned);
-    if let Some(near) = near_file(path).or_else(built_in) {
+    if let Some(near) = near_file(&path).or_else(built_in) {
         error = error.hint(format!("did you mean `{near}`?"));
     }
     Err(error.hint(format!("the built-in ones are {}", names.join(", "))))
@@ -127,15 +139,9 @@ impl Experiment {
         file: Option<&str>,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let folder = file
-            .filter(|name| Path::new(name).is_file())
-            .and_then(|name| Path::new(name).parent())
-            .map(|p| if p.as_os_str().is_empty() { PathBuf::from(".") } else { p.to_owned() });
         let path_of = |path: &str| {
-            settings.text(path).map(|text| {
-                let from_file = settings.source(path) == Source::Experiment;
-                locate(text, folder.as_deref().filter(|_| from_file))
-            })
+            let folder = settings.folder(&settings::pointer(path));
+            settings.text(path).map(|text| locate(text, folder))
         };
         let endpoint = settings.text("deploy.endpoint").map(|text| match Endpoint::parse(text) {
             Ok(endpoint) => endpoint.to_string(),
@@ -181,6 +187,7 @@ impl Experiment {
                 model: text("deploy.model"),
                 endpoint,
                 settings: settings.get("deploy.settings").clone(),
+                folder: settings.folder("/deploy/settings").map(Path::to_owned),
             },
             target: TargetSettings {
                 api: text("target.api"),
@@ -215,7 +222,6 @@ impl Experiment {
             },
             slo: slo.unwrap_or_default(),
             seed: settings.get("seed").as_u64().unwrap_or(1),
-            folder,
         }
     }
 
@@ -230,8 +236,8 @@ impl Experiment {
     }
 }
 
-/// A path that the user wrote: relative ones start at the file that holds them, or else at the
-/// current folder.
+/// A path that the user wrote: relative ones start at the folder of the file that holds them, or
+/// else at the current one.
 pub(crate) fn locate(text: &str, folder: Option<&Path>) -> PathBuf {
     let path = Path::new(text);
     match folder.map(|folder| folder.join(path)) {
@@ -280,5 +286,58 @@ fn at(settings: &Settings, path: &str, message: &str) -> Problem {
     match settings.place(&crate::settings::pointer(path)) {
         Some(place) => problem.at(place),
         None => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Settings of an experiment file `e/e.yaml`, a scenario `s/s.yaml` and flags.
+    fn settings(experiment: &str, scenario: &str, flags: &[(&str, &str)]) -> Result<Settings> {
+        let root = tempfile::tempdir().unwrap();
+        for (name, text) in [("e/e.yaml", experiment), ("s/s.yaml", scenario)] {
+            crate::run_dir::write(&root.path().join(name), text.as_bytes()).unwrap();
+        }
+        let mut layer = Layer::named(Source::Flag);
+        for (path, text) in flags {
+            layer.set(path, "--flag", Value::String((*text).to_owned()));
+        }
+        let file = root.path().join("e/e.yaml");
+        let environment = Layer::named(Source::Environment);
+        let layers = layers(layer, file.to_str(), environment)?;
+        settings::all_or_error(settings::resolve(layers))
+    }
+
+    #[test]
+    fn a_relative_path_starts_from_the_folder_of_what_holds_it() {
+        let settings = settings(
+            "scenario: ../s/s.yaml\nworkload: {settings: {file: a.json}}",
+            "target: {tokenizer: t.json}",
+            &[("workload.settings.other", "b.json")],
+        )
+        .unwrap();
+        let check = |pointer: &str, folder: Option<&str>| {
+            let found = settings.folder(pointer);
+            assert_eq!(found.is_some(), folder.is_some(), "{pointer}");
+            assert!(found.is_none_or(|found| found.ends_with(folder.unwrap())), "{found:?}");
+        };
+        check("/workload/settings/file", Some("e"));
+        check("/target/tokenizer", Some("e/../s"));
+        check("/workload/settings/other", None);
+        check("/harness/plugin", None);
+    }
+
+    #[test]
+    fn the_strongest_layer_names_the_scenario_and_a_missing_one_is_told_with_its_place() {
+        let missing = |flags: &[(&str, &str)]| {
+            settings("name: n\nscenario: none.yaml", "", flags).unwrap_err().to_string()
+        };
+        let error = missing(&[]);
+        assert!(error.contains("e.yaml:2:1: there is no scenario file `none.yaml`"), "{error}");
+        let error = missing(&[("scenario", "nowhere")]);
+        assert!(error.starts_with("error: there is no scenario file `nowhere`"), "{error}");
+        let built_in = settings("scenario: simulator", "", &[]).unwrap();
+        assert_eq!(built_in.source("deploy.method"), Source::Scenario);
     }
 }

@@ -98,7 +98,7 @@ impl Plugins {
         if let Some(plugin) = self.given.iter().find(|plugin| plugin.name() == name) {
             return Ok(plugin.clone());
         }
-        if name.ends_with(".wasm") || name.contains('/') {
+        if is_path(name) {
             return self.load_file(Path::new(name));
         }
         let embedded: Option<&'static Embedded> =
@@ -121,7 +121,12 @@ impl Plugins {
         settings: &Settings,
         problems: &mut Vec<Problem>,
     ) -> Option<Plugin> {
-        let named = settings.text(path);
+        let named = settings.text(path).map(|name| {
+            let folder = settings.folder(&crate::settings::pointer(path));
+            let file = is_path(name).then(|| crate::experiment::locate(name, folder));
+            file.map_or_else(|| name.to_owned(), |file| file.display().to_string())
+        });
+        let named = named.as_deref();
         let chosen = if settings.source(path) == Source::Default {
             let mut given = self.given.iter().filter(|plugin| plugin.kinds().contains(&kind));
             match (given.next(), given.next()) {
@@ -259,6 +264,11 @@ pub(crate) fn check_settings(
             given.clone()
         }
     }
+}
+
+/// Whether a plugin is meant by its file rather than by its name.
+fn is_path(plugin: &str) -> bool {
+    plugin.ends_with(".wasm") || plugin.contains('/')
 }
 
 fn placed(settings: &Settings, path: &str, problem: Problem) -> Problem {

@@ -13,6 +13,7 @@ use crate::document::{Document, escape, nearest, path};
 use crate::error::{Error, Problem, Result};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Where a value comes from, strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -75,8 +76,21 @@ impl Layer {
         *at = value;
     }
 
+    /// What it says at a JSON pointer.
+    pub(crate) fn get(&self, pointer: &str) -> Option<&Value> {
+        self.value.pointer(pointer)
+    }
+
+    /// The folder that relative paths in it start from. None: the current one.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match &self.places {
+            Places::File(document) => document.folder.as_deref(),
+            Places::Names(_) => None,
+        }
+    }
+
     /// "FILE:LINE:COLUMN", or the name of the flag or variable.
-    fn place(&self, pointer: &str) -> String {
+    pub(crate) fn place(&self, pointer: &str) -> String {
         match &self.places {
             Places::File(document) => document.place(pointer),
             Places::Names(names) => {
@@ -128,10 +142,18 @@ impl Settings {
 
     /// Where a value, or a part of it, was written: "FILE:LINE:COLUMN", a flag, a variable.
     pub(crate) fn place(&self, pointer: &str) -> Option<String> {
-        self.layers
-            .iter()
-            .find(|layer| layer.value.pointer(pointer).is_some())
-            .map(|layer| layer.place(pointer))
+        self.layer_of(pointer).map(|layer| layer.place(pointer))
+    }
+
+    /// The folder that a relative path in a value starts from: that of the file that holds it.
+    /// None: the current one.
+    pub(crate) fn folder(&self, pointer: &str) -> Option<&Path> {
+        self.layer_of(pointer)?.folder()
+    }
+
+    /// The strongest layer that has the value, or a part of it.
+    fn layer_of(&self, pointer: &str) -> Option<&Layer> {
+        self.layers.iter().find(|layer| layer.value.pointer(pointer).is_some())
     }
 
     /// Settings as they are shown: in the table's order, secrets hidden.

@@ -1,18 +1,18 @@
 //! `env`: every setting with its value, source, default and meaning.
 
-use crate::document::Document;
+use crate::cli::{ExperimentArgs, LoadArgs, TargetArgs, flags};
 use crate::error::{Exit, Result};
+use crate::experiment;
 use crate::printer::Printer;
-use crate::settings::{self, Kind, SETTINGS, Source};
+use crate::settings::{self, Kind, SETTINGS};
 use clap::Args;
 use serde_json::{Value, json};
 
 /// Options of `env`.
 #[derive(Debug, Args)]
 pub(crate) struct EnvArgs {
-    /// An experiment file whose values shall count
-    #[arg(value_name = "FILE")]
-    file: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    experiment: ExperimentArgs,
     /// As the page of the reference
     #[arg(long, conflicts_with = "schema")]
     markdown: bool,
@@ -31,15 +31,13 @@ pub(crate) fn run(args: &EnvArgs, printer: &Printer) -> Result<Exit> {
         printer.text(&format!("{:#}", schema()));
         return Ok(Exit::Ok);
     }
-    let mut layers = Vec::new();
-    if let Some(file) = &args.file {
-        layers.push(settings::file(Source::Experiment, Document::read(file)?)?);
-    }
     let mut warnings = Vec::new();
-    layers.push(settings::environment(settings::variables(), &mut warnings));
+    let environment = settings::environment(settings::variables(), &mut warnings);
     for warning in warnings {
         printer.warning(&warning);
     }
+    let flags = flags(&args.experiment, &TargetArgs::default(), &LoadArgs::default())?;
+    let layers = experiment::layers(flags, args.experiment.file.as_deref(), environment)?;
     let settings = settings::all_or_error(settings::resolve(layers))?;
     let shown: Vec<_> = settings.shown().collect();
     printer.result(

@@ -107,7 +107,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "--scenario",
         Text,
         "",
-        "A file, or the name of a built-in one, whose keys stand below those of the experiment.",
+        "A file, or the name of a built-in one, whose keys stand below those of the experiment; a relative path starts at the file that holds it.",
     ),
     setting(
         "deploy.method",
