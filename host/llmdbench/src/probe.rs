@@ -1,15 +1,23 @@
 //! Questions to the target outside of the load: which models it has, how it counts tokens, whether
 //! it answers at all.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Exit, Result};
+use crate::interrupt;
 use crate::secrets::Secrets;
 use load::Endpoint;
-use reqwest::blocking::{Client, RequestBuilder};
+use reqwest::StatusCode;
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::header::LOCATION;
+use reqwest::redirect::Policy;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
+
+/// How often it is looked whether the user has interrupted.
+const TICK: Duration = Duration::from_millis(50);
 
 /// How to ask a target.
 #[derive(Debug)]
@@ -64,7 +72,8 @@ fn client_for(timeout: Duration, ca_file: Option<&PathBuf>, insecure: bool) -> R
             builder = builder.add_root_certificate(certificate);
         }
     }
-    builder.no_proxy().build().map_err(|error| failed().because(error))
+    // Another address might be somebody else's, and the headers hold secrets.
+    builder.no_proxy().redirect(Policy::none()).build().map_err(|error| failed().because(error))
 }
 
 impl<'a> Probe<'a> {
@@ -81,9 +90,16 @@ impl<'a> Probe<'a> {
     /// Asks for the models. An error: the target does not answer at all.
     pub(crate) fn models(&self) -> Result<Models> {
         let url = self.endpoint.url("/v1/models");
-        let answer = self.send(self.client.get(&url), &url)?;
-        let status = answer.status();
-        let body = answer.text().unwrap_or_default();
+        let Answer { status, body, leads_to } = self.send(self.client.get(&url), &url)?;
+        if let Some(address) = leads_to {
+            return Err(Error::new(
+                Exit::Run,
+                format!("{url} answers {status}: it redirects to {address}"),
+            )
+            .hint(
+                "give the address that it redirects to as the endpoint; load follows no redirects",
+            ));
+        }
         if status.as_u16() == 401 || status.as_u16() == 403 {
             return Err(Error::usage(format!(
                 "{url} answers {status}: it wants other credentials"
@@ -127,9 +143,7 @@ impl<'a> Probe<'a> {
         body["stream"] = json!(false);
         let url = self.endpoint.url(path);
         let answer = self.send(self.client.post(&url).json(&body), &url)?;
-        let status = answer.status().as_u16();
-        let text = answer.text().unwrap_or_default();
-        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let value: Value = serde_json::from_str(&answer.body).unwrap_or(Value::Null);
         let choice = &value["choices"][0];
         let words = [
             &choice["message"]["content"],
@@ -139,10 +153,10 @@ impl<'a> Probe<'a> {
         ];
         Ok(Completion {
             url,
-            status,
+            status: answer.status.as_u16(),
             text: words.iter().filter_map(|w| w.as_str()).collect(),
             input_tokens: value["usage"]["prompt_tokens"].as_u64(),
-            body: short(&text),
+            body: short(&answer.body),
         })
     }
 
@@ -151,8 +165,7 @@ impl<'a> Probe<'a> {
         let url = self.endpoint.url("/tokenize");
         // vLLM reads `prompt`, llama.cpp `content`; both leave the other alone.
         let body = json!({"model": model, "prompt": text, "content": text, "add_special_tokens": false, "add_special": false});
-        let answer = self.send(self.client.post(&url).json(&body), &url).ok()?;
-        let value: Value = answer.error_for_status().ok()?.json().ok()?;
+        let value = self.send(self.client.post(&url).json(&body), &url).ok()?.json()?;
         let counted = value["count"].as_u64().and_then(|n| usize::try_from(n).ok());
         counted.or_else(|| value["tokens"].as_array().map(Vec::len)).filter(|n| *n > 0)
     }
@@ -160,12 +173,12 @@ impl<'a> Probe<'a> {
     /// What the server says of itself: its version, where it tells.
     pub(crate) fn version(&self) -> Option<String> {
         let url = self.endpoint.url("/version");
-        let answer = self.send(self.client.get(&url), &url).ok()?.error_for_status().ok()?;
-        let value: Value = answer.json().ok()?;
+        let value = self.send(self.client.get(&url), &url).ok()?.json()?;
         value["version"].as_str().map(str::to_owned)
     }
 
-    fn send(&self, request: RequestBuilder, url: &str) -> Result<reqwest::blocking::Response> {
+    /// Sends a request and reads the answer, as long as the user does not interrupt it.
+    fn send(&self, request: RequestBuilder, url: &str) -> Result<Answer> {
         let mut request = request;
         if let Some(key) = &self.secrets.api_key {
             request = request.bearer_auth(key.expose_secret());
@@ -173,7 +186,24 @@ impl<'a> Probe<'a> {
         for (name, value) in &self.secrets.headers {
             request = request.header(name, value.expose_secret());
         }
-        request.send().map_err(|error| {
+        let (answers, answer) = mpsc::sync_channel(1);
+        std::thread::Builder::new()
+            .name("probe".into())
+            .spawn(move || {
+                // Nobody waits any more when the user has interrupted.
+                let _ = answers.send(request.send().and_then(Answer::read));
+            })
+            .map_err(|error| Error::unexpected("cannot start a thread").because(error))?;
+        let answer = loop {
+            match answer.recv_timeout(TICK) {
+                Ok(answer) => break answer,
+                Err(RecvTimeoutError::Timeout) => interrupt::check()?,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Error::unexpected(format!("asking {url} ended without an answer")));
+                }
+            }
+        };
+        answer.map_err(|error| {
             let what = if error.is_connect() {
                 format!("nothing answers at {url}")
             } else if error.is_timeout() {
@@ -186,10 +216,33 @@ impl<'a> Probe<'a> {
             while let Some(source) = innermost.source() {
                 innermost = source;
             }
-            Error::new(crate::error::Exit::Run, what)
+            Error::new(Exit::Run, what)
                 .cause(innermost.to_string())
                 .hint("is the server up, and is the endpoint right?")
         })
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    body: String,
+    /// Where it redirects to.
+    leads_to: Option<String>,
+}
+
+impl Answer {
+    fn read(response: Response) -> reqwest::Result<Self> {
+        let status = response.status();
+        let location = response.headers().get(LOCATION).filter(|_| status.is_redirection());
+        let leads_to = location.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        Ok(Self { status, leads_to, body: response.text()? })
+    }
+
+    /// The body of a success as JSON.
+    fn json(&self) -> Option<Value> {
+        self.status.is_success().then(|| serde_json::from_str(&self.body).ok())?
     }
 }
 
@@ -199,4 +252,32 @@ fn short(body: &str) -> String {
         text.push('…');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_redirect_is_told_and_not_followed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let answer = "HTTP/1.1 308 Permanent Redirect\r\nLocation: http://elsewhere.invalid/v1\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        // Another test may have installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let endpoint = Endpoint::parse(&format!("http://{address}")).unwrap();
+        let secrets = Secrets::default();
+        let tls = load::Tls { ca_file: None, insecure: false };
+        let probe = Probe::new(&endpoint, &secrets, &tls).unwrap();
+        let error = probe.models().unwrap_err().to_string();
+        assert!(error.contains("it redirects to http://elsewhere.invalid/v1"), "{error}");
+        server.join().unwrap();
+    }
 }

@@ -17,12 +17,13 @@ use crate::unit;
 use crate::words::Words;
 use load::{Arrival, Endpoint, Ramped};
 use plugin_host::wit::log::Level;
-use records::{EndReason, FORMAT, Header, LoopKind, StageInfo, VERSION};
+use records::{EndReason, Entry, FORMAT, Header, LoopKind, Reader, StageInfo, VERSION};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::collections::VecDeque;
-use std::fs::{self, OpenOptions};
-use std::io::BufWriter;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, BufWriter};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokenizers::Tokenizer;
@@ -48,6 +49,8 @@ pub(crate) fn run(
     if let Some(note) = check_model(&probe, &target.model)? {
         printer.warning(&note);
     }
+    // Afterwards the server may be gone, or busy.
+    let server_version = probe.version();
     let facts = plan.facts();
     let planned = prepared.chosen.load(&facts, Some(target))?;
     let stages = planned.stages;
@@ -62,7 +65,7 @@ pub(crate) fn run(
     run_dir::make(&results.results)?;
     plan.write(&results.plan())?;
     let records = results.records();
-    let file = OpenOptions::new().write(true).create_new(true).open(&records).map_err(|error| {
+    let file = OpenOptions::new().write(true).create_new(true).open(records).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
     })?;
     let started = jiff::Timestamp::now();
@@ -101,8 +104,11 @@ pub(crate) fn run(
             .map_err(|error| Error::unexpected("cannot start a thread").because(error))?
     };
     printer.step(&format!(
-        "run: {} stages into {} as {}",
-        stages.len(),
+        "run: {} into {} as {}",
+        match stages.len() {
+            1 => "1 stage".to_owned(),
+            n => format!("{n} stages"),
+        },
         target.endpoints.join(", "),
         target.model
     ));
@@ -125,9 +131,11 @@ pub(crate) fn run(
     if let Some(not_found) = &ended.not_found {
         outcome.fail(Exit::Run, &explain_not_found(not_found, &probe, target));
     } else if ended.reason == EndReason::Aborted {
-        outcome.add(Exit::Run, &format!("the run was aborted: {}", ended.message));
+        let what = Error::new(Exit::Run, format!("the run was aborted: {}", ended.message));
+        outcome.fail(Exit::Run, &with_first_failure(what, records));
     } else if ended.sent > 0 && ended.succeeded == 0 && !interrupted {
-        outcome.add(Exit::Run, "no request succeeded");
+        let what = Error::new(Exit::Run, "no request succeeded");
+        outcome.fail(Exit::Run, &with_first_failure(what, records));
     } else if ended.sent == 0 && !interrupted && plugin_failure.is_none() {
         outcome.add(Exit::Run, "nothing was sent: the workload has no sessions");
     }
@@ -151,7 +159,7 @@ pub(crate) fn run(
             "seed": experiment.seed,
             "plugins": plan.plugins,
             "target": target,
-            "server_version": probe.version(),
+            "server_version": server_version,
             "host": crate::host_facts::collect(),
             "tls_checked": !experiment.target.insecure,
             "exact_output": exact_output,
@@ -366,6 +374,30 @@ fn explain_not_found(not_found: &load::NotFound, probe: &Probe<'_>, target: &Tar
         }
     };
     error.hint("the endpoint is the address before /v1: http://host:8000 or http://host/prefix")
+}
+
+/// Says how the first request failed that did.
+fn with_first_failure(error: Error, records: &Path) -> Error {
+    let failure = || {
+        let mut reader = Reader::new(BufReader::new(File::open(records).ok()?)).ok()?;
+        while let Ok(Some(entry)) = reader.next_entry() {
+            if let Entry::Record(record) = entry
+                && let Some(failure) = record.error
+            {
+                let status = match record.status {
+                    0 => String::new(),
+                    status => format!(" {status}"),
+                };
+                let message = failure.message.trim();
+                return Some(format!("`{}`{status}: {message}", failure.kind.name()));
+            }
+        }
+        None
+    };
+    match failure() {
+        Some(failure) => error.cause(format!("the first failure was {failure}")),
+        None => error,
+    }
 }
 
 fn write_plugin_log(prepared: &Prepared, results: &Results) -> Result<()> {
