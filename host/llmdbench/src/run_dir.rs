@@ -22,6 +22,8 @@ pub(crate) struct RunDir {
 pub(crate) struct Results {
     /// `results` or `results/N`.
     pub(crate) results: PathBuf,
+    /// `records.jsonl` in it, or the file that the user named.
+    records: PathBuf,
     /// `analysis` or `analysis/N`.
     pub(crate) analysis: PathBuf,
 }
@@ -135,7 +137,7 @@ impl RunDir {
 
     /// The numbers of the load runs, rising.
     fn runs(&self) -> Vec<usize> {
-        (1..).take_while(|n| self.results(*n).results.join(RECORDS).exists()).collect()
+        (1..).take_while(|n| self.results(*n).records.exists()).collect()
     }
 
     fn results(&self, n: usize) -> Results {
@@ -143,7 +145,8 @@ impl RunDir {
             let folder = self.root.join(folder);
             if n == 1 { folder } else { folder.join(n.to_string()) }
         };
-        Results { results: within("results"), analysis: within("analysis") }
+        let results = within("results");
+        Results { records: results.join(RECORDS), results, analysis: within("analysis") }
     }
 }
 
@@ -158,12 +161,26 @@ impl Results {
                 "name the folder of a run, or a records.jsonl; `llmdbench status` shows what a folder holds",
             )
         };
-        if path.is_file() {
-            let results = path.parent().unwrap_or(Path::new(".")).to_owned();
-            return Ok(Self { analysis: Self::beside(&results), results });
+        let folder = match path.parent() {
+            Some(parent) if path.is_file() => parent,
+            _ => path,
+        };
+        let records = if path.is_file() { path.to_owned() } else { path.join(RECORDS) };
+        if records.is_file() {
+            // Of a file that was carried elsewhere, the results lie beside it under its own name.
+            let analysis = if records.ends_with(RECORDS) {
+                Self::beside(folder)
+            } else {
+                records.with_extension("analysis")
+            };
+            return Ok(Self { results: folder.to_owned(), records, analysis });
         }
-        if path.join(RECORDS).is_file() {
-            return Ok(Self { analysis: Self::beside(path), results: path.to_owned() });
+        if !path.exists() {
+            let error = Error::usage(format!("there is no file or folder `{}`", path.display()));
+            return Err(match crate::experiment::near_file(path) {
+                Some(near) => error.hint(format!("did you mean `{near}`?")),
+                None => error,
+            });
         }
         RunDir::at(path).newest_results().ok_or_else(nothing)
     }
@@ -183,8 +200,8 @@ impl Results {
     }
 
     /// `records.jsonl`.
-    pub(crate) fn records(&self) -> PathBuf {
-        self.results.join(RECORDS)
+    pub(crate) fn records(&self) -> &Path {
+        &self.records
     }
 
     /// `plan.json`: the plan of this load run, which need not be the one of the stack.
@@ -284,7 +301,7 @@ mod tests {
         for (n, expected) in [(1, "results"), (2, "results/2"), (3, "results/3")] {
             let next = dir.next_results();
             assert_eq!(next.results, folder.path().join(expected), "run {n}");
-            write(&next.records(), b"x").unwrap();
+            write(next.records(), b"x").unwrap();
         }
         assert_eq!(dir.runs(), [1, 2, 3]);
         assert_eq!(dir.newest_results().unwrap().analysis, folder.path().join("analysis/3"));
@@ -294,8 +311,8 @@ mod tests {
     fn records_are_found_from_any_path_to_them() {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::at(folder.path());
-        write(&dir.next_results().records(), b"x").unwrap();
-        write(&dir.next_results().records(), b"x").unwrap();
+        write(dir.next_results().records(), b"x").unwrap();
+        write(dir.next_results().records(), b"x").unwrap();
         let check = |path: &str, analysis: &str| {
             let found = Results::find(&folder.path().join(path)).unwrap();
             assert_eq!(found.analysis, folder.path().join(analysis), "{path}");
@@ -304,6 +321,24 @@ mod tests {
         check("results", "analysis");
         check("results/2", "analysis/2");
         check("results/2/records.jsonl", "analysis/2");
-        assert!(Results::find(&folder.path().join("nothing")).is_err());
+        let fails = |path: &str, expected: &str| {
+            let error = Results::find(&folder.path().join(path)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        fails("nothing", "there is no file or folder");
+        fails("result", "did you mean");
+        fails("results/2/none.jsonl", "there is no file or folder");
+        make(&folder.path().join("empty")).unwrap();
+        fails("empty", "there are no records in");
+    }
+
+    #[test]
+    fn a_records_file_of_another_name_is_read_and_its_analysis_has_that_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("monday.jsonl");
+        write(&path, b"x").unwrap();
+        let found = Results::find(&path).unwrap();
+        assert_eq!(found.records(), path);
+        assert_eq!(found.report(), folder.path().join("monday.analysis/report.html"));
     }
 }

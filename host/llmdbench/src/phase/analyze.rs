@@ -17,7 +17,7 @@ pub(crate) fn read(results: &Results, plan: Option<&Plan>, notes: Vec<Note>) -> 
         Error::usage(format!("cannot read the records `{}`", path.display()))
             .cause(error.to_string())
     };
-    let file = File::open(&path).map_err(|error| unreadable(&error))?;
+    let file = File::open(path).map_err(|error| unreadable(&error))?;
     let mut reader =
         Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| unreadable(&error))?;
     let header = reader.header().clone();
