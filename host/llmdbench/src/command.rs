@@ -16,9 +16,8 @@ pub(crate) mod teardown;
 
 use crate::cli::{Cli, Command, Global};
 use crate::error::{Exit, Result};
-use crate::phase::plan::Prepared;
 use crate::printer::Printer;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 
 /// Carries out the command that was typed.
 pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
@@ -46,13 +45,19 @@ fn work_dir<'a>(global: &'a Global, settings: &'a Settings) -> Option<&'a str> {
     global.workdir.as_deref().or_else(|| settings.text("control.work_dir"))
 }
 
-/// The run folder that the user chose, where no settings are resolved.
-fn chosen_work_dir(global: &Global) -> Option<String> {
-    let variable = std::env::var("LLMDBENCH_CONTROL_WORK_DIR").ok();
-    global.workdir.clone().or(variable).filter(|path| !path.is_empty())
+/// The run folder that the user chose, where no experiment is read.
+fn chosen_work_dir(global: &Global) -> Result<Option<String>> {
+    let variables = from_environment()?;
+    Ok(work_dir(global, &variables).filter(|path| !path.is_empty()).map(str::to_owned))
+}
+
+/// The settings of a command that reads no experiment.
+fn from_environment() -> Result<Settings> {
+    let layer = settings::environment(settings::variables(), &mut Vec::new());
+    settings::all_or_error(settings::resolve(vec![layer]))
 }
 
 /// Whether nothing is to be done.
-fn dry_run(flag: bool, prepared: &Prepared) -> bool {
-    flag || prepared.settings.get("control.dry_run").as_bool().unwrap_or(false)
+fn dry_run(flag: bool, settings: &Settings) -> bool {
+    flag || settings.get("control.dry_run").as_bool().unwrap_or(false)
 }

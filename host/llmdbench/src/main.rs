@@ -41,7 +41,8 @@ fn main() -> ExitCode {
         }
     };
     let printer = Printer::new(cli.global.output == cli::Output::Json, cli.global.verbose);
-    let exit = match run(&cli, &printer) {
+    let ended = run(&cli, &printer).and_then(|exit| printer.check().map(|()| exit));
+    let exit = match ended {
         Ok(exit) => exit,
         Err(error) => {
             printer.error(&error);

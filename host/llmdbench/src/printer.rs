@@ -3,11 +3,12 @@
 //! Results go to standard output, everything about the work to standard error. Secrets are
 //! blotted out of both.
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::secrets::Redaction;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,19 +18,26 @@ pub(crate) struct Printer {
     /// Standard output carries JSON.
     json: bool,
     /// Details are told as well.
-    verbose: bool,
+    verbose: AtomicBool,
     redaction: Mutex<Redaction>,
+    /// Why a result did not reach standard output.
+    lost: Mutex<Option<std::io::Error>>,
 }
 
 impl Printer {
     /// A printer for people or, with `json`, for programs.
     pub(crate) fn new(json: bool, verbose: bool) -> Self {
-        Self { json, verbose, redaction: Mutex::new(Redaction::default()) }
+        Self { json, verbose: verbose.into(), redaction: Mutex::default(), lost: Mutex::default() }
     }
 
     /// Blots out these texts from now on.
     pub(crate) fn redact(&self, redaction: Redaction) {
         *self.redaction.lock().unwrap_or_else(PoisonError::into_inner) = redaction;
+    }
+
+    /// Tells details from now on.
+    pub(crate) fn say_more(&self) {
+        self.verbose.store(true, Ordering::Relaxed);
     }
 
     /// A result: for people as text, for programs as JSON.
@@ -38,6 +46,13 @@ impl Printer {
             self.to_stdout(&format!("{:#}", value()));
         } else {
             self.to_stdout(&text());
+        }
+    }
+
+    /// A result that people were told of step by step.
+    pub(crate) fn facts(&self, value: impl FnOnce() -> Value) {
+        if self.json {
+            self.to_stdout(&format!("{:#}", value()));
         }
     }
 
@@ -53,7 +68,7 @@ impl Printer {
 
     /// A detail, told when asked for.
     pub(crate) fn detail(&self, text: &str) {
-        if self.verbose {
+        if self.verbose.load(Ordering::Relaxed) {
             self.to_stderr(text);
         }
     }
@@ -90,6 +105,14 @@ impl Printer {
         }
     }
 
+    /// An error when a result did not reach standard output.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.lost.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(Error::unexpected("cannot write to standard output").because(error)),
+            None => Ok(()),
+        }
+    }
+
     /// A line that changes while something lasts.
     pub(crate) fn progress(&self) -> Progress<'_> {
         let live = std::io::stderr().is_terminal() && !self.json;
@@ -116,8 +139,13 @@ impl Printer {
     }
 
     fn to_stdout(&self, text: &str) {
-        // A reader that went away (`| head`) is no reason to fail.
-        let _ = writeln!(std::io::stdout(), "{}", self.clean(text).trim_end_matches('\n'));
+        let written = writeln!(std::io::stdout(), "{}", self.clean(text).trim_end_matches('\n'));
+        if let Err(error) = written {
+            // A reader that went away (`| head`) is no reason to fail; a full disk is one.
+            if error.kind() != ErrorKind::BrokenPipe {
+                *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        }
     }
 
     fn to_stderr(&self, text: &str) {

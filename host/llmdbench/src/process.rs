@@ -335,7 +335,8 @@ fn stat(pid: i32) -> Option<Stat> {
     Some(Stat { start_ticks, zombie: state == "Z" || state == "X" })
 }
 
-fn last_lines(log: &Path) -> String {
+/// The end of a log, for people.
+pub(crate) fn last_lines(log: &Path) -> String {
     let text = tail(log, 4096);
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(12);
@@ -359,6 +360,22 @@ fn tail(path: &Path, bytes: u64) -> String {
 }
 
 #[cfg(test)]
+impl Started {
+    /// The process of this test, as if it had been stood up.
+    pub(crate) fn this_program(name: &str) -> Self {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let start_ticks = stat(pid).unwrap().start_ticks;
+        Self { pid, start_ticks, ..Self::ended(name) }
+    }
+
+    /// A process that has ended.
+    pub(crate) fn ended(name: &str) -> Self {
+        let (command, log) = (Vec::new(), PathBuf::new());
+        Self { name: name.into(), pid: 1, start_ticks: u64::MAX, port: 1, command, log }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -376,16 +393,7 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_start_time_too() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        let ticks = stat(own).unwrap().start_ticks;
-        let mut started = Started {
-            name: "self".into(),
-            pid: own,
-            start_ticks: ticks,
-            port: 1,
-            command: Vec::new(),
-            log: PathBuf::new(),
-        };
+        let mut started = Started::this_program("self");
         assert!(started.runs());
         started.start_ticks += 1;
         assert!(!started.runs());

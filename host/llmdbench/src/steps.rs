@@ -31,6 +31,12 @@ pub(crate) fn select(selection: Option<&str>, steps: &[Step]) -> Result<Vec<u8>>
             return Err(unknown(word, steps));
         }
     }
+    if chosen.is_empty() {
+        let names: Vec<String> = steps.iter().map(full_name).collect();
+        return Err(
+            Error::usage("no step is named").hint(format!("the steps are {}", names.join(", ")))
+        );
+    }
     let numbers = steps.iter().map(|step| step.number);
     Ok(numbers.filter(|number| chosen.contains(number)).collect())
 }
@@ -110,5 +116,6 @@ mod tests {
         check("start_", "several steps");
         check("8-6", "backwards");
         check("1-5", "there is no step `1-5`");
+        check(" ,", "no step is named");
     }
 }

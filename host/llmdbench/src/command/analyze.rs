@@ -47,7 +47,7 @@ pub(crate) fn results(results: &Results, _global: &Global, printer: &Printer) ->
 fn find(args: &AnalyzeArgs, global: &Global) -> Result<Results> {
     let dir = match &args.dir {
         Some(dir) => dir.clone(),
-        None => RunDir::open(super::chosen_work_dir(global).as_deref())?.root().to_owned(),
+        None => RunDir::open(super::chosen_work_dir(global)?.as_deref())?.root().to_owned(),
     };
     Results::find(&dir)
 }

@@ -31,11 +31,13 @@ pub(crate) struct BenchArgs {
 pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let prepared =
         phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
-    if dry_run(args.dry_run, &prepared) {
+    if dry_run(args.dry_run, &prepared.settings) {
         plan::show(&prepared.plan, printer);
         return Ok(Exit::Ok);
     }
     let dir = RunDir::create(work_dir(global, &prepared.settings), &prepared.plan.run)?;
+    // The teardown at the end is for what this command stands up, and for nothing else.
+    phase::standup::refuse_standing(&dir, |_| true)?;
     phase::environment::write(&prepared, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     let mut outcome = Outcome::default();

@@ -27,8 +27,9 @@ pub(crate) struct InspectArgs {
 
 /// Lists or inspects.
 pub(crate) fn run(command: &PluginCommand, global: &Global, printer: &Printer) -> Result<Exit> {
-    let cache_dir = std::env::var("LLMDBENCH_CONTROL_CACHE_DIR").ok();
-    let plugins = Plugins::load(&global.plugins, &global.grants, cache_dir.as_deref(), &|_| {})?;
+    let settings = super::from_environment()?;
+    let cache_dir = settings.text("control.cache_dir");
+    let plugins = Plugins::load(&global.plugins, &global.grants, cache_dir, &|_| {})?;
     match command {
         PluginCommand::List => {
             let mut all: Vec<Plugin> = Vec::new();

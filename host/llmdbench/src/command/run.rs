@@ -2,13 +2,13 @@
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase;
 use crate::phase::plan::Prepared;
 use crate::plan::Target;
 use crate::printer::Printer;
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::{Results, RunDir};
 use clap::Args;
 
 /// Options of `run`.
@@ -31,34 +31,27 @@ pub(crate) struct RunArgs {
 /// Drives the load and analyses it.
 pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     if args.skip {
-        let dir = RunDir::open(super::chosen_work_dir(global).as_deref())?;
-        let results = run_dir::Results::find(dir.root())?;
+        let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
+        let results = Results::find(dir.root())?;
         return super::analyze::results(&results, global, printer);
     }
     let prepared =
         phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
-    if dry_run(args.dry_run, &prepared) {
+    if dry_run(args.dry_run, &prepared.settings) {
         plan::show(&prepared.plan, printer);
         return Ok(Exit::Ok);
     }
     let chosen = work_dir(global, &prepared.settings);
     let (dir, target) = if prepared.plan.experiment.deploy.endpoint.is_some() {
         let dir = RunDir::create(chosen, &prepared.plan.run)?;
-        let target = phase::standup::run(&prepared, &dir, &[], printer)?;
+        let target = phase::standup::locate(&prepared, &dir)?;
         (dir, target)
     } else {
         let dir = RunDir::open(chosen)?;
-        let target: Target = run_dir::read_json(&dir.target())?.ok_or_else(|| {
-            Error::usage(format!("nothing stands in `{}`", dir.root().display())).hint(
-                "stand it up with `llmdbench standup FILE`, do it all with `llmdbench bench FILE`, or name a server with --endpoint URL",
-            )
-        })?;
+        let target = phase::standup::standing(&dir)?;
         (dir, target)
     };
-    // A folder that was stood up, or that has a run already, keeps its own plan.
-    if !dir.plan().exists() {
-        phase::environment::write(&prepared, &dir)?;
-    }
+    phase::environment::write_first(&prepared, &target, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))
 }

@@ -2,12 +2,13 @@
 
 use crate::cli::{ExperimentArgs, Global, TargetArgs};
 use crate::command::{dry_run, work_dir};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::phase;
 use crate::plan::Target;
 use crate::printer::Printer;
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::RunDir;
 use clap::Args;
+use serde_json::json;
 
 /// Options of `smoketest`.
 #[derive(Debug, Args)]
@@ -23,33 +24,33 @@ pub(crate) struct SmoketestArgs {
 
 /// Asks for a completion.
 pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    let given = super::chosen_work_dir(global);
+    let given = super::chosen_work_dir(global)?;
     let mut experiment = args.experiment.clone();
     let mut target_args = args.target.clone();
     let mut standing: Option<(RunDir, Target)> = None;
     if experiment.file.is_none() && target_args.endpoint.is_none() {
         let dir = RunDir::open(given.as_deref())?;
-        let target: Target = run_dir::read_json(&dir.target())?.ok_or_else(|| {
-            Error::usage(format!("nothing stands in `{}`", dir.root().display())).hint(
-                "stand it up with `llmdbench standup FILE`, or name a server with --endpoint URL",
-            )
-        })?;
+        let target = phase::standup::standing(&dir)?;
         experiment.model = experiment.model.or_else(|| Some(target.model.clone()));
         target_args.endpoint = target.endpoints.first().cloned();
         standing = Some((dir, target));
     }
     let prepared = phase::plan::prepare(global, &experiment, &target_args, None, printer)?;
-    if dry_run(args.dry_run, &prepared) {
+    if dry_run(args.dry_run, &prepared.settings) {
         let deploy = &prepared.plan.experiment.deploy;
         let whom = deploy.endpoint.as_deref().unwrap_or("what stands");
-        printer.text(&format!("would ask {whom} for a completion as {}", deploy.model));
+        printer.result(
+            || format!("would ask {whom} for a completion as {}", deploy.model),
+            || json!({"endpoint": deploy.endpoint, "model": deploy.model}),
+        );
         return Ok(Exit::Ok);
     }
     let (dir, target) = match standing {
         Some(standing) => standing,
         None if prepared.plan.experiment.deploy.endpoint.is_some() => {
             let dir = RunDir::create(work_dir(global, &prepared.settings), &prepared.plan.run)?;
-            let target = phase::standup::run(&prepared, &dir, &[], printer)?;
+            let target = phase::standup::locate(&prepared, &dir)?;
+            phase::environment::write_first(&prepared, &target, &dir)?;
             (dir, target)
         }
         None => {
@@ -59,5 +60,7 @@ pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> R
         }
     };
     phase::smoketest::run(&prepared, &target, &dir, printer)?;
+    printer
+        .facts(|| json!({"endpoints": target.endpoints, "model": target.model, "answers": true}));
     Ok(Exit::Ok)
 }

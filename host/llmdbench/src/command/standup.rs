@@ -5,7 +5,9 @@ use crate::command::{dry_run, plan, work_dir};
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase;
+use crate::plan::{Action, Step};
 use crate::printer::Printer;
+use crate::process::Inventory;
 use crate::run_dir::RunDir;
 use crate::steps;
 use clap::Args;
@@ -33,7 +35,7 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
             .hint("drive load into it with `llmdbench run`"));
     }
     let selected = steps::select(args.step.as_deref(), &prepared.plan.steps)?;
-    if dry_run(args.dry_run, &prepared) {
+    if dry_run(args.dry_run, &prepared.settings) {
         plan::show(&prepared.plan, printer);
         return Ok(Exit::Ok);
     }
@@ -43,6 +45,11 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
         (Some(_), Ok(dir)) => dir,
         _ => RunDir::create(chosen, &prepared.plan.run)?,
     };
+    let selected_by_hand = args.step.is_some();
+    let starts: Vec<&str> = process_names(&prepared.plan.steps, &selected).collect();
+    phase::standup::refuse_standing(&dir, |process| {
+        !selected_by_hand || starts.contains(&process.name.as_str())
+    })?;
     phase::environment::write(&prepared, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     let mut outcome = Outcome::default();
@@ -59,11 +66,22 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
         ),
         Err(error) => {
             outcome.fail(error.exit, &error);
-            printer.step(&format!(
-                "what was started is left for you to look at; `llmdbench teardown --workdir {}` takes it down",
-                dir.root().display()
-            ));
+            if !Inventory::read(&dir)?.processes.is_empty() {
+                printer.step(&format!(
+                    "what was started is left for you to look at; `llmdbench teardown --workdir {}` takes it down",
+                    dir.root().display()
+                ));
+            }
         }
     }
     Ok(outcome.tell(printer))
+}
+
+/// The names of the processes that the selected steps start.
+fn process_names<'a>(steps: &'a [Step], selected: &'a [u8]) -> impl Iterator<Item = &'a str> {
+    let selected = steps.iter().filter(|step| selected.contains(&step.number));
+    selected.flat_map(|step| &step.actions).filter_map(|action| match action {
+        Action::Process(process) => Some(process.name.as_str()),
+        Action::Smoketest => None,
+    })
 }

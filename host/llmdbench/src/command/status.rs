@@ -10,7 +10,7 @@ use serde_json::json;
 
 /// Shows it.
 pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
-    let dir = RunDir::open(super::chosen_work_dir(global).as_deref())?;
+    let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
     let plan = Plan::read(&dir)?;
     let target: Option<Target> = run_dir::read_json(&dir.target())?;
     let inventory = Inventory::read(&dir)?;

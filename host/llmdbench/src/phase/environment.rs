@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::phase::plan::Prepared;
+use crate::plan::Target;
 use crate::run_dir::{self, RunDir};
 use crate::settings::{Settings, Source};
 use serde_json::{Value, json};
@@ -13,6 +14,16 @@ pub(crate) fn write(prepared: &Prepared, dir: &RunDir) -> Result<()> {
     run_dir::write_json(&dir.environment("plugins.json"), &prepared.plan.plugins)?;
     run_dir::write_json(&dir.environment("host.json"), &crate::host_facts::collect())?;
     prepared.plan.write(&dir.plan())
+}
+
+/// Writes what a run against an endpoint was made of, unless the folder was stood up or has a run
+/// already: then it keeps its own plan and target.
+pub(crate) fn write_first(prepared: &Prepared, target: &Target, dir: &RunDir) -> Result<()> {
+    if dir.plan().exists() {
+        return Ok(());
+    }
+    write(prepared, dir)?;
+    run_dir::write_json(&dir.target(), target)
 }
 
 /// Settings with their sources, for `run.json`.

@@ -37,12 +37,7 @@ pub(crate) fn prepare(
     for warning in warnings {
         printer.warning(&warning);
     }
-    let mut layers = experiment::layers(
-        flags,
-        experiment.file.as_deref(),
-        experiment.scenario.as_deref(),
-        environment,
-    )?;
+    let mut layers = experiment::layers(flags, experiment.file.as_deref(), environment)?;
     if load.is_none() {
         let mut least = Layer::named(Source::Default);
         let one = serde_json::json!([{"concurrency": 1, "requests": 1}]);
@@ -53,6 +48,9 @@ pub(crate) fn prepare(
         Ok(settings) => (settings, Vec::new()),
         Err((settings, problems)) => (settings, problems),
     };
+    if settings.get("control.verbose") == true {
+        printer.say_more();
+    }
     let secrets =
         if problems.is_empty() { experiment::secrets(&settings)? } else { Secrets::default() };
     printer.redact(secrets.redaction());
@@ -122,7 +120,7 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
         let mut backend = used.plugin.backend(setup).map_err(|error| plugin_error(&error))?;
         let steps = backend.plan().map_err(|error| plugin_error(&error))?;
         plan.steps =
-            translate::steps(used.plugin.name(), steps, plan.experiment.folder.as_deref())?;
+            translate::steps(used.plugin.name(), steps, plan.experiment.deploy.folder.as_deref())?;
         permit(used, &plan.steps)?;
     }
     plan.steps.push(Step {

@@ -3,10 +3,10 @@
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::phase::plan::Prepared;
-use crate::plan::{Action, MetricsSource, Step, Target};
+use crate::plan::{Action, MetricsSource, Plan, Step, Target};
 use crate::plugins::plugin_error;
 use crate::printer::Printer;
-use crate::process::{self, Inventory};
+use crate::process::{self, Inventory, Started};
 use crate::run_dir::{self, RunDir};
 use crate::steps;
 use plugin_host::wit;
@@ -23,7 +23,6 @@ pub(crate) fn run(
 ) -> Result<Target> {
     let plan = &prepared.plan;
     if plan.experiment.deploy.endpoint.is_none() {
-        refuse_running(dir)?;
         for step in plan.steps.iter().filter(|step| selected.contains(&step.number)) {
             interrupt::check()?;
             carry_out(step, prepared, dir, printer)?;
@@ -32,6 +31,49 @@ pub(crate) fn run(
     let target = locate(prepared, dir)?;
     run_dir::write_json(&dir.target(), &target)?;
     Ok(target)
+}
+
+/// What stands in a run folder: the target that standup found, as long as one of its processes
+/// runs.
+pub(crate) fn standing(dir: &RunDir) -> Result<Target> {
+    let processes = Inventory::read(dir)?.processes;
+    let stood_up =
+        Plan::read_file(&dir.plan())?.is_some_and(|plan| plan.experiment.deploy.endpoint.is_none());
+    let gone = stood_up && !processes.iter().any(Started::runs);
+    if let (true, Some(ended)) = (gone, processes.first()) {
+        return Err(Error::new(
+            Exit::Run,
+            format!("the process `{}` (pid {}) has ended by itself", ended.name, ended.pid),
+        )
+        .cause(process::last_lines(&ended.log))
+        .hint(format!("its whole output is in {}", ended.log.display())));
+    }
+    let target = run_dir::read_json(&dir.target())?.filter(|_| !gone);
+    target.ok_or_else(|| {
+        Error::usage(format!("nothing stands in `{}`", dir.root().display())).hint(
+            "stand it up with `llmdbench standup FILE`, do it all with `llmdbench bench FILE`, or name a server with --endpoint URL",
+        )
+    })
+}
+
+/// A run folder has one stack. Of a stack that stands, `clashes` says which processes are in the
+/// way; nothing may be written before that is known.
+pub(crate) fn refuse_standing(dir: &RunDir, clashes: impl Fn(&Started) -> bool) -> Result<()> {
+    let running: Vec<String> = Inventory::read(dir)?
+        .processes
+        .iter()
+        .filter(|process| process.runs() && clashes(process))
+        .map(|process| format!("{} (pid {})", process.name, process.pid))
+        .collect();
+    if running.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "something stands already in `{}`: {}",
+        dir.root().display(),
+        running.join(", ")
+    ))
+    .hint(format!("take it down with `llmdbench teardown --workdir {}`", dir.root().display())))
 }
 
 /// Where the model answers: the endpoint that the user gave, or what the backend finds.
@@ -94,25 +136,6 @@ fn translate(plugin: &str, target: wit::types::Target) -> Result<Target> {
     })
 }
 
-/// A run folder has one stack.
-fn refuse_running(dir: &RunDir) -> Result<()> {
-    let running: Vec<String> = Inventory::read(dir)?
-        .processes
-        .iter()
-        .filter(|process| process.runs())
-        .map(|process| format!("{} (pid {})", process.name, process.pid))
-        .collect();
-    if running.is_empty() {
-        return Ok(());
-    }
-    Err(Error::usage(format!(
-        "something stands already in `{}`: {}",
-        dir.root().display(),
-        running.join(", ")
-    ))
-    .hint(format!("take it down with `llmdbench teardown --workdir {}`", dir.root().display())))
-}
-
 fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) -> Result<()> {
     let plan = &prepared.plan;
     for action in &step.actions {
@@ -156,4 +179,48 @@ fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::Experiment;
+    use crate::settings::resolve;
+
+    /// A run folder that was stood up with these processes.
+    fn stood_up(processes: Vec<Started>) -> (tempfile::TempDir, RunDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(folder.path());
+        let experiment = Experiment::new(&resolve(Vec::new()).unwrap(), None, &mut Vec::new());
+        Plan::new("r".into(), String::new(), experiment).write(&dir.plan()).unwrap();
+        let target = Target {
+            endpoints: vec!["http://127.0.0.1:1".into()],
+            model: "m".into(),
+            metrics: Vec::new(),
+            facts: BTreeMap::new(),
+        };
+        run_dir::write_json(&dir.target(), &target).unwrap();
+        Inventory { processes }.write(&dir).unwrap();
+        (folder, dir)
+    }
+
+    #[test]
+    fn what_stands_is_a_target_as_long_as_its_process_runs() {
+        let check = |processes: Vec<Started>, expected: &str| {
+            let (_folder, dir) = stood_up(processes);
+            let found = standing(&dir).map_or_else(|error| error.to_string(), |t| t.model);
+            assert!(found.contains(expected), "{found}");
+        };
+        check(vec![Started::this_program("server")], "m");
+        check(vec![Started::ended("server")], "the process `server` (pid 1) has ended by itself");
+        check(Vec::new(), "nothing stands in");
+    }
+
+    #[test]
+    fn only_processes_that_run_and_are_in_the_way_are_refused() {
+        let (_folder, dir) = stood_up(vec![Started::this_program("a"), Started::ended("b")]);
+        let refused = |name: &str| refuse_standing(&dir, |process| process.name == name).is_err();
+        assert!(refused("a"));
+        assert!(!refused("b"));
+    }
 }

@@ -2,37 +2,48 @@
 
 use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
-use crate::process::{Inventory, Stopped};
+use crate::process::{Inventory, Started, Stopped};
 use crate::run_dir::{self, RunDir};
-use serde_json::json;
+use serde::Serialize;
+
+/// What a teardown did, as it stands in `setup/teardown.json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Teardown {
+    removed: Vec<Removed>,
+    /// The names of processes that do not end.
+    left: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Removed {
+    process: String,
+    pid: i32,
+    how: Stopped,
+}
 
 /// Stops every process of the run folder, the last first; writes `setup/teardown.json`.
-pub(crate) fn run(dir: &RunDir, printer: &Printer) -> Result<()> {
+pub(crate) fn run(dir: &RunDir, printer: &Printer) -> Result<Teardown> {
     let mut inventory = Inventory::read(dir)?;
     let mut removed = Vec::new();
     let mut problems = Vec::new();
     for process in inventory.processes.iter().rev() {
         match process.stop() {
-            Ok(stopped) => {
-                let how = match stopped {
+            Ok(how) => {
+                let text = match how {
                     Stopped::Cleanly => "stopped",
                     Stopped::Killed => "killed: it did not end on request",
                     Stopped::WasGone => "was gone already",
                 };
-                printer.step(&format!("teardown: {} (pid {}) {how}", process.name, process.pid));
-                removed.push(json!({"process": process.name, "pid": process.pid, "how": stopped}));
+                printer.step(&format!("teardown: {} (pid {}) {text}", process.name, process.pid));
+                removed.push(Removed { process: process.name.clone(), pid: process.pid, how });
             }
             Err(error) => problems.extend(error.problems),
         }
     }
-    inventory.processes.retain(crate::process::Started::runs);
+    inventory.processes.retain(Started::runs);
     inventory.write(dir)?;
-    run_dir::write_json(
-        &dir.teardown(),
-        &json!({
-            "removed": removed,
-            "left": inventory.processes.iter().map(|p| &p.name).collect::<Vec<_>>(),
-        }),
-    )?;
-    if problems.is_empty() { Ok(()) } else { Err(Error { exit: Exit::Teardown, problems }) }
+    let left = inventory.processes.into_iter().map(|process| process.name).collect();
+    let done = Teardown { removed, left };
+    run_dir::write_json(&dir.teardown(), &done)?;
+    if problems.is_empty() { Ok(done) } else { Err(Error { exit: Exit::Teardown, problems }) }
 }
