@@ -168,6 +168,10 @@ impl Experiment {
                 ));
             }
         }
+        if settings.get("load.threads") == 0 {
+            let message = "`load.threads`: without a thread nothing can be sent; leave it out for one for each core";
+            problems.push(at(settings, "load.threads", message));
+        }
         let duration = |path: &str| {
             settings.text(path).and_then(|text| unit::duration(text).ok()).map_or(0, unit::nanos)
         };
@@ -215,8 +219,7 @@ impl Experiment {
                 threads: settings
                     .get("load.threads")
                     .as_u64()
-                    .and_then(|n| usize::try_from(n).ok())
-                    .filter(|n| *n > 0),
+                    .and_then(|n| usize::try_from(n).ok()),
                 max_error_rate: settings.get("load.max_error_rate").as_f64(),
                 give_up_after_ns: duration("load.give_up_after"),
             },

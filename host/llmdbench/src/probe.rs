@@ -68,6 +68,13 @@ fn client_for(timeout: Duration, ca_file: Option<&PathBuf>, insecure: bool) -> R
         })?;
         let certificates =
             reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| failed().because(error))?;
+        if certificates.is_empty() {
+            return Err(Error::usage(format!(
+                "the CA file `{}` holds no certificate",
+                path.display()
+            ))
+            .hint("it must be PEM: `-----BEGIN CERTIFICATE-----` and what follows"));
+        }
         for certificate in certificates {
             builder = builder.add_root_certificate(certificate);
         }
@@ -203,24 +210,42 @@ impl<'a> Probe<'a> {
                 }
             }
         };
-        answer.map_err(|error| {
-            let what = if error.is_connect() {
-                format!("nothing answers at {url}")
-            } else if error.is_timeout() {
-                format!("{url} does not answer in time")
-            } else {
-                format!("cannot ask {url}")
-            };
-            // The outer errors only say again that it failed.
-            let mut innermost: &dyn std::error::Error = &error;
-            while let Some(source) = innermost.source() {
-                innermost = source;
-            }
-            Error::new(Exit::Run, what)
-                .cause(innermost.to_string())
-                .hint("is the server up, and is the endpoint right?")
-        })
+        answer.map_err(|error| unanswered(&error, url))
     }
+}
+
+/// Why there is no answer.
+fn unanswered(error: &reqwest::Error, url: &str) -> Error {
+    // The outer errors only say again that it failed.
+    let mut innermost: &(dyn std::error::Error + 'static) = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let (what, hint) = if is_tls(error) {
+        (
+            format!("no TLS connection comes about with {url}"),
+            "is it an http:// address? A certificate of one's own is trusted with --ca-file FILE, and none is checked with --insecure",
+        )
+    } else {
+        let what = if error.is_connect() {
+            format!("nothing answers at {url}")
+        } else if error.is_timeout() {
+            format!("{url} does not answer in time")
+        } else {
+            format!("cannot ask {url}")
+        };
+        (what, "is the server up, and is the endpoint right?")
+    };
+    Error::new(Exit::Run, what).cause(innermost.to_string()).hint(hint)
+}
+
+/// Whether TLS failed; its errors come within those of reading and writing, which hide them from
+/// the chain of sources.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>()
+        || wrapped.is_some_and(|inner| is_tls(inner))
+        || error.source().is_some_and(is_tls)
 }
 
 /// An answer, read to its end.
@@ -260,24 +285,38 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
 
-    #[test]
-    fn a_redirect_is_told_and_not_followed() {
+    /// What is said of a server that answers its first connection with these bytes.
+    fn said(scheme: &str, answer: &'static str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let _ = stream.read(&mut [0; 4096]).unwrap();
-            let answer = "HTTP/1.1 308 Permanent Redirect\r\nLocation: http://elsewhere.invalid/v1\r\nContent-Length: 0\r\n\r\n";
             stream.write_all(answer.as_bytes()).unwrap();
         });
         // Another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let endpoint = Endpoint::parse(&format!("http://{address}")).unwrap();
+        let endpoint = Endpoint::parse(&format!("{scheme}://{address}")).unwrap();
         let secrets = Secrets::default();
         let tls = load::Tls { ca_file: None, insecure: false };
-        let probe = Probe::new(&endpoint, &secrets, &tls).unwrap();
-        let error = probe.models().unwrap_err().to_string();
-        assert!(error.contains("it redirects to http://elsewhere.invalid/v1"), "{error}");
+        let error = Probe::new(&endpoint, &secrets, &tls).unwrap().models().unwrap_err();
         server.join().unwrap();
+        error.to_string()
+    }
+
+    #[test]
+    fn a_redirect_is_told_and_not_followed() {
+        let error = said(
+            "http",
+            "HTTP/1.1 308 Permanent Redirect\r\nLocation: http://elsewhere.invalid/v1\r\nContent-Length: 0\r\n\r\n",
+        );
+        assert!(error.contains("it redirects to http://elsewhere.invalid/v1"), "{error}");
+    }
+
+    #[test]
+    fn a_server_without_tls_is_told_apart_from_none() {
+        let error = said("https", "HTTP/1.1 400 Bad Request\r\n\r\n");
+        assert!(error.contains("no TLS connection comes about"), "{error}");
+        assert!(error.contains("is it an http:// address?"), "{error}");
     }
 }

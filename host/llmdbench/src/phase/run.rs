@@ -61,6 +61,8 @@ pub(crate) fn run(
         .exact_output
         .unwrap_or_else(|| endpoints.iter().all(|e| e.host() != "api.openai.com"));
 
+    // Plugins may have worked for seconds.
+    interrupt::check()?;
     let results = dir.next_results();
     run_dir::make(&results.results)?;
     plan.write(&results.plan())?;
