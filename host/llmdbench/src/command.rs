@@ -14,9 +14,12 @@ pub(crate) mod standup;
 pub(crate) mod status;
 pub(crate) mod teardown;
 
-use crate::cli::{Cli, Command, Global};
+use crate::cli::{Cli, Command, ExperimentArgs, Global, TargetArgs};
 use crate::error::{Exit, Result};
+use crate::phase;
+use crate::plan::Target;
 use crate::printer::Printer;
+use crate::run_dir::RunDir;
 use crate::settings::{self, Settings};
 
 /// Carries out the command that was typed.
@@ -55,6 +58,25 @@ fn chosen_work_dir(global: &Global) -> Result<Option<String>> {
 fn from_environment() -> Result<Settings> {
     let layer = settings::environment(settings::variables(), &mut Vec::new());
     settings::all_or_error(settings::resolve(vec![layer]))
+}
+
+/// Aims a command that was given neither a file nor an endpoint at what stands in the run folder.
+/// None: it was given one.
+fn aim(
+    experiment: &mut ExperimentArgs,
+    target: &mut TargetArgs,
+    global: &Global,
+) -> Result<Option<(RunDir, Target)>> {
+    let variables = from_environment()?;
+    let endpoint = target.endpoint.is_some() || variables.is_set("deploy.endpoint");
+    if experiment.file.is_some() || endpoint {
+        return Ok(None);
+    }
+    let dir = RunDir::open(work_dir(global, &variables))?;
+    let mut standing = phase::standup::standing(&dir)?;
+    standing.model = experiment.model.get_or_insert(standing.model).clone();
+    target.endpoint = standing.endpoints.first().cloned();
+    Ok(Some((dir, standing)))
 }
 
 /// Whether nothing is to be done.

@@ -35,14 +35,18 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         let results = Results::find(dir.root())?;
         return super::analyze::results(&results, global, printer);
     }
-    let prepared =
-        phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
+    let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
+    // Where nothing stands, the settings that are missing are what there is to say.
+    let standing = super::aim(&mut experiment, &mut target, global).ok().flatten();
+    let prepared = phase::plan::prepare(global, &experiment, &target, Some(&args.load), printer)?;
     if dry_run(args.dry_run, &prepared.settings) {
         plan::show(&prepared.plan, printer);
         return Ok(Exit::Ok);
     }
     let chosen = work_dir(global, &prepared.settings);
-    let (dir, target) = if prepared.plan.experiment.deploy.endpoint.is_some() {
+    let (dir, target) = if let Some(standing) = standing {
+        standing
+    } else if prepared.plan.experiment.deploy.endpoint.is_some() {
         let dir = RunDir::create(chosen, &prepared.plan.run)?;
         let target = phase::standup::locate(&prepared, &dir)?;
         (dir, target)

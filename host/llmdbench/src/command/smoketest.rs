@@ -4,7 +4,6 @@ use crate::cli::{ExperimentArgs, Global, TargetArgs};
 use crate::command::{dry_run, work_dir};
 use crate::error::{Exit, Result};
 use crate::phase;
-use crate::plan::Target;
 use crate::printer::Printer;
 use crate::run_dir::RunDir;
 use clap::Args;
@@ -24,17 +23,9 @@ pub(crate) struct SmoketestArgs {
 
 /// Asks for a completion.
 pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    let given = super::chosen_work_dir(global)?;
     let mut experiment = args.experiment.clone();
     let mut target_args = args.target.clone();
-    let mut standing: Option<(RunDir, Target)> = None;
-    if experiment.file.is_none() && target_args.endpoint.is_none() {
-        let dir = RunDir::open(given.as_deref())?;
-        let target = phase::standup::standing(&dir)?;
-        experiment.model = experiment.model.or_else(|| Some(target.model.clone()));
-        target_args.endpoint = target.endpoints.first().cloned();
-        standing = Some((dir, target));
-    }
+    let standing = super::aim(&mut experiment, &mut target_args, global)?;
     let prepared = phase::plan::prepare(global, &experiment, &target_args, None, printer)?;
     if dry_run(args.dry_run, &prepared.settings) {
         let deploy = &prepared.plan.experiment.deploy;
