@@ -40,6 +40,14 @@ impl Printer {
         self.verbose.store(true, Ordering::Relaxed);
     }
 
+    /// The table of a run: as the analysis made it, colours included.
+    pub(crate) fn table(&self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) {
+        if self.json {
+            return self.to_stdout(&format!("{:#}", value()));
+        }
+        self.write(&self.redacted(&text()));
+    }
+
     /// A result: for people as text, for programs as JSON.
     pub(crate) fn result(&self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) {
         if self.json {
@@ -139,7 +147,11 @@ impl Printer {
     }
 
     fn to_stdout(&self, text: &str) {
-        let written = writeln!(std::io::stdout(), "{}", self.clean(text).trim_end_matches('\n'));
+        self.write(&self.clean(text));
+    }
+
+    fn write(&self, text: &str) {
+        let written = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));
         if let Err(error) = written {
             // A reader that went away (`| head`) is no reason to fail; a full disk is one.
             if error.kind() != ErrorKind::BrokenPipe {
@@ -152,9 +164,20 @@ impl Printer {
         let _ = writeln!(std::io::stderr(), "{}", self.clean(text).trim_end_matches('\n'));
     }
 
-    fn clean(&self, text: &str) -> String {
+    fn redacted(&self, text: &str) -> String {
         self.redaction.lock().unwrap_or_else(PoisonError::into_inner).clean(text)
     }
+
+    /// Secrets are blotted out, and control characters that a plugin or a server may have put into
+    /// a text do not reach the terminal.
+    fn clean(&self, text: &str) -> String {
+        let text = self.redacted(text);
+        if text.chars().any(is_unwanted) { text.replace(is_unwanted, "\u{fffd}") } else { text }
+    }
+}
+
+fn is_unwanted(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
 }
 
 /// A line that changes while something lasts; where standard error is no terminal, a plain line
@@ -191,5 +214,19 @@ impl Progress<'_> {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_do_not_reach_the_terminal() {
+        let printer = Printer::new(false, false);
+        assert_eq!(
+            printer.clean("a\x1b[31mb\r\u{9b}c\td\n"),
+            "a\u{fffd}[31mb\u{fffd}\u{fffd}c\td\n"
+        );
     }
 }

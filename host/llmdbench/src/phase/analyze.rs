@@ -64,7 +64,7 @@ pub(crate) fn report(analysis: &Analysis, results: &Results) -> Result<()> {
 /// Shows the table and where everything lies; gives how the run is to be judged.
 pub(crate) fn show(analysis: &Analysis, results: &Results, printer: &Printer) -> Outcome {
     let summary = &analysis.summary;
-    printer.result(
+    printer.table(
         || analysis::report::terminal(analysis, printer.width(), printer.colour()),
         || serde_json::to_value(summary).unwrap_or_default(),
     );
