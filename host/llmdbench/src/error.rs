@@ -169,9 +169,11 @@ impl Error {
         self
     }
 
-    /// Changes the exit code.
+    /// Changes the exit code; what the user interrupted stays interrupted.
     pub(crate) fn exit(mut self, exit: Exit) -> Self {
-        self.exit = exit;
+        if self.exit != Exit::Interrupted {
+            self.exit = exit;
+        }
         self
     }
 }

@@ -36,9 +36,15 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         return super::analyze::results(&results, global, printer);
     }
     let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
-    // Where nothing stands, the settings that are missing are what there is to say.
-    let standing = super::aim(&mut experiment, &mut target, global).ok().flatten();
-    let prepared = phase::plan::prepare(global, &experiment, &target, Some(&args.load), printer)?;
+    // Without a run folder the settings that are missing are what there is to say, and with one
+    // that nothing stands in it.
+    let has_folder = RunDir::open(super::chosen_work_dir(global)?.as_deref()).is_ok();
+    let (standing, gone) = match super::aim(&mut experiment, &mut target, global) {
+        Ok(standing) => (standing, None),
+        Err(error) => (None, has_folder.then_some(error)),
+    };
+    let prepared = phase::plan::prepare(global, &experiment, &target, Some(&args.load), printer)
+        .map_err(|error| gone.unwrap_or(error))?;
     if dry_run(args.dry_run, &prepared.settings) {
         plan::show(&prepared.plan, printer);
         return Ok(Exit::Ok);
