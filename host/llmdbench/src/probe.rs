@@ -46,6 +46,9 @@ pub(crate) struct Completion {
     pub(crate) url: String,
     /// The HTTP status.
     pub(crate) status: u16,
+    /// Where it redirects to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) leads_to: Option<String>,
     /// The words of the answer.
     pub(crate) text: String,
     /// Tokens of the prompt by the server's count.
@@ -161,6 +164,7 @@ impl<'a> Probe<'a> {
         Ok(Completion {
             url,
             status: answer.status.as_u16(),
+            leads_to: answer.leads_to,
             text: words.iter().filter_map(|w| w.as_str()).collect(),
             input_tokens: value["usage"]["prompt_tokens"].as_u64(),
             body: short(&answer.body),

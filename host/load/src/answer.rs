@@ -17,6 +17,7 @@ pub(crate) struct Answer {
     body: Body,
     streamed: bool,
     status: u16,
+    location: Option<String>,
     first_byte: Option<Nanos>,
 }
 
@@ -112,6 +113,7 @@ impl Answer {
             body: Body::Whole(Vec::new()),
             streamed,
             status: 0,
+            location: None,
             first_byte: None,
         }
     }
@@ -119,6 +121,7 @@ impl Answer {
     /// Takes the head.
     pub(crate) fn head(&mut self, head: &Head) {
         self.status = head.status;
+        self.location.clone_from(&head.location);
         self.body = if !self.is_good() {
             Body::Other(Vec::new())
         } else if !self.streamed {
@@ -166,8 +169,11 @@ impl Answer {
             Body::Whole(body) if cut.is_none() => facts.whole(body),
             Body::Whole(_) => {}
             Body::Other(body) if !(200..300).contains(&self.status) && self.status != 0 => {
-                let text = api::error_text(body);
-                let text = if text.is_empty() { format!("status {}", self.status) } else { text };
+                let text = match (&self.location, api::error_text(body)) {
+                    (Some(location), _) => format!("redirects to {location}"),
+                    (None, text) if text.is_empty() => format!("status {}", self.status),
+                    (None, text) => text,
+                };
                 return fail(FailureKind::HttpStatus, text);
             }
             Body::Other(body) => match api::read(facts.api, body).ok().and_then(|p| p.error) {

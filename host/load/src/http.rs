@@ -11,6 +11,8 @@ pub(crate) struct Head {
     pub(crate) status: u16,
     /// The media type in lower case, without parameters.
     pub(crate) content_type: String,
+    /// Where it redirects to.
+    pub(crate) location: Option<String>,
 }
 
 /// What the next bytes are.
@@ -191,7 +193,8 @@ impl Reader {
         }
         self.keep_alive = framing.keep_alive;
         self.state = framing.state;
-        Ok(Some(Head { status, content_type: framing.content_type }))
+        let Framing { content_type, location, .. } = framing;
+        Ok(Some(Head { status, content_type, location }))
     }
 }
 
@@ -200,12 +203,14 @@ struct Framing {
     keep_alive: bool,
     state: State,
     content_type: String,
+    location: Option<String>,
 }
 
 impl Framing {
     fn of(response: &httparse::Response<'_, '_>) -> Result<Self, Malformed> {
         let mut keep_alive = response.version == Some(1);
         let mut content_type = String::new();
+        let mut location = None;
         let mut length = None;
         let mut chunked = false;
         for header in response.headers.iter() {
@@ -215,6 +220,7 @@ impl Framing {
                 "content-type" => {
                     content_type = value.split(';').next().unwrap_or("").trim().to_owned();
                 }
+                "location" => location = Some(String::from_utf8_lossy(header.value).into_owned()),
                 "content-length" => {
                     length = Some(value.parse::<u64>().map_err(|_| Malformed::Length)?);
                 }
@@ -231,7 +237,7 @@ impl Framing {
             Some(length) => State::Length(length),
             None => State::UntilClose,
         };
-        Ok(Self { keep_alive, state, content_type })
+        Ok(Self { keep_alive, state, content_type, location })
     }
 }
 
@@ -262,7 +268,8 @@ mod tests {
 
     fn read<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Result<Answer, Malformed> {
         let mut reader = Reader::new();
-        let (mut head, mut body) = (Head { status: 0, content_type: String::new() }, Vec::new());
+        let mut head = Head { status: 0, content_type: String::new(), location: None };
+        let mut body = Vec::new();
         for mut input in reads {
             loop {
                 match reader.next(&mut input)? {
@@ -319,6 +326,16 @@ mod tests {
             (200, "", "hi", true, true),
         );
         check("HTTP/1.1 200 OK\r\nContent-L", (0, "", "", false, false));
+    }
+
+    #[test]
+    fn where_a_redirect_leads_is_kept_as_it_was_written() {
+        let mut input = &b"HTTP/1.1 307 X\r\nlocation: http://Host/V1\r\n\r\n"[..];
+        let head = match Reader::new().next(&mut input) {
+            Ok(Part::Head(head)) => head,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(head.location.as_deref(), Some("http://Host/V1"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The phase that asks the model for one real completion and checks the answer.
 
 use crate::error::{Error, Exit, Result};
+use crate::interrupt;
 use crate::phase::plan::Prepared;
 use crate::plan::Target;
 use crate::printer::Printer;
@@ -33,11 +34,19 @@ pub(crate) fn run(
         // Some servers repeat the headers that they got.
         completion.body = prepared.secrets.redaction().clean(&completion.body);
         completion.text = prepared.secrets.redaction().clean(&completion.text);
-        checks.push(json!({"endpoint": url, "version": probe.version(), "completion": completion}));
+        let version = probe.version();
+        interrupt::check()?;
+        checks.push(json!({"endpoint": url, "version": version, "completion": completion}));
         run_dir::write_json(&dir.smoketest(), &json!({"model": target.model, "checks": checks}))?;
         let failed = |what: String| {
             Error::new(Exit::Standup, format!("the smoke test failed: {} {what}", completion.url))
         };
+        if let Some(address) = &completion.leads_to {
+            let what = format!("answers {}: it redirects to {address}", completion.status);
+            return Err(failed(what).hint(
+                "load follows no redirects; give the address that it redirects to as the endpoint",
+            ));
+        }
         if completion.status != 200 {
             return Err(failed(format!("answers {}", completion.status))
                 .cause(completion.body.clone())
