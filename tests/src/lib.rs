@@ -12,6 +12,6 @@ mod server;
 mod stub;
 
 pub use bench::{Bench, Log, ms};
-pub use program::{Ended, Running, plugin, program, root};
+pub use program::{Ended, Running, lives, plugin, program, root};
 pub use server::{Server, TruthLine, metric};
 pub use stub::{Reply, Request, Stub, get};

@@ -36,6 +36,13 @@ pub fn plugin(folder: &str, name: &str) -> String {
     file.display().to_string()
 }
 
+/// Whether a process is there and no zombie.
+#[must_use]
+pub fn lives(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
+}
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct Ended {

@@ -48,13 +48,27 @@ pub struct Reply {
     pub kind: &'static str,
     /// The body.
     pub body: String,
+    /// Where it redirects to.
+    pub location: Option<String>,
 }
 
 impl Reply {
+    /// A body of this content type.
+    #[must_use]
+    pub fn new(status: u16, kind: &'static str, body: String) -> Self {
+        Self { status, kind, body, location: None }
+    }
+
     /// JSON.
     #[must_use]
     pub fn json(status: u16, body: &Value) -> Self {
-        Self { status, kind: "application/json", body: body.to_string() }
+        Self::new(status, "application/json", body.to_string())
+    }
+
+    /// A redirect of any method, without a body.
+    #[must_use]
+    pub fn redirect(location: String) -> Self {
+        Self { location: Some(location), ..Self::new(307, "text/plain", String::new()) }
     }
 
     /// A stream of two tokens, in the form of the API that was asked.
@@ -84,7 +98,7 @@ impl Reply {
             "prompt_tokens": 5, "completion_tokens": texts.len(),
             "total_tokens": 5 + texts.len()}}));
         body.push_str("data: [DONE]\n\n");
-        Self { status: 200, kind: "text/event-stream", body }
+        Self::new(200, "text/event-stream", body)
     }
 
     /// The list of models.
@@ -154,12 +168,13 @@ fn converse(
     let mut reader = BufReader::new(stream);
     let mut writer = stream;
     while let Some(request) = read(&mut reader)? {
-        let Reply { status, kind, body } = answer(&request);
+        let Reply { status, kind, body, location } = answer(&request);
         keep.lock().unwrap().push(request);
+        let location = location.map(|url| format!("location: {url}\r\n")).unwrap_or_default();
+        let length = body.len();
         write!(
             writer,
-            "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
+            "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{location}content-length: {length}\r\n\r\n{body}",
         )?;
         writer.flush()?;
     }

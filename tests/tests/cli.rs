@@ -119,3 +119,52 @@ fn settings_come_from_where_they_say() {
     let schema: Value = serde_json::from_str(&schema).unwrap();
     assert!(schema["properties"]["harness"].is_object(), "{schema}");
 }
+
+#[test]
+fn every_command_can_answer_in_json_and_says_nothing_else_on_standard_output() {
+    let bench = Bench::new();
+    bench.write(
+        "e.yaml",
+        "deploy: {method: local, model: m, settings: {simulator: {ttft: 2ms, itl: 1ms}}}\n\
+         harness: {settings: {stages: [{concurrency: 1, requests: 3}]}}\n\
+         workload: {settings: {output_tokens: 2}}\n",
+    );
+    let load = ["run", "--rate", "50", "--requests", "5"];
+    for (args, pointer) in [
+        (&["plan", "e.yaml"][..], "/experiment/deploy/model"),
+        (&["bench", "e.yaml", "--dry-run"], "/experiment/deploy/model"),
+        (&["bench", "e.yaml"], "/stages/0/succeeded"),
+        (&["standup", "e.yaml"], "/endpoints/0"),
+        (&["smoketest", "--dry-run"], "/endpoint"),
+        (&["smoketest"], "/answers"),
+        (&["run", "e.yaml", "--dry-run"], "/experiment/deploy/model"),
+        (&load, "/stages/0/succeeded"),
+        (&["run", "--skip"], "/stages/0/succeeded"),
+        (&["analyze"], "/stages/0/succeeded"),
+        (&["report"], "/report"),
+        (&["status"], "/processes/0/pid"),
+        (&["teardown", "--dry-run"], "/would_stop/0/pid"),
+        (&["teardown"], "/removed/0/pid"),
+        (&["teardown"], "/removed"),
+        (&["status"], "/processes"),
+        (&["env", "e.yaml"], "/0/path"),
+        (&["env", "--schema"], "/properties"),
+        (&["plugin", "list"], "/0/name"),
+        (&["plugin", "inspect", "local"], "/name"),
+    ] {
+        let ended = bench.run(&[args, &["--output", "json"]].concat()).expect(0);
+        let answer: Value = serde_json::from_str(&ended.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error} in\n{}", ended.stdout));
+        assert!(answer.pointer(pointer).is_some(), "{args:?}: no {pointer} in {answer:#}");
+    }
+}
+
+#[test]
+fn what_fails_is_told_in_json_too_and_leaves_standard_output_empty() {
+    let bench = Bench::new();
+    let ended = bench.run(&["--output", "json", "plan", "no-such.yaml"]).expect(2);
+    assert_eq!(ended.stdout, "");
+    let told: Value = serde_json::from_str(&ended.stderr).unwrap();
+    assert_eq!(told["exit"], 2);
+    assert!(told["problems"][0]["message"].to_string().contains("no-such.yaml"), "{told}");
+}

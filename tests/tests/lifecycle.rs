@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
-use acceptance::{Bench, Ended, Log, Running, get, ms, program};
+use acceptance::{Bench, Ended, Log, Running, get, lives, ms, program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use records::EndReason;
@@ -26,12 +26,6 @@ fn bench(experiment: &str) -> Bench {
     let bench = Bench::new();
     bench.write("e.yaml", experiment);
     bench
-}
-
-/// Whether a process is there and no zombie.
-fn lives(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.trim_start().starts_with('Z'))
 }
 
 #[track_caller]

@@ -279,3 +279,36 @@ fn a_permission_that_was_not_granted_is_refused_with_the_words_that_grant_it() {
     granted(&["--grant", "process=ollama", "--grant", "secret=*"]).expect(2).says("LLMDBENCH_SELF");
     granted(&["--grant", "teleport=home"]).expect(2).says("teleport=home");
 }
+
+#[test]
+fn a_file_grants_what_one_build_of_a_plugin_may_do() {
+    let bench = Bench::new();
+    bench.write(
+        "e.yaml",
+        "deploy: {method: local, model: m}\n\
+         harness: {settings: {stages: [{rate: 1, for: 1s}]}}\n",
+    );
+    let local = plugin("plugins", "local");
+    let granted = |digest: &str, grant: &str| {
+        let text = format!("plugins:\n  local:\n    {digest}\n    grant: {grant}\n");
+        bench.write("llmdbench.plugins.yaml", text);
+        bench.run(&["plan", "e.yaml", "--plugin", &local])
+    };
+    let facts = bench.run(&["--output", "json", "plugin", "inspect", &local]).expect(0).stdout;
+    let facts: Value = serde_json::from_str(&facts).unwrap();
+    let digest = facts["sha256"].as_str().unwrap();
+    let right = format!("digest: sha256:{digest}");
+    let all = "{process: ['*'], secret: ['*']}";
+    granted(&right, all).expect(0);
+    granted("", all).expect(0);
+    let ended = granted(&format!("digest: sha256:{}", "0".repeat(64)), all).expect(2);
+    assert_eq!(ended.errors().len(), 1, "{}", ended.stderr);
+    for part in ["`local`", "not the build", "llmdbench.plugins.yaml", digest] {
+        assert!(ended.stderr.contains(part), "no `{part}` in {}", ended.stderr);
+    }
+    // The file grants no more than it says, and an option adds what is missing.
+    granted(&right, "{process: ['*']}").expect(2).says("secret=*");
+    bench.run(&["plan", "e.yaml", "--plugin", &local, "--grant", "secret=*"]).expect(0);
+    granted(&right, "{process: [ollama], secret: ['*']}").expect(2).says("LLMDBENCH_SELF");
+    granted(&right, "{proces: ['*']}").expect(2).says("llmdbench.plugins.yaml:4:");
+}

@@ -87,11 +87,8 @@ fn a_server_that_repeats_what_it_got_gives_nothing_away() {
             }
             let message = format!("you sent {:?}", request.headers);
             if status == 200 {
-                Reply {
-                    status,
-                    kind: "text/event-stream",
-                    body: format!("data: {}\n\n", json!({"error": {"message": message}})),
-                }
+                let event = format!("data: {}\n\n", json!({"error": {"message": message}}));
+                Reply::new(status, "text/event-stream", event)
             } else {
                 Reply::json(status, &json!({"error": {"message": message}}))
             }
@@ -116,6 +113,33 @@ fn a_list_of_models_that_repeats_a_secret_gives_nothing_away() {
     let ended = run(&bench, &stub.url, "run", &[]).expect(2);
     assert!(ended.stderr.contains("401") && ended.stderr.contains("bad key"), "{}", ended.stderr);
     assert_hidden(&bench, &ended);
+}
+
+#[test]
+fn a_redirect_is_told_with_its_address_and_no_header_goes_there() {
+    let elsewhere = Stub::good();
+    for (what, command, code) in [
+        ("/v1/models", "run", 4),
+        ("/v1/models", "smoketest", 3),
+        ("/v1/chat/completions", "run", 4),
+        ("/v1/chat/completions", "smoketest", 3),
+    ] {
+        let to = elsewhere.url.clone();
+        let stub = Stub::start(move |request| {
+            if request.path == what {
+                Reply::redirect(format!("{to}{what}"))
+            } else {
+                Reply::models(&["m"])
+            }
+        });
+        let bench = bench();
+        let ended = run(&bench, &stub.url, command, &[]).expect(code);
+        let address = format!("{}{what}", elsewhere.url);
+        let said = ended.stderr.contains(&address);
+        assert!(said, "{command}, {what}: no {address} in {}", ended.stderr);
+        assert_hidden(&bench, &ended);
+        assert!(elsewhere.seen().is_empty(), "{command}, {what}: {:?}", elsewhere.seen());
+    }
 }
 
 #[test]
