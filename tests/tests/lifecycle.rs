@@ -1,7 +1,5 @@
 //! From standup to teardown, and every way in which a run can be broken off between.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
-
 use acceptance::{Bench, Ended, Log, Running, get, lives, ms, program};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

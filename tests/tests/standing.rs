@@ -1,7 +1,5 @@
 //! What stands in a run folder: later commands use it, and none takes it down or hides it unasked.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
-
 use acceptance::{Bench, Log, Reply, Server, Stub, get, lives};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
