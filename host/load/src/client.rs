@@ -2,6 +2,7 @@
 //! read where the bytes lie. The only place that stamps times of the network.
 
 use crate::answer::Answer;
+use crate::clock::Clock;
 use crate::http::{Malformed, Part, Reader};
 use crate::plan::Nanos;
 use crate::run::Shared;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -97,10 +98,11 @@ impl Client {
         record: &mut Record,
         answer: &mut Answer,
     ) -> Result<Nanos, Broken> {
-        wire.write_all(bytes)
+        let sent = wire
+            .write_all(bytes, &self.shared.clock)
             .await
             .map_err(|error| Broken::Cut(format!("the request could not be sent: {error}")))?;
-        record.sent = Some(self.shared.clock.now());
+        record.sent = Some(sent);
         loop {
             let read = poll_fn(|context| {
                 SCRATCH.with_borrow_mut(|scratch| {
@@ -205,12 +207,32 @@ impl Wire {
         }
     }
 
-    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Plain(stream) => stream.write_all(bytes).await,
-            Self::Secure(stream) => {
-                stream.write_all(bytes).await?;
-                stream.flush().await
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    /// Writes everything; gives the moment just before the write that took the last byte. A stamp
+    /// taken after it could be later than the server's reading, by as long as this thread then
+    /// waits for a processor, and the time to first token would come out too short.
+    async fn write_all(&mut self, mut bytes: &[u8], clock: &Clock) -> io::Result<Nanos> {
+        loop {
+            let (at, written) = poll_fn(|context| {
+                let at = clock.now();
+                self.poll_write(context, bytes).map_ok(|written| (at, written))
+            })
+            .await?;
+            bytes = &bytes[written..];
+            if bytes.is_empty() {
+                if let Self::Secure(stream) = self {
+                    stream.flush().await?;
+                }
+                return Ok(at);
+            }
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
             }
         }
     }

@@ -25,7 +25,7 @@ pub struct Record {
     pub due: Option<u64>,
     /// When the client began to send it, a new connection included.
     pub started: u64,
-    /// When its last byte was handed to the socket. None: it never got that far.
+    /// Just before the write that handed its last byte to the socket. None: it never got that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<u64>,
     /// When the read returned that carried the first byte of the answer's body.

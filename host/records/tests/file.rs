@@ -1,4 +1,5 @@
 //! The records file: what is written is read again, also after a crash and across versions.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
 use records::{
