@@ -19,14 +19,14 @@ pub(crate) struct AnalyzeArgs {
 
 /// Analyses records and writes everything that follows from them.
 pub(crate) fn analyze(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    results(&find(args, global)?, global, printer)
+    results(&find(args, global)?, printer)
 }
 
 /// Writes the report alone.
 pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let results = find(args, global)?;
     let plan = plan_of(&results);
-    let analysis = phase::analyze::read(&results, plan.as_ref(), Vec::new())?;
+    let analysis = phase::analyze::read(&results, plan.as_ref())?;
     phase::analyze::report(&analysis, &results)?;
     let path = results.report();
     printer.result(
@@ -37,9 +37,9 @@ pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> 
 }
 
 /// Analyses the records of a results folder.
-pub(crate) fn results(results: &Results, _global: &Global, printer: &Printer) -> Result<Exit> {
+pub(crate) fn results(results: &Results, printer: &Printer) -> Result<Exit> {
     let plan = plan_of(results);
-    let analysis = phase::analyze::read(results, plan.as_ref(), Vec::new())?;
+    let analysis = phase::analyze::read(results, plan.as_ref())?;
     phase::analyze::write(&analysis, results)?;
     Ok(phase::analyze::show(&analysis, results, printer).tell(printer))
 }

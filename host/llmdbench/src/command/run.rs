@@ -33,7 +33,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
     if args.skip {
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
-        return super::analyze::results(&results, global, printer);
+        return super::analyze::results(&results, printer);
     }
     let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
     // Without a run folder the settings that are missing are what there is to say, and with one
@@ -74,7 +74,7 @@ pub(crate) fn load_and_analyze(
     printer: &Printer,
 ) -> Result<Outcome> {
     let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
-    let analysis = phase::analyze::read(&results, Some(&prepared.plan), Vec::new())?;
+    let analysis = phase::analyze::read(&results, Some(&prepared.plan))?;
     phase::analyze::write(&analysis, &results)?;
     outcome.join(phase::analyze::show(&analysis, &results, printer));
     Ok(outcome)

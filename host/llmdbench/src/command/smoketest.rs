@@ -46,7 +46,7 @@ pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> R
         }
         None => {
             let dir = RunDir::open(work_dir(global, &prepared.settings))?;
-            let target = phase::standup::locate(&prepared, &dir)?;
+            let target = phase::standup::standing(&dir)?;
             (dir, target)
         }
     };

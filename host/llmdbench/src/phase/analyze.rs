@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::BufReader;
 
 /// Reads the records and reckons.
-pub(crate) fn read(results: &Results, plan: Option<&Plan>, notes: Vec<Note>) -> Result<Analysis> {
+pub(crate) fn read(results: &Results, plan: Option<&Plan>) -> Result<Analysis> {
     let path = results.records();
     let unreadable = |error: &dyn std::fmt::Display| {
         Error::usage(format!("cannot read the records `{}`", path.display()))
@@ -28,7 +28,7 @@ pub(crate) fn read(results: &Results, plan: Option<&Plan>, notes: Vec<Note>) -> 
     let options = Options {
         slo: Slo::from_header(&header).map_err(|error| unreadable(&error))?,
         truncated: reader.truncated(),
-        notes: plan.map(plan_notes).unwrap_or_default().into_iter().chain(notes).collect(),
+        notes: plan.map(plan_notes).unwrap_or_default(),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan),
     };
