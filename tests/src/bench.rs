@@ -1,6 +1,7 @@
 //! [`Bench`]: a folder in which the program runs, and what it left there.
 
 use crate::program::{Ended, Running, program};
+use crate::server::Server;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use records::{ClientSample, EndReason, Entry, Event, Header, Reader, Record};
@@ -99,6 +100,12 @@ impl Bench {
     #[track_caller]
     pub fn run(&self, args: &[&str]) -> Ended {
         self.start(args).wait()
+    }
+
+    /// Drives load into a server whose model is `m`, with these further options.
+    #[track_caller]
+    pub fn load(&self, server: &Server, options: &[&str]) -> Ended {
+        self.run(&[&["run", "--endpoint", &server.url, "--model", "m"], options].concat())
     }
 
     /// The newest summary.

@@ -23,21 +23,10 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn a_constant_rate_is_kept_without_errors_early_sends_or_much_memory() {
     let server = Server::start(&["--ttft", "200ms", "--itl", "5ms"]);
     let bench = Bench::new();
-    let ended = bench.run(&[
-        "run",
-        "--endpoint",
-        &server.url,
-        "--model",
-        "m",
-        "--rate",
-        "200",
-        "--duration",
-        "5s",
-        "--input-tokens",
-        "32",
-        "--output-tokens",
-        "64",
-    ]);
+    let ended = bench.load(
+        &server,
+        &["--rate", "200", "--duration", "5s", "--input-tokens", "32", "--output-tokens", "64"],
+    );
     // A busy machine may make the load generator late; it must then say so, and count all the same.
     assert!([0, 7].contains(&ended.code), "{}", ended.output());
     assert!(ended.peak_mib < 100.0, "{} MiB", ended.peak_mib);
@@ -82,31 +71,29 @@ fn the_clocks_of_client_and_server_fit_for_every_token() {
     let server = Server::start(&["--ttft", "20ms", "--itl", "5ms"]);
     let bench = Bench::new();
     bench
-        .run(&[
-            "run",
-            "--endpoint",
-            &server.url,
-            "--model",
-            "m",
-            "--concurrency",
-            "4",
-            "--requests",
-            "40",
-            "--input-tokens",
-            "8",
-            "--output-tokens",
-            "10",
-        ])
+        .load(
+            &server,
+            &[
+                "--concurrency",
+                "4",
+                "--requests",
+                "40",
+                "--input-tokens",
+                "8",
+                "--output-tokens",
+                "10",
+            ],
+        )
         .expect(0);
     let (records, truth) = (bench.log().records, server.truth());
     let pairs = join(&records, &truth);
     // One offset must fit: nothing is read before it was sent, and nothing arrives before it was
     // written. So the earliest arrival of all, seen from the server, bounds it from above, and the
-    // earliest reading bounds it from below. Stamps are taken within a few ms of the event.
+    // earliest reading bounds it from below.
     let offset = |server: u64, client: u64| server as f64 / 1e6 - client as f64 / 1e6;
     let most = pairs
         .iter()
-        .map(|(record, line)| offset(line.read, record.started))
+        .map(|(record, line)| offset(line.read, record.sent.unwrap()))
         .fold(f64::INFINITY, f64::min);
     let least = pairs
         .iter()
@@ -122,23 +109,21 @@ fn a_closed_loop_keeps_its_sessions_under_way_and_has_no_due_times() {
     let server = Server::start(&["--ttft", "20ms", "--itl", "1ms"]);
     let bench = Bench::new();
     bench
-        .run(&[
-            "run",
-            "--endpoint",
-            &server.url,
-            "--model",
-            "m",
-            "--concurrency",
-            "1,4",
-            "--requests",
-            "40",
-            "--input-tokens",
-            "8",
-            "--output-tokens",
-            "10",
-            "--warmup",
-            "5",
-        ])
+        .load(
+            &server,
+            &[
+                "--concurrency",
+                "1,4",
+                "--requests",
+                "40",
+                "--input-tokens",
+                "8",
+                "--output-tokens",
+                "10",
+                "--warmup",
+                "5",
+            ],
+        )
         .expect(0);
     let log = bench.log();
     let stages: Vec<_> =
@@ -264,21 +249,19 @@ fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
             Server::start(&["--ttft", "1ms", "--itl", "1ms", "--faults", &format!("{fault}=0.5")]);
         let bench = Bench::new();
         bench
-            .run(&[
-                "run",
-                "--endpoint",
-                &server.url,
-                "--model",
-                "m",
-                "--concurrency",
-                "2",
-                "--requests",
-                "60",
-                "--input-tokens",
-                "8",
-                "--output-tokens",
-                "6",
-            ])
+            .load(
+                &server,
+                &[
+                    "--concurrency",
+                    "2",
+                    "--requests",
+                    "60",
+                    "--input-tokens",
+                    "8",
+                    "--output-tokens",
+                    "6",
+                ],
+            )
             .expect(0);
         let stage = bench.summary()["stages"][0].clone();
         let failed = stage["failed"].as_u64().unwrap();

@@ -27,21 +27,10 @@ fn play(scripts: &[PathBuf]) -> Played {
     let server = Server::play(scripts);
     let bench = Bench::new();
     let requests = scripts.len().to_string();
-    let ended = bench.run(&[
-        "run",
-        "--endpoint",
-        &server.url,
-        "--model",
-        "m",
-        "--api",
-        "chat",
-        "--requests",
-        &requests,
-        "--concurrency",
-        "1",
-        "--warmup",
-        "0",
-    ]);
+    let ended = bench.load(
+        &server,
+        &["--api", "chat", "--requests", &requests, "--concurrency", "1", "--warmup", "0"],
+    );
     assert!([0, 4].contains(&ended.code), "{}", ended.output());
     let log = bench.log();
     assert_eq!(log.records.len(), scripts.len());

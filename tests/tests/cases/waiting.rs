@@ -74,21 +74,10 @@ fn c23_without_a_limit_nothing_waits() {
     let bench = Bench::new();
     let server = Server::start(&["--ttft", "250ms", "--itl", "250ms"]);
     bench
-        .run(&[
-            "run",
-            "--endpoint",
-            &server.url,
-            "--model",
-            "m",
-            "--rate",
-            "10",
-            "--requests",
-            "8",
-            "--output-tokens",
-            "2",
-            "--input-tokens",
-            "8",
-        ])
+        .load(
+            &server,
+            &["--rate", "10", "--requests", "8", "--output-tokens", "2", "--input-tokens", "8"],
+        )
         .expect(0);
     let stage = bench.summary()["stages"][0].clone();
     assert_eq!(stage["loop"], "open");
