@@ -1,10 +1,12 @@
 //! [`Chosen`]: the plugins of a plan with their complete settings, and the instances made of them.
 
 use crate::error::{Error, Problem, Result};
-use crate::experiment::{self, Experiment};
+use crate::experiment::{self, Experiment, Model};
 use crate::plan::{Plan, Target};
 use crate::plugins::{Plugins, check_settings, plugin_error};
 use crate::printer::Printer;
+use crate::profile::{self, Profile};
+use crate::run_dir;
 use crate::settings::{self, Settings};
 use crate::translate::{self, PlannedStage};
 use plugin_host::{Grant, Input, Kind, LogLine, Plugin, Setup, wit};
@@ -12,15 +14,19 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use tempfile::TempDir;
 use tokenizers::Tokenizer;
 
 /// The plugins of a plan, with their settings complete and what they may use.
 #[derive(Debug)]
 pub(crate) struct Chosen {
-    pub(crate) backend: Option<Use>,
+    /// One for each method. Empty: the stack stands already.
+    pub(crate) backends: Vec<Use>,
     pub(crate) harness: Use,
     pub(crate) workload: Use,
     tokenizer: Option<Arc<Tokenizer>>,
+    /// Where profiles lie that were filled in, as long as plugins may read them.
+    filled_in: Option<TempDir>,
     /// What plugins said.
     pub(crate) log: PluginLog,
 }
@@ -40,6 +46,8 @@ pub(crate) struct Use {
     /// Checked, defaults filled in.
     pub(crate) settings: Value,
     inputs: BTreeMap<String, PathBuf>,
+    /// Those of its inputs that are filled in before it sees them, by JSON pointer.
+    pub(crate) profiles: BTreeMap<String, Profile>,
     /// What it may do.
     grants: Vec<Grant>,
 }
@@ -48,6 +56,11 @@ impl Use {
     /// The files that its settings name, by JSON pointer.
     pub(crate) fn inputs(&self) -> &BTreeMap<String, PathBuf> {
         &self.inputs
+    }
+
+    /// The same files by the names that the plugin knows.
+    pub(crate) fn attached(&self) -> BTreeMap<String, PathBuf> {
+        self.inputs.iter().map(|(pointer, file)| (input_name(pointer), file.clone())).collect()
     }
 
     /// What it may do.
@@ -85,29 +98,31 @@ pub(crate) fn choose(
     printer: &Printer,
     problems: &mut Vec<Problem>,
 ) -> Option<Chosen> {
-    let needs_backend = wanted.deploy.endpoint.is_none();
-    if needs_backend
-        && settings.text("deploy.method").is_none()
-        && !plugins.given().iter().any(|plugin| plugin.kinds().contains(&Kind::Backend))
-    {
-        problems.push(
-            Problem::new("neither `deploy.endpoint` nor `deploy.method` is given: what shall be benchmarked?")
-                .hint("give the URL of a server with --endpoint, or a backend with --method, for example --method local"),
-        );
-    }
-    let backend = if needs_backend {
-        plugins.choose(Kind::Backend, "deploy.method", settings, problems)
-    } else {
-        None
+    let methods = match &wanted.deploy.endpoint {
+        Some(_) => &[],
+        None => wanted.deploy.methods.as_slice(),
     };
-    let harness = plugins.choose(Kind::Harness, "harness.plugin", settings, problems);
+    let backends: Vec<Option<Plugin>> = methods
+        .iter()
+        .map(|method| {
+            plugins.choose(Kind::Backend, "deploy.method", Some(method), settings, problems)
+        })
+        .collect();
+    let harness =
+        plugins.choose(Kind::Harness, "harness.plugin", Some(&wanted.harness), settings, problems);
     // A harness whose component is a workload as well uses that one unless another is named.
     let own = harness.as_ref().filter(|plugin| {
         !settings.is_set("workload.plugin") && plugin.kinds().contains(&Kind::Workload)
     });
     let workload = match own {
         Some(plugin) => Some(plugin.clone()),
-        None => plugins.choose(Kind::Workload, "workload.plugin", settings, problems),
+        None => plugins.choose(
+            Kind::Workload,
+            "workload.plugin",
+            settings.text("workload.plugin"),
+            settings,
+            problems,
+        ),
     };
     let named = settings.get("analyze.plugins").as_array().into_iter().flatten();
     let named = named.filter_map(Value::as_str);
@@ -130,8 +145,15 @@ pub(crate) fn choose(
         let plugin = plugin?;
         let given = settings;
         let settings = check_settings(&plugin, kind, path, given, problems);
-        let inputs = inputs(&plugin, kind, path, &settings, given);
+        let (inputs, profiles) = inputs(&plugin, kind, path, &settings, given, wanted)
+            .unwrap_or_else(|error| {
+                problems.extend(error.problems);
+                Default::default()
+            });
         for (pointer, file) in inputs.iter().filter(|(_, file)| !file.is_file()) {
+            if profiles.contains_key(pointer) {
+                continue;
+            }
             let at = format!("{}{pointer}", settings::pointer(path));
             problems.push(missing(&at, file, given));
         }
@@ -139,21 +161,49 @@ pub(crate) fn choose(
             problems.extend(error.problems);
             Vec::new()
         });
-        Some(Use { plugin, settings, inputs, grants })
+        Some(Use { plugin, settings, inputs, profiles, grants })
     };
-    let backend = complete(backend, Kind::Backend, "deploy.settings");
+    let backends: Vec<Use> = backends
+        .into_iter()
+        .filter_map(|backend| complete(backend, Kind::Backend, "deploy.settings"))
+        .collect();
     let harness = complete(harness, Kind::Harness, "harness.settings");
     let workload = complete(workload, Kind::Workload, "workload.settings");
-    Some(Chosen {
-        backend,
+    let mut chosen = Chosen {
+        backends,
         harness: harness?,
         workload: workload?,
         tokenizer,
+        filled_in: None,
         log: PluginLog::default(),
-    })
+    };
+    if let Err(error) = chosen.fill_in() {
+        problems.extend(error.problems);
+    }
+    Some(chosen)
 }
 
 impl Chosen {
+    /// Writes the profiles to where plugins read them.
+    fn fill_in(&mut self) -> Result<()> {
+        if self.profiles().next().is_none() {
+            return Ok(());
+        }
+        let folder = tempfile::tempdir()
+            .map_err(|error| Error::unexpected("cannot make a temporary folder").because(error))?;
+        for profile in self.profiles() {
+            run_dir::write(&folder.path().join(&profile.name), profile.text.as_bytes())?;
+        }
+        self.filled_in = Some(folder);
+        Ok(())
+    }
+
+    /// The profiles of the plugins, filled in.
+    pub(crate) fn profiles(&self) -> impl Iterator<Item = &Profile> {
+        let uses = self.backends.iter().chain([&self.harness, &self.workload]);
+        uses.flat_map(|used| used.profiles.values())
+    }
+
     /// What a plugin gets to work with. `override_settings` replaces its settings.
     pub(crate) fn setup(
         &self,
@@ -166,11 +216,16 @@ impl Chosen {
         let mut inputs = Vec::new();
         for (pointer, file) in &used.inputs {
             // The plugin gets the input's name, never the path.
-            let name = pointer.trim_start_matches('/').replace('/', ".");
+            let name = input_name(pointer);
             if let Some(value) = settings.pointer_mut(pointer) {
                 *value = Value::String(name.clone());
             }
-            inputs.push(Input { name, path: file.clone() });
+            let profile = used.profiles.get(pointer).zip(self.filled_in.as_ref());
+            let path = profile.map_or_else(
+                || file.clone(),
+                |(profile, folder)| folder.path().join(&profile.name),
+            );
+            inputs.push(Input { name, path });
         }
         Setup {
             seed: plan.seed,
@@ -255,9 +310,22 @@ pub(crate) struct Facts {
     run: String,
     experiment: String,
     created: String,
-    model: String,
+    model: Model,
+    namespace: Option<String>,
     scenario: Option<String>,
     seed: u64,
+}
+
+impl Facts {
+    /// The same for another of the models.
+    pub(crate) fn of_model(&self, model: &Model) -> Self {
+        Self { model: model.clone(), ..self.clone() }
+    }
+
+    /// The same with a namespace for the run's objects.
+    pub(crate) fn within(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
+    }
 }
 
 impl Plan {
@@ -267,7 +335,8 @@ impl Plan {
             run: self.run.clone(),
             experiment: self.experiment.name.clone(),
             created: self.created.clone(),
-            model: self.experiment.deploy.model.clone(),
+            model: self.experiment.deploy.model(),
+            namespace: self.namespace.clone(),
             scenario: self.experiment.scenario.clone(),
             seed: self.experiment.seed,
         }
@@ -278,9 +347,9 @@ fn context(facts: &Facts, target: Option<&Target>) -> wit::types::Context {
     let label = |key: &str, value: &str| wit::types::Label { key: key.into(), value: value.into() };
     wit::types::Context {
         run_id: facts.run.clone(),
-        model: facts.model.clone(),
-        model_alias: facts.model.clone(),
-        namespace: None,
+        model: facts.model.id.clone(),
+        model_alias: facts.model.alias.clone(),
+        namespace: facts.namespace.clone(),
         seed: facts.seed,
         labels: facts.scenario.iter().map(|name| label("scenario", name)).collect(),
         target: target.map(|target| wit::types::Target {
@@ -319,21 +388,37 @@ pub(crate) fn line_text(line: &LogLine) -> String {
     }
 }
 
-/// The files that a plugin's settings name.
+/// The name of the input that a setting attaches.
+fn input_name(pointer: &str) -> String {
+    pointer.trim_start_matches('/').replace('/', ".")
+}
+
+/// The files that a plugin's settings name, and those of them that are profiles.
 fn inputs(
     plugin: &Plugin,
     kind: Kind,
     path: &str,
     complete: &Value,
     settings: &Settings,
-) -> BTreeMap<String, PathBuf> {
-    let named = plugin.inputs_of(kind, complete).into_iter();
-    named
-        .map(|(pointer, text)| {
-            let folder = settings.folder(&format!("{}{pointer}", settings::pointer(path)));
-            (pointer, experiment::locate(&text, folder))
-        })
-        .collect()
+    wanted: &Experiment,
+) -> Result<(BTreeMap<String, PathBuf>, BTreeMap<String, Profile>)> {
+    let (mut inputs, mut profiles) = (BTreeMap::new(), BTreeMap::new());
+    for input in plugin.inputs_of(kind, complete) {
+        let pointer = format!("{}{}", settings::pointer(path), input.pointer);
+        let folder = settings.folder(&pointer);
+        if input.is_template {
+            let profile = profile::read(&input.path, folder, settings, &wanted.deploy.model().id)
+                .map_err(|error| match settings.place(&pointer) {
+                Some(place) => error.at(place),
+                None => error,
+            })?;
+            inputs.insert(input.pointer.clone(), profile.source.clone());
+            profiles.insert(input.pointer, profile);
+        } else {
+            inputs.insert(input.pointer, experiment::locate(&input.path, folder));
+        }
+    }
+    Ok((inputs, profiles))
 }
 
 /// A file that a setting names and that is not there.

@@ -8,15 +8,18 @@ use crate::command::plan::PlanArgs;
 use crate::command::plugin::PluginCommand;
 use crate::command::reference::ReferenceArgs;
 use crate::command::run::RunArgs;
+use crate::command::scenario::ScenarioCommand;
 use crate::command::sim::SimArgs;
 use crate::command::smoketest::SmoketestArgs;
 use crate::command::standup::StandupArgs;
 use crate::command::teardown::TeardownArgs;
+use crate::dataset;
 use crate::error::{Error, Result};
 use crate::settings::{Layer, Source, from_text};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 /// Benchmarks LLM inference: stand up, load, analyse, tear down, repeat.
 #[derive(Debug, Parser)]
@@ -46,6 +49,24 @@ pub(crate) struct Global {
     /// Say more
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
+    /// Behave as the script of the original that this call replaces
+    #[arg(long, global = true, hide = true)]
+    pub(crate) as_script: bool,
+}
+
+/// The scripts of the original and the commands that replace them.
+const SCRIPTS: [(&str, &str); 3] =
+    [("standup.sh", "standup"), ("run.sh", "run"), ("teardown.sh", "teardown")];
+
+/// What was typed, the command put in where the program was called by a script's name.
+pub(crate) fn typed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let called = arguments.first().map(PathBuf::from);
+    let called = called.as_ref().and_then(|path| path.file_name());
+    if let Some((_, command)) = SCRIPTS.iter().find(|(script, _)| called == Some(script.as_ref())) {
+        arguments.splice(1..1, [OsString::from(command), OsString::from("--as-script")]);
+    }
+    arguments
 }
 
 /// What standard output carries.
@@ -79,6 +100,9 @@ pub(crate) enum Command {
     Teardown(TeardownArgs),
     /// Show every setting: value, source, default, meaning
     Env(EnvArgs),
+    /// List and show scenarios
+    #[command(subcommand)]
+    Scenario(ScenarioCommand),
     /// List and inspect plugins
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -99,15 +123,18 @@ pub(crate) struct ExperimentArgs {
     /// An experiment file, or the name of a built-in one
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<String>,
-    /// A scenario: a file, or the name of a built-in one
+    /// A scenario: a file, the name of one in scenarios/ or of a built-in one, or `none`
     #[arg(short = 'c', long, value_name = "NAME")]
     pub(crate) scenario: Option<String>,
-    /// The model that the API is asked for
-    #[arg(short = 'm', long, value_name = "NAME")]
+    /// The model, an alias or a full id; several with commas
+    #[arg(short = 'm', long, visible_alias = "models", value_name = "NAME")]
     pub(crate) model: Option<String>,
-    /// The backend plugin that stands the stack up
-    #[arg(short = 't', long, value_name = "PLUGIN")]
+    /// The backend plugin that stands the stack up; several with commas
+    #[arg(short = 't', long, visible_aliases = ["methods", "types"], value_name = "PLUGIN")]
     pub(crate) method: Option<String>,
+    /// What the cluster is: auto, kubernetes, openshift
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
     /// Seed of everything random
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -180,9 +207,15 @@ pub(crate) struct LoadArgs {
     /// Tokens of each answer
     #[arg(long, value_name = "N")]
     pub(crate) output_tokens: Option<u32>,
-    /// Ask what this ShareGPT file (JSON or JSONL) holds
+    /// Ask what this file holds: ShareGPT conversations, or a trace (Mooncake, BurstGPT, Azure)
     #[arg(long, value_name = "FILE")]
     pub(crate) dataset: Option<String>,
+    /// Send a trace so many times as fast as it was recorded
+    #[arg(long, value_name = "FACTOR", requires = "dataset")]
+    pub(crate) speed: Option<f64>,
+    /// Make the load that a workload profile of the original describes: a name or a file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
     /// The harness plugin
     #[arg(long, value_name = "PLUGIN")]
     pub(crate) harness: Option<String>,
@@ -209,10 +242,19 @@ impl ExperimentArgs {
         put(layer, "scenario", "--scenario", self.scenario.as_deref());
         put(layer, "deploy.model", "--model", self.model.as_deref());
         put(layer, "deploy.method", "--method", self.method.as_deref());
+        put(layer, "deploy.platform", "--platform", self.platform.as_deref());
         put(layer, "name", "--name", self.name.as_deref());
         if let Some(seed) = self.seed {
             layer.set("seed", "--seed", json!(seed));
         }
+    }
+}
+
+impl ExperimentArgs {
+    /// Whether they say which stack is meant, other than the one that stands.
+    pub(crate) fn names_a_stack(&self) -> bool {
+        let given = [&self.file, &self.scenario, &self.model, &self.method];
+        given.into_iter().any(Option::is_some)
     }
 }
 
@@ -259,7 +301,11 @@ impl LoadArgs {
             layer.set("load.max_error_rate", "--max-error-rate", json!(rate));
         }
         if let Some(stages) = self.stages()? {
-            let name = if self.rate.is_empty() { "--concurrency" } else { "--rate" };
+            let name = match (self.rate.is_empty(), self.is_trace()) {
+                (false, _) => "--rate",
+                (true, true) => "--dataset",
+                (true, false) => "--concurrency",
+            };
             layer.set("harness.settings.stages", name, Value::Array(stages));
         }
         if let Some(warmup) = &self.warmup {
@@ -271,11 +317,9 @@ impl LoadArgs {
             };
             layer.set("harness.settings.warmup", "--warmup", value);
         }
+        put(layer, "fmperf.experiment_profile", "--profile", self.profile.as_deref());
         if let Some(file) = &self.dataset {
-            if self.workload.is_none() {
-                layer.set("workload.plugin", "--dataset", json!("sharegpt"));
-            }
-            layer.set("workload.settings.file", "--dataset", json!(file));
+            self.fill_dataset(layer, file);
         }
         if let Some(tokens) = self.input_tokens {
             layer.set("workload.settings.input_tokens", "--input-tokens", json!(tokens));
@@ -286,9 +330,47 @@ impl LoadArgs {
         Ok(())
     }
 
+    /// The data set, for the workload that reads it.
+    fn fill_dataset(&self, layer: &mut Layer, file: &str) {
+        if self.profile.is_some() {
+            // The harness that reads profiles has a workload of its own; a second file warms up.
+            let mut files = file.split(',').map(str::trim);
+            let settings = ["dataset", "warmup_dataset"];
+            for (setting, file) in settings.iter().zip(&mut files) {
+                layer.set(&format!("workload.settings.{setting}"), "--dataset", json!(file));
+            }
+            return;
+        }
+        if self.workload.is_none() {
+            let workload = dataset::workload_of(Path::new(file));
+            layer.set("workload.plugin", "--dataset", json!(workload));
+        }
+        layer.set("workload.settings.file", "--dataset", json!(file));
+    }
+
+    /// Whether what is sent has times of its own.
+    fn is_trace(&self) -> bool {
+        let named = self.workload.as_deref();
+        let of_file = || self.dataset.as_deref().map(|f| dataset::workload_of(Path::new(f)));
+        self.profile.is_none() && named.or_else(of_file) == Some("trace")
+    }
+
     /// The stages that the options describe. None: they describe none.
     fn stages(&self) -> Result<Option<Vec<Value>>> {
         let shaped = self.duration.is_some() || self.requests.is_some() || self.arrival.is_some();
+        if self.rate.is_empty() && self.concurrency.len() < 2 && self.is_trace() {
+            let mut stage = json!({"arrival": "trace"});
+            let mut set = |name: &str, value: Option<Value>| {
+                if let Some(value) = value {
+                    stage[name] = value;
+                }
+            };
+            set("speed", self.speed.map(|speed| json!(speed)));
+            set("for", self.duration.as_ref().map(|duration| json!(duration)));
+            set("requests", self.requests.map(|requests| json!(requests)));
+            set("concurrency", self.concurrency.first().map(|n| json!(n)));
+            return Ok(Some(vec![stage]));
+        }
         if self.rate.is_empty() && self.concurrency.is_empty() && !shaped {
             return Ok(None);
         }

@@ -8,6 +8,7 @@ pub(crate) mod plan;
 pub(crate) mod plugin;
 pub(crate) mod reference;
 pub(crate) mod run;
+pub(crate) mod scenario;
 pub(crate) mod sim;
 pub(crate) mod smoketest;
 pub(crate) mod standup;
@@ -34,7 +35,8 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
         Command::Analyze(args) => analyze::analyze(args, global, printer),
         Command::Report(args) => analyze::report(args, global, printer),
         Command::Teardown(args) => teardown::run(args, global, printer),
-        Command::Env(args) => env::run(args, printer),
+        Command::Env(args) => env::run(args, global, printer),
+        Command::Scenario(command) => scenario::run(command, printer),
         Command::Plugin(command) => plugin::run(command, global, printer),
         Command::Sim(args) => sim::run(args, printer),
         Command::Status => status::run(global, printer),

@@ -3,6 +3,8 @@
 
 use crate::document::Document;
 use crate::error::{Error, Problem, Result};
+pub(crate) use crate::model::Model;
+use crate::model::items;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, SETTINGS, Settings, Source};
 use crate::{embedded, unit};
@@ -20,6 +22,8 @@ pub(crate) struct Experiment {
     pub(crate) scenario: Option<String>,
     pub(crate) deploy: Deploy,
     pub(crate) target: TargetSettings,
+    /// The harness plugin.
+    pub(crate) harness: String,
     pub(crate) harness_settings: Value,
     pub(crate) workload_settings: Value,
     pub(crate) load: LoadSettings,
@@ -31,7 +35,12 @@ pub(crate) struct Experiment {
 /// Which stack.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Deploy {
-    pub(crate) model: String,
+    /// At least one.
+    pub(crate) models: Vec<Model>,
+    /// The backend plugins, by name or path; not used where an endpoint is given.
+    pub(crate) methods: Vec<String>,
+    /// "openshift" or "kubernetes".
+    pub(crate) platform: String,
     /// The normalised base URL of a stack that stands already.
     pub(crate) endpoint: Option<String>,
     pub(crate) settings: Value,
@@ -65,12 +74,18 @@ pub(crate) struct LoadSettings {
 }
 
 /// The layers of an experiment: the command line's, the file's, the scenario's, the environment's.
-pub(crate) fn layers(flags: Layer, file: Option<&str>, environment: Layer) -> Result<Vec<Layer>> {
+/// What can be used and should be said is added to the warnings.
+pub(crate) fn layers(
+    flags: Layer,
+    file: Option<&str>,
+    environment: Layer,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Layer>> {
     let mut layers = vec![flags];
     let document =
         file.map(|name| find(name, None, "experiment", embedded::EXPERIMENTS)).transpose()?;
-    if let Some(document) = document {
-        layers.push(settings::file(Source::Experiment, document)?);
+    if let Some(found) = document {
+        layers.push(settings::file(Source::Experiment, found.document()?)?);
     }
     layers.push(environment);
     // The scenario is a setting too: the strongest of the other layers names it.
@@ -78,36 +93,91 @@ pub(crate) fn layers(flags: Layer, file: Option<&str>, environment: Layer) -> Re
         let name = layer.get("/scenario")?.as_str().filter(|name| !name.is_empty())?;
         Some((i, name.to_owned()))
     });
-    if let Some((i, name)) = named {
-        let document =
-            find(&name, layers[i].folder(), "scenario", embedded::SCENARIOS).map_err(|error| {
-                match i {
-                    // What was just typed needs no place.
-                    0 => error,
-                    _ => error.at(layers[i].place("/scenario")),
-                }
-            })?;
+    if let Some((i, name)) = named.filter(|(_, name)| name != NO_SCENARIO) {
+        let found = scenario(&name, layers[i].folder(), warnings).map_err(|error| match i {
+            // What was just typed needs no place.
+            0 => error,
+            _ => error.at(layers[i].place("/scenario")),
+        })?;
         let above_environment = layers.len() - 1;
-        layers.insert(above_environment, settings::file(Source::Scenario, document)?);
+        layers.insert(above_environment, found);
     }
     Ok(layers)
 }
 
-/// Reads a file by its path, or a built-in one by its name.
-fn find(
+/// What the original's scripts did without being told: make the load of a profile.
+pub(crate) fn as_script() -> Layer {
+    let mut layer = Layer::named(Source::Default);
+    layer.set("harness.plugin", "(the script's default)", Value::from(FMPERF));
+    layer
+}
+
+/// Whether load is made by the default harness, which makes none without being told how.
+pub(crate) fn uses_stages(layers: &[Layer]) -> bool {
+    match settings::resolve(layers.to_vec()) {
+        Ok(settings) | Err((settings, _)) => harness(&settings) == "stages",
+    }
+}
+
+/// The name that stands for no scenario, whatever weaker sources name.
+pub(crate) const NO_SCENARIO: &str = "none";
+
+/// The layer of a scenario, by its path or name.
+pub(crate) fn scenario(
     name: &str,
     folder: Option<&Path>,
-    what: &str,
-    built_in: &[(&str, &str)],
-) -> Result<Document> {
+    warnings: &mut Vec<String>,
+) -> Result<Layer> {
+    let found = find(name, folder, "scenario", embedded::SCENARIOS)?;
+    if found.name.ends_with(".sh") {
+        settings::exports(&found.name, &found.text, warnings)
+    } else {
+        settings::file(Source::Scenario, found.document()?)
+    }
+}
+
+/// A file that was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The file's name as the user knows it.
+    pub(crate) name: String,
+    /// The folder that holds it. None: it is built in.
+    folder: Option<PathBuf>,
+    pub(crate) text: String,
+}
+
+impl Found {
+    fn document(&self) -> Result<Document> {
+        let mut document = Document::parse(&self.name, &self.text)?;
+        document.folder.clone_from(&self.folder);
+        Ok(document)
+    }
+}
+
+/// Where scenarios are looked for by name before the built-in ones.
+pub(crate) const SCENARIO_FOLDER: &str = "scenarios";
+
+/// Reads a file by its path or name, or a built-in one by its name.
+fn find(name: &str, folder: Option<&Path>, what: &str, built_in: &[(&str, &str)]) -> Result<Found> {
     let path = locate(name, folder);
-    if path.is_file() {
-        return Document::read(&path);
+    let named = |ending: &str| Path::new(SCENARIO_FOLDER).join(format!("{name}{ending}"));
+    let mut places = vec![path.clone()];
+    if what == "scenario" {
+        places.extend(["", ".sh", ".yaml"].map(named));
     }
-    if let Some((stem, text)) = built_in.iter().find(|(stem, _)| *stem == name) {
-        return Document::parse(&format!("{stem} (built in)"), text);
+    if let Some(path) = places.iter().find(|path| path.is_file()) {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::usage(format!("cannot read `{name}`")).because(error))?;
+        // An empty path joins as the current folder does.
+        return Ok(Found { name, folder: path.parent().map(Path::to_owned), text });
     }
-    let names: Vec<&str> = built_in.iter().map(|(stem, _)| *stem).collect();
+    let known = built_in.iter().find(|(file, _)| *file == name || embedded::stem(file) == name);
+    if let Some((file, text)) = known {
+        let name = (*file).to_owned();
+        return Ok(Found { name, folder: None, text: (*text).to_owned() });
+    }
+    let names: Vec<&str> = built_in.iter().map(|(file, _)| embedded::stem(file)).collect();
     if path.is_dir() {
         return Err(Error::usage(format!("`{name}` is a folder and no {what} file")));
     }
@@ -150,7 +220,9 @@ impl Experiment {
                 text.to_owned()
             }
         });
-        if settings.text("deploy.model").is_none() {
+        // A server that stands has models of its own: a default would ask for the wrong one.
+        let models = Model::list(settings.text("deploy.model").unwrap_or_default());
+        if models.is_empty() || endpoint.is_some() && !settings.is_set("deploy.model") {
             let mut problem =
                 Problem::new("`deploy.model` is missing: which model shall be asked?")
                     .hint("give it with --model NAME, or as `deploy: {model: NAME}`");
@@ -188,7 +260,9 @@ impl Experiment {
             name: text("name"),
             scenario: settings.text("scenario").map(str::to_owned),
             deploy: Deploy {
-                model: text("deploy.model"),
+                models,
+                methods: items(&text("deploy.method")),
+                platform: platform(settings).to_owned(),
                 endpoint,
                 settings: settings.get("deploy.settings").clone(),
                 folder: settings.folder("/deploy/settings").map(Path::to_owned),
@@ -213,6 +287,7 @@ impl Experiment {
                 ca_file: path_of("target.ca_file"),
                 insecure: settings.get("target.insecure").as_bool().unwrap_or(false),
             },
+            harness: harness(settings).to_owned(),
             harness_settings: settings.get("harness.settings").clone(),
             workload_settings: settings.get("workload.settings").clone(),
             load: LoadSettings {
@@ -236,6 +311,40 @@ impl Experiment {
     /// How TLS certificates are checked.
     pub(crate) fn tls(&self) -> load::Tls {
         load::Tls { ca_file: self.target.ca_file.clone(), insecure: self.target.insecure }
+    }
+}
+
+impl Deploy {
+    /// The first of the models.
+    pub(crate) fn model(&self) -> Model {
+        self.models.first().cloned().unwrap_or_else(|| Model::named(""))
+    }
+}
+
+/// What the cluster is: "openshift" or "kubernetes".
+pub(crate) fn platform(settings: &Settings) -> &str {
+    match settings.text("deploy.platform") {
+        Some("auto") | None => {
+            let scenario = Path::new(settings.text("scenario").unwrap_or_default()).file_name();
+            let is_ocp = scenario.is_some_and(|name| name.to_string_lossy().starts_with("ocp_"));
+            if is_ocp { "openshift" } else { "kubernetes" }
+        }
+        Some(platform) => platform,
+    }
+}
+
+/// The harness plugin that reads the original's profiles.
+const FMPERF: &str = "fmperf-compat";
+
+/// The harness plugin: the one that is named, or the one that reads the profile that is.
+fn harness(settings: &Settings) -> &str {
+    match settings.text("harness.plugin") {
+        // The name of later versions of the original.
+        Some("fmperf") => FMPERF,
+        _ if !settings.is_set("harness.plugin") && settings.is_set("fmperf.experiment_profile") => {
+            FMPERF
+        }
+        named => named.unwrap_or_default(),
     }
 }
 
@@ -308,7 +417,7 @@ mod tests {
         }
         let file = root.path().join("e/e.yaml");
         let environment = Layer::named(Source::Environment);
-        let layers = layers(layer, file.to_str(), environment)?;
+        let layers = layers(layer, file.to_str(), environment, &mut Vec::new())?;
         settings::all_or_error(settings::resolve(layers))
     }
 

@@ -1,9 +1,11 @@
 //! Benchmarks LLM inference: stands a stack up, drives load into it, collects and analyses what
 //! happened, tears it down, and keeps what others need to repeat it.
 
+mod action;
 mod chosen;
 mod cli;
 mod command;
+mod dataset;
 mod document;
 mod embedded;
 mod error;
@@ -11,13 +13,17 @@ mod experiment;
 mod grants;
 mod host_facts;
 mod interrupt;
+mod model;
 mod outcome;
+mod permit;
 mod phase;
 mod plan;
 mod plugins;
+mod prepare;
 mod printer;
 mod probe;
 mod process;
+mod profile;
 mod run_dir;
 mod secrets;
 mod settings;
@@ -32,7 +38,7 @@ use printer::Printer;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::try_parse_from(cli::typed(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors, and clap words the others well.

@@ -2,6 +2,7 @@
 //! the one before it wrote, so that each can be repeated alone.
 
 pub(crate) mod analyze;
+pub(crate) mod dry_run;
 pub(crate) mod environment;
 pub(crate) mod plan;
 pub(crate) mod run;

@@ -1,12 +1,12 @@
 //! [`Plan`]: everything decided before anything is done, as it stands in `plan.json`.
 
+use crate::action::Action;
 use crate::error::{Error, Result};
 use crate::experiment::Experiment;
 use crate::run_dir::{self, RunDir};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The name of the format.
 const FORMAT: &str = "llmdbench.plan";
@@ -26,6 +26,9 @@ pub(crate) struct Plan {
     pub(crate) experiment: Experiment,
     /// The plugins, by kind.
     pub(crate) plugins: Vec<PluginUse>,
+    /// The namespace of the run's objects. None: it uses no cluster.
+    #[serde(default)]
+    pub(crate) namespace: Option<String>,
     /// How the stack is stood up. Empty: it stands already.
     pub(crate) steps: Vec<Step>,
     /// The load, for people; it is made again from the harness when it runs.
@@ -53,7 +56,7 @@ pub(crate) struct PluginUse {
 }
 
 /// A part of the deployment that can be selected, skipped or repeated.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Step {
     /// 0 to 99.
     pub(crate) number: u8,
@@ -63,50 +66,6 @@ pub(crate) struct Step {
     pub(crate) title: String,
     /// In this order.
     pub(crate) actions: Vec<Action>,
-}
-
-/// One thing to do.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "snake_case")]
-pub(crate) enum Action {
-    /// Start a process on this machine.
-    Process(Process),
-    /// Ask the model for a completion and check the answer.
-    Smoketest,
-}
-
-/// A process that runs until teardown.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Process {
-    pub(crate) name: String,
-    pub(crate) program: String,
-    pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<Variable>,
-    pub(crate) files: Vec<ProcessFile>,
-    pub(crate) working_dir: Option<String>,
-    /// Ready once this URL answers with 2xx. None: ready once it runs.
-    pub(crate) ready_url: Option<String>,
-    pub(crate) ready_timeout: Duration,
-}
-
-/// An environment variable of a process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Variable {
-    pub(crate) name: String,
-    /// Its value. Empty where a secret gives it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(crate) text: String,
-    /// The name of the secret that gives its value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) secret: Option<String>,
-}
-
-/// A file that a process finds when it starts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct ProcessFile {
-    pub(crate) path: String,
-    pub(crate) contents: Vec<u8>,
-    pub(crate) expand: bool,
 }
 
 /// A stage, for people.
@@ -137,7 +96,7 @@ pub(crate) struct WorkloadOutline {
 /// Something a plugin had to say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Finding {
-    /// "warning" or "problem".
+    /// "note", "warning" or "problem".
     pub(crate) severity: String,
     /// The plugin.
     pub(crate) plugin: String,
@@ -176,6 +135,7 @@ impl Plan {
             created,
             experiment,
             plugins: Vec::new(),
+            namespace: None,
             steps: Vec::new(),
             stages: Vec::new(),
             workload: WorkloadOutline::default(),
@@ -211,6 +171,11 @@ impl Plan {
     /// Writes it.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         run_dir::write_json(path, self)
+    }
+
+    /// Whether only a cluster can do what its steps say.
+    pub(crate) fn needs_cluster(&self) -> bool {
+        self.steps.iter().flat_map(|step| &step.actions).any(Action::needs_cluster)
     }
 
     /// The plugin used for a kind.

@@ -3,9 +3,10 @@
 
 use crate::document::nearest;
 use crate::error::{Error, Problem, Result};
+use crate::experiment;
 use crate::grants::{self, Granted};
 use crate::printer::Printer;
-use crate::settings::{Settings, Source};
+use crate::settings::{SETTINGS, Setting, Settings, Source};
 use plugin_host::{Embedded, Fault, Grant, Host, HostOptions, Kind, Plugin};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -112,16 +113,17 @@ impl Plugins {
         }
     }
 
-    /// The plugin for a kind: the one that the settings name, or the one given with `--plugin`, or
-    /// the default.
+    /// The plugin for a kind: the one that the setting at `path` names, or the one given with
+    /// `--plugin`, or the default.
     pub(crate) fn choose(
         &self,
         kind: Kind,
         path: &str,
+        named: Option<&str>,
         settings: &Settings,
         problems: &mut Vec<Problem>,
     ) -> Option<Plugin> {
-        let named = settings.text(path).map(|name| {
+        let named = named.map(|name| {
             let folder = settings.folder(&crate::settings::pointer(path));
             let file = is_path(name).then(|| crate::experiment::locate(name, folder));
             file.map_or_else(|| name.to_owned(), |file| file.display().to_string())
@@ -234,8 +236,9 @@ pub(crate) fn check_settings(
     settings: &Settings,
     problems: &mut Vec<Problem>,
 ) -> serde_json::Value {
-    let given = settings.get(path);
-    match plugin.check_settings(kind, given) {
+    let mut given = settings.get(path).clone();
+    let linked = link(plugin, kind, path, settings, &mut given);
+    match plugin.check_settings(kind, &given) {
         Ok(complete) => complete,
         Err(errors) => {
             for error in errors {
@@ -248,8 +251,12 @@ pub(crate) fn check_settings(
                 if let Some(near) = error.near {
                     problem = problem.hint(format!("the nearest name is `{near}`"));
                 }
-                if let Some(place) = settings
-                    .place(&pointer)
+                let from = linked.iter().find(|(name, _)| error.pointer == format!("/{name}"));
+                if let Some(place) = from
+                    .and_then(|(_, setting)| {
+                        settings.place(&crate::settings::pointer(setting.path))
+                    })
+                    .or_else(|| settings.place(&pointer))
                     .or_else(|| settings.place(&crate::settings::pointer(path)))
                 {
                     problem = problem.at(place);
@@ -261,9 +268,42 @@ pub(crate) fn check_settings(
                 }
                 problems.push(problem);
             }
-            given.clone()
+            given
         }
     }
+}
+
+/// Fills in the settings of a plugin that follow one of the host's (`x-setting`), unless the user
+/// set the plugin's own by a source at least as strong. Gives which were filled in.
+fn link(
+    plugin: &Plugin,
+    kind: Kind,
+    path: &str,
+    settings: &Settings,
+    given: &mut serde_json::Value,
+) -> Vec<(String, &'static Setting)> {
+    let mut filled = Vec::new();
+    for (name, variable) in plugin.linked_settings(kind) {
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.variable == variable) else {
+            continue;
+        };
+        let own = format!("{}/{}", crate::settings::pointer(path), crate::document::escape(&name));
+        let is_own =
+            settings.source_of(&own).is_some_and(|own| own <= settings.source(setting.path));
+        let value = match setting.path {
+            "deploy.platform" => experiment::platform(settings).into(),
+            path => settings.get(path).clone(),
+        };
+        if is_own || value.is_null() || value == "" {
+            continue;
+        }
+        if !given.is_object() {
+            *given = serde_json::json!({});
+        }
+        given[&name] = value;
+        filled.push((name, setting));
+    }
+    filled
 }
 
 /// Whether a plugin is meant by its file rather than by its name.

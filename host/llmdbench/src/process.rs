@@ -4,9 +4,9 @@
 //! Ctrl-C meant for that command. It is known by its id and start time together, so that a later
 //! teardown never hits another process that got the same id.
 
+use crate::action::{Process, Variable};
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
-use crate::plan::{Process, Variable};
 use crate::run_dir::{self, RunDir};
 use crate::secrets::Secrets;
 use crate::unit;

@@ -26,6 +26,8 @@ pub(crate) struct Results {
     records: PathBuf,
     /// `analysis` or `analysis/N`.
     pub(crate) analysis: PathBuf,
+    /// `workload` or `workload/N`.
+    workload: PathBuf,
 }
 
 impl RunDir {
@@ -104,6 +106,11 @@ impl RunDir {
         self.root.join(format!("setup/commands/{unix_ns}_command.log"))
     }
 
+    /// `setup/yamls/NN_NAME.yaml`: objects and values of a plan.
+    pub(crate) fn yaml(&self, file: &str) -> PathBuf {
+        self.root.join("setup/yamls").join(file)
+    }
+
     /// `setup/logs/NAME.log`: the output of a process of the stack.
     pub(crate) fn process_log(&self, name: &str) -> PathBuf {
         self.root.join(format!("setup/logs/{name}.log"))
@@ -146,7 +153,12 @@ impl RunDir {
             if n == 1 { folder } else { folder.join(n.to_string()) }
         };
         let results = within("results");
-        Results { records: results.join(RECORDS), results, analysis: within("analysis") }
+        Results {
+            records: results.join(RECORDS),
+            results,
+            analysis: within("analysis"),
+            workload: within("workload"),
+        }
     }
 }
 
@@ -173,7 +185,8 @@ impl Results {
             } else {
                 records.with_extension("analysis")
             };
-            return Ok(Self { results: folder.to_owned(), records, analysis });
+            let workload = folder.join("workload");
+            return Ok(Self { results: folder.to_owned(), records, analysis, workload });
         }
         if !path.exists() {
             let error = Error::usage(format!("there is no file or folder `{}`", path.display()));
@@ -207,6 +220,16 @@ impl Results {
     /// `plan.json`: the plan of this load run, which need not be the one of the stack.
     pub(crate) fn plan(&self) -> PathBuf {
         self.results.join("plan.json")
+    }
+
+    /// `workload/profiles/NAME`: a profile, filled in.
+    pub(crate) fn profile(&self, name: &str) -> PathBuf {
+        self.workload.join("profiles").join(name)
+    }
+
+    /// `workload/harnesses`: where the original kept its harnesses; ours are plugins.
+    pub(crate) fn harnesses(&self) -> PathBuf {
+        self.workload.join("harnesses")
     }
 
     /// `run.json`: what ran.

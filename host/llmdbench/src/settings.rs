@@ -4,9 +4,13 @@
 //! environment, the defaults. [`resolve`] lays them over one another and checks every value; all
 //! problems are told at once, each with its place.
 
+mod exports;
+mod legacy;
 mod table;
 mod value;
 
+pub(crate) use exports::exports;
+pub(crate) use legacy::all as legacy;
 pub(crate) use table::{Kind, SETTINGS, Setting};
 
 use crate::document::{Document, escape, nearest, path};
@@ -16,7 +20,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Where a value comes from, strongest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Source {
     /// An option of the command line.
@@ -74,6 +80,51 @@ impl Layer {
                 .or_insert(Value::Null);
         }
         *at = value;
+    }
+
+    /// Sets what a variable stands for; `place` says where it was set. An unknown name and an old
+    /// one give a warning.
+    fn set_variable(
+        &mut self,
+        variable: &str,
+        text: &str,
+        place: &str,
+        warnings: &mut Vec<String>,
+    ) {
+        let current = SETTINGS.iter().find(|setting| setting.variable == variable);
+        let found = match current {
+            Some(setting) => Some(setting),
+            None => match legacy::find(variable) {
+                Some((setting, notice)) => {
+                    warnings.push(if place == variable {
+                        notice
+                    } else {
+                        format!("{place}: {notice}")
+                    });
+                    setting
+                }
+                None => {
+                    let old: Vec<String> = legacy::all().map(|(name, _)| name).collect();
+                    let names = SETTINGS.iter().map(|setting| setting.variable);
+                    let near = nearest(variable, names.chain(old.iter().map(String::as_str)))
+                        .map(|near| format!("; the nearest name is {near}"))
+                        .unwrap_or_default();
+                    let what = if place == variable {
+                        format!("the environment variable {variable}")
+                    } else {
+                        format!("{place}: {variable}")
+                    };
+                    warnings.push(format!("{what} is not known and does nothing{near}"));
+                    None
+                }
+            },
+        };
+        let Some(setting) = found else { return };
+        // The name of today wins over an old one, in whatever order they come.
+        let is_set = self.value.pointer(&pointer(setting.path)).is_some();
+        if current.is_some() || !is_set {
+            self.set(setting.path, place, value::from_text(setting.kind, text));
+        }
     }
 
     /// What it says at a JSON pointer.
@@ -138,6 +189,11 @@ impl Settings {
     /// Whether the user set it, or anything within it.
     pub(crate) fn is_set(&self, path: &str) -> bool {
         self.source(path) != Source::Default
+    }
+
+    /// Where a part of a value comes from. None: nowhere.
+    pub(crate) fn source_of(&self, pointer: &str) -> Option<Source> {
+        self.layer_of(pointer).map(|layer| layer.source)
     }
 
     /// Where a value, or a part of it, was written: "FILE:LINE:COLUMN", a flag, a variable.
@@ -226,29 +282,16 @@ pub(crate) fn variables() -> impl Iterator<Item = (String, String)> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// The layer of the process's environment. Unknown `LLMDBENCH_*` names give a warning each.
+/// The layer of the process's environment. Unknown `LLMDBENCH_*` names and old ones give a warning
+/// each.
 pub(crate) fn environment(
     variables: impl Iterator<Item = (String, String)>,
     warnings: &mut Vec<String>,
 ) -> Layer {
     let mut layer = Layer::named(Source::Environment);
     for (name, text) in variables {
-        if !name.starts_with("LLMDBENCH_") || text.is_empty() {
-            continue;
-        }
-        match SETTINGS.iter().find(|setting| setting.variable == name) {
-            Some(setting) => {
-                layer.set(setting.path, &name, value::from_text(setting.kind, &text));
-            }
-            None => {
-                let names = SETTINGS.iter().map(|setting| setting.variable);
-                let near = nearest(&name, names)
-                    .map(|near| format!("; the nearest name is {near}"))
-                    .unwrap_or_default();
-                warnings.push(format!(
-                    "the environment variable {name} is not known and does nothing{near}"
-                ));
-            }
+        if name.starts_with("LLMDBENCH_") && !text.is_empty() {
+            layer.set_variable(&name, &text, &name, warnings);
         }
     }
     layer

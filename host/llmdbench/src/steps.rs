@@ -7,6 +7,33 @@ use crate::plan::Step;
 /// The host's own step that asks for a completion.
 pub(crate) const SMOKETEST: u8 = 8;
 
+/// The steps of a standup in a cluster, whatever the method, as users select them.
+pub(crate) const STEPS: [(u8, &str, &str); 9] = [
+    (0, "ensure_llm-d-deployer", "the chart of llm-d-deployer"),
+    (1, "ensure_local_conda", "nothing to do: the analysis needs no Python"),
+    (2, "ensure_gateway_provider", "gateway, and the definitions of its objects"),
+    crate::prepare::NAMES[0],
+    crate::prepare::NAMES[1],
+    crate::prepare::NAMES[2],
+    (6, "deploy_vllm_standalone_models", "vLLM as Deployment and Service (method standalone)"),
+    (7, "invoke_llm-d-deployer", "llm-d by its chart (method deployer)"),
+    (SMOKETEST, "smoketest", "ask the model for a completion and check the answer"),
+];
+
+/// The steps, for the help of `standup`.
+pub(crate) fn help() -> String {
+    let mut text = String::from(
+        "Steps of the methods standalone and deployer (other methods have their own, which `plan` lists):\n",
+    );
+    for (number, name, title) in STEPS {
+        text.push_str(&format!("  {number:02}_{name}: {title}\n"));
+    }
+    text
+}
+
+/// Numbers of the host's own steps: monitoring, model namespace, harness namespace, smoke test.
+pub(crate) const HOST_STEPS: [u8; 4] = [3, 4, 5, SMOKETEST];
+
 /// The numbers of the selected steps, in the order of the plan. No selection: all of them.
 pub(crate) fn select(selection: Option<&str>, steps: &[Step]) -> Result<Vec<u8>> {
     let Some(selection) = selection else {

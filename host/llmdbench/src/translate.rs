@@ -2,15 +2,16 @@
 //!
 //! What the contract has and this host cannot do yet is an `unsupported` error that names it.
 
+pub(crate) mod steps;
+
 use crate::error::{Error, Result};
-use crate::plan::{Action, Process, ProcessFile, StageOutline, Step, Variable};
+use crate::plan::StageOutline;
 use crate::unit;
 use crate::words::Words;
 use load::{Arrival, Message, Pacing, Part, Prompt, Ramp, Ramped, Request, Session, Stop, Turn};
 use plugin_host::wit;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 /// Something of the contract that this host cannot do.
@@ -22,96 +23,6 @@ fn unsupported(plugin: &str, what: &str) -> Error {
 /// Labels as a map.
 pub(crate) fn labels(labels: Vec<wit::types::Label>) -> BTreeMap<String, String> {
     labels.into_iter().map(|label| (label.key, label.value)).collect()
-}
-
-/// The steps of a backend. `folder` is where relative programs are looked for first.
-pub(crate) fn steps(
-    plugin: &str,
-    steps: Vec<wit::backend::Step>,
-    folder: Option<&Path>,
-) -> Result<Vec<Step>> {
-    use wit::backend::Action as Wit;
-    let mut translated: Vec<Step> = Vec::new();
-    for step in steps {
-        if [3, 4, 5, crate::steps::SMOKETEST].contains(&step.number) || step.number > 99 {
-            return Err(Error::usage(format!(
-                "the plugin `{plugin}` numbers its step `{}` {}: 3, 4, 5 and 8 belong to the host, and 99 is the last",
-                step.name, step.number
-            )));
-        }
-        if translated.last().is_some_and(|last| last.number >= step.number) {
-            return Err(Error::usage(format!(
-                "the plugin `{plugin}` numbers its steps out of order at `{}`",
-                step.name
-            )));
-        }
-        let mut actions = Vec::new();
-        for action in step.actions {
-            actions.push(match action {
-                Wit::Process(process) => Action::Process(self::process(process, folder)),
-                Wit::Apply(_) | Wit::ApplyRemote(_) => {
-                    return Err(unsupported(plugin, "the action `apply`, which needs a cluster"));
-                }
-                Wit::Wait(_) => {
-                    return Err(unsupported(plugin, "the action `wait`, which needs a cluster"));
-                }
-                Wit::Helm(_) | Wit::Uninstall(_) => {
-                    return Err(unsupported(plugin, "the action `helm`, which needs a cluster"));
-                }
-                Wit::Delete(_) => {
-                    return Err(unsupported(plugin, "the action `delete`, which needs a cluster"));
-                }
-                Wit::Observe(_) => {
-                    return Err(unsupported(plugin, "the action `observe`, which needs a cluster"));
-                }
-                Wit::Secret(_) => {
-                    return Err(unsupported(plugin, "the action `secret`, which needs a cluster"));
-                }
-                Wit::Run(_) => return Err(unsupported(plugin, "the action `run`")),
-                Wit::Check(_) => return Err(unsupported(plugin, "the action `check`")),
-                Wit::Other(other) => {
-                    return Err(unsupported(plugin, &format!("the action `{}`", other.name)));
-                }
-            });
-        }
-        translated.push(Step { number: step.number, name: step.name, title: step.title, actions });
-    }
-    Ok(translated)
-}
-
-fn process(process: wit::commands::Process, folder: Option<&Path>) -> Process {
-    use wit::commands::VariableValue;
-    // A path is looked for beside the experiment file first, then in the current folder; either
-    // way it is made absolute, since the process runs in a folder of its own.
-    let program = if process.program.contains('/') && !process.program.starts_with('$') {
-        let found = crate::experiment::locate(&process.program, folder);
-        std::path::absolute(&found).unwrap_or(found).display().to_string()
-    } else {
-        process.program
-    };
-    Process {
-        name: process.name,
-        program,
-        args: process.args,
-        env: process
-            .env
-            .into_iter()
-            .map(|variable| match variable.value {
-                VariableValue::Text(text) => Variable { name: variable.name, text, secret: None },
-                VariableValue::Secret(name) => {
-                    Variable { name: variable.name, text: String::new(), secret: Some(name) }
-                }
-            })
-            .collect(),
-        files: process
-            .files
-            .into_iter()
-            .map(|f| ProcessFile { path: f.path, contents: f.contents, expand: f.expand })
-            .collect(),
-        working_dir: process.working_dir,
-        ready_url: process.ready_url,
-        ready_timeout: Duration::from_nanos(process.ready_timeout),
-    }
 }
 
 /// A stage of the load, and the workload's settings for it.
@@ -472,28 +383,6 @@ mod tests {
             vec![stage("a", Arrival::Other(other), 1)],
             "unsupported: the plugin `p` asks for the arrival pattern `arrival/tide`",
         );
-    }
-
-    #[test]
-    fn steps_of_a_cluster_are_unsupported_and_the_hosts_numbers_are_taken() {
-        let step = |number: u8, action: wit::backend::Action| wit::backend::Step {
-            number,
-            name: "s".into(),
-            title: "S".into(),
-            actions: vec![action],
-        };
-        let apply = || {
-            wit::backend::Action::Apply(wit::backend::Document {
-                file_name: "f".into(),
-                yaml: String::new(),
-            })
-        };
-        let check = |planned: Vec<wit::backend::Step>, expected: &str| {
-            let error = steps("p", planned, None).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        };
-        check(vec![step(6, apply())], "unsupported: the plugin `p` asks for the action `apply`");
-        check(vec![step(8, apply())], "3, 4, 5 and 8 belong to the host");
     }
 
     #[test]

@@ -30,4 +30,4 @@ pub use grant::{BadGrant, Grant, Objects};
 pub use instance::{Clock, LogSink, Setup};
 pub use kind::{Kind, NoSuchKind};
 pub use plugin::Plugin;
-pub use settings::{SettingError, merge};
+pub use settings::{InputSetting, SettingError, merge};

@@ -12,7 +12,7 @@ use crate::error::{Error, Fault};
 use crate::grant::Grant;
 use crate::instance::{Setup, State};
 use crate::kind::Kind;
-use crate::settings::{self, SettingError};
+use crate::settings::{self, InputSetting, SettingError};
 use crate::wit::{manifest, results, workload};
 
 /// A component that can be used as a plugin. Cheap to clone.
@@ -156,10 +156,15 @@ impl Plugin {
         settings::check(&self.inner.schema, kind, settings)
     }
 
-    /// The settings of `"format": "input"`: JSON pointer and path of each. The host attaches the file
-    /// and puts the input's name in its place.
-    pub fn inputs_of(&self, kind: Kind, settings: &Value) -> Vec<(String, String)> {
+    /// The settings of `"format": "input"`. The host attaches each file and puts the input's name in
+    /// its place.
+    pub fn inputs_of(&self, kind: Kind, settings: &Value) -> Vec<InputSetting> {
         settings::inputs(&self.inner.schema, kind, settings)
+    }
+
+    /// The settings that follow one of the host's (`"x-setting"`): name, and the host's variable.
+    pub fn linked_settings(&self, kind: Kind) -> Vec<(String, String)> {
+        settings::linked(&self.inner.schema, kind)
     }
 
     /// Makes an instance and configures it.

@@ -64,19 +64,45 @@ pub(crate) fn check(
     if errors.is_empty() { Ok(filled) } else { Err(errors) }
 }
 
-/// Pointer and path of each setting of `"format": "input"`.
-pub(crate) fn inputs(schema: &Value, kind: Kind, settings: &Value) -> Vec<(String, String)> {
+/// A setting that names a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputSetting {
+    /// JSON pointer to the setting.
+    pub pointer: String,
+    /// The path that the user wrote.
+    pub path: String,
+    /// The host fills in the values of settings before it attaches the file (`"x-template": true`).
+    pub is_template: bool,
+}
+
+/// Each setting of `"format": "input"`.
+pub(crate) fn inputs(schema: &Value, kind: Kind, settings: &Value) -> Vec<InputSetting> {
     let document = document(schema, kind);
     let mut found = Vec::new();
     walk::Walk::new(&document).visit(settings, &mut |schema, pointer, value| {
         if let ("input", Value::String(path)) = (schema["format"].as_str().unwrap_or(""), value) {
-            let entry = (pointer.to_owned(), path.clone());
+            let entry = InputSetting {
+                pointer: pointer.to_owned(),
+                path: path.clone(),
+                is_template: schema["x-template"] == true,
+            };
             if !found.contains(&entry) {
                 found.push(entry);
             }
         }
     });
     found
+}
+
+/// Name and variable of each setting that follows one of the host's.
+pub(crate) fn linked(schema: &Value, kind: Kind) -> Vec<(String, String)> {
+    let properties = of_kind(schema, kind).get("properties").and_then(Value::as_object);
+    let named = properties.into_iter().flatten();
+    named
+        .filter_map(|(name, property)| {
+            Some((name.clone(), property.get("x-setting")?.as_str()?.to_owned()))
+        })
+        .collect()
 }
 
 /// Merges `patch` over `settings` (RFC 7396): objects key by key, null removes, anything else replaces.
@@ -121,7 +147,7 @@ mod tests {
                     {"type": "object", "required": ["rate"], "additionalProperties": false,
                      "properties": {"rate": {"type": "number"}, "pattern": {"type": "string", "default": "poisson"}}},
                     {"type": "object", "required": ["concurrency"], "additionalProperties": false,
-                     "properties": {"concurrency": {"type": "integer"}, "trace": {"type": "string", "format": "input"}}}
+                     "properties": {"concurrency": {"type": "integer"}, "trace": {"type": "string", "format": "input", "x-template": true}}}
                 ]}
             }
         })
@@ -228,8 +254,10 @@ mod tests {
     fn inputs_are_found_wherever_they_stand() {
         let given = json!({"data": "a.json", "stages": [{"concurrency": 1, "trace": "t.csv"}]});
         let found = inputs(&schema(), Kind::Workload, &given);
-        let wanted = [("/data", "a.json"), ("/stages/0/trace", "t.csv")];
-        assert_eq!(found, wanted.map(|(pointer, path)| (pointer.to_owned(), path.to_owned())));
+        let wanted = [("/data", "a.json", false), ("/stages/0/trace", "t.csv", true)];
+        let found: Vec<_> =
+            found.iter().map(|i| (i.pointer.as_str(), i.path.as_str(), i.is_template)).collect();
+        assert_eq!(found, wanted);
     }
 
     #[test]

@@ -32,9 +32,12 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
     let prepared =
         phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
     if dry_run(args.dry_run, &prepared.settings) {
-        plan::show(&prepared.plan, printer);
+        plan::show(&prepared.plan, None, printer);
+        let chosen = work_dir(global, &prepared.settings);
+        phase::dry_run::write(&prepared, None, chosen, printer)?;
         return Ok(Exit::Ok);
     }
+    phase::standup::can_do(&prepared)?;
     let dir = RunDir::create(work_dir(global, &prepared.settings), &prepared.plan.run)?;
     // The teardown at the end is for what this command stands up, and for nothing else.
     phase::standup::refuse_standing(&dir, |_| true)?;

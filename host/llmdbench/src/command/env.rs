@@ -1,6 +1,6 @@
 //! `env`: every setting with its value, source, default and meaning.
 
-use crate::cli::{ExperimentArgs, LoadArgs, TargetArgs, flags};
+use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs, flags};
 use crate::error::{Exit, Result};
 use crate::experiment;
 use crate::printer::Printer;
@@ -22,7 +22,7 @@ pub(crate) struct EnvArgs {
 }
 
 /// Shows the settings.
-pub(crate) fn run(args: &EnvArgs, printer: &Printer) -> Result<Exit> {
+pub(crate) fn run(args: &EnvArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     if args.markdown {
         printer.text(&markdown());
         return Ok(Exit::Ok);
@@ -33,11 +33,16 @@ pub(crate) fn run(args: &EnvArgs, printer: &Printer) -> Result<Exit> {
     }
     let mut warnings = Vec::new();
     let environment = settings::environment(settings::variables(), &mut warnings);
+    let flags = flags(&args.experiment, &TargetArgs::default(), &LoadArgs::default())?;
+    let file = args.experiment.file.as_deref();
+    let layers = experiment::layers(flags, file, environment, &mut warnings);
     for warning in warnings {
         printer.warning(&warning);
     }
-    let flags = flags(&args.experiment, &TargetArgs::default(), &LoadArgs::default())?;
-    let layers = experiment::layers(flags, args.experiment.file.as_deref(), environment)?;
+    let mut layers = layers?;
+    if global.as_script {
+        layers.push(experiment::as_script());
+    }
     let settings = settings::all_or_error(settings::resolve(layers))?;
     let shown: Vec<_> = settings.shown().collect();
     printer.result(
@@ -88,6 +93,12 @@ pub(crate) fn markdown() -> String {
             setting.doc
         ));
     }
+    text.push_str(
+        "\n## Names of before\n\nNames that the original or a later version of it had. They give a notice.\n\n| variable | what became of it |\n| --- | --- |\n",
+    );
+    for (name, fate) in settings::legacy() {
+        text.push_str(&format!("| `{name}` | {fate} |\n"));
+    }
     text
 }
 
@@ -121,6 +132,7 @@ fn kind_schema(kind: Kind) -> Value {
     match kind {
         Kind::Text => json!({"type": ["string", "number", "boolean"]}),
         Kind::Integer => json!({"type": "integer", "minimum": 0}),
+        Kind::Decimal => json!({"type": ["number", "string"]}),
         Kind::Share => json!({"type": "number", "minimum": 0, "maximum": 1}),
         Kind::Switch => json!({"type": "boolean"}),
         Kind::Duration => json!({"type": "string", "pattern": "[a-z]$", "examples": ["20s"]}),

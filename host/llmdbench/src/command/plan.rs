@@ -1,9 +1,11 @@
 //! `plan`: everything that would happen; nothing is done.
 
+use crate::action::Action;
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
+use crate::command::work_dir;
 use crate::error::{Exit, Result};
 use crate::phase;
-use crate::plan::{Action, Plan};
+use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::steps;
 use clap::Args;
@@ -23,22 +25,25 @@ pub(crate) struct PlanArgs {
 pub(crate) fn run(args: &PlanArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let prepared =
         phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
-    show(&prepared.plan, printer);
+    show(&prepared.plan, None, printer);
+    phase::dry_run::write(&prepared, None, work_dir(global, &prepared.settings), printer)?;
     Ok(Exit::Ok)
 }
 
-/// Shows a plan.
-pub(crate) fn show(plan: &Plan, printer: &Printer) {
-    printer.result(|| text(plan), || serde_json::to_value(plan).unwrap_or_default());
+/// Shows a plan, and of its steps the selected ones. None: all of them.
+pub(crate) fn show(plan: &Plan, selected: Option<&[u8]>, printer: &Printer) {
+    printer.result(|| text(plan, selected), || serde_json::to_value(plan).unwrap_or_default());
 }
 
-fn text(plan: &Plan) -> String {
+fn text(plan: &Plan, selected: Option<&[u8]>) -> String {
     let mut text = format!("Experiment {}\n", plan.experiment.name);
     let mut line = |name: &str, value: &str| text.push_str(&format!("  {name:<10} {value}\n"));
     if let Some(scenario) = &plan.experiment.scenario {
         line("scenario", scenario);
     }
-    line("model", &plan.experiment.deploy.model);
+    for model in &plan.experiment.deploy.models {
+        line("model", &model.to_string());
+    }
     if let Some(endpoint) = &plan.experiment.deploy.endpoint {
         line("endpoint", endpoint);
     }
@@ -49,10 +54,12 @@ fn text(plan: &Plan) -> String {
     line("seed", &plan.experiment.seed.to_string());
     if plan.experiment.deploy.endpoint.is_none() {
         text.push_str("Standup\n");
-        for step in &plan.steps {
+        let is_selected = |n: u8| selected.is_none_or(|selected| selected.contains(&n));
+        let namespace = plan.namespace.as_deref().unwrap_or_default();
+        for step in plan.steps.iter().filter(|step| is_selected(step.number)) {
             text.push_str(&format!("  {}: {}\n", steps::full_name(step), step.title));
             for action in &step.actions {
-                text.push_str(&describe(action));
+                text.push_str(&describe(action, namespace));
             }
         }
     }
@@ -90,7 +97,7 @@ fn text(plan: &Plan) -> String {
     text
 }
 
-fn describe(action: &Action) -> String {
+fn describe(action: &Action, namespace: &str) -> String {
     match action {
         Action::Smoketest => String::new(),
         Action::Process(process) => {
@@ -108,5 +115,9 @@ fn describe(action: &Action) -> String {
             }
             text
         }
+        other => other
+            .command(namespace)
+            .map(|command| format!("    {}\n", phase::dry_run::would(&command)))
+            .unwrap_or_default(),
     }
 }

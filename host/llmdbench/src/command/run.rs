@@ -46,9 +46,12 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
     let prepared = phase::plan::prepare(global, &experiment, &target, Some(&args.load), printer)
         .map_err(|error| gone.unwrap_or(error))?;
     if dry_run(args.dry_run, &prepared.settings) {
-        plan::show(&prepared.plan, printer);
+        plan::show(&prepared.plan, None, printer);
+        let chosen = work_dir(global, &prepared.settings);
+        phase::dry_run::write(&prepared, None, chosen, printer)?;
         return Ok(Exit::Ok);
     }
+    phase::standup::one_model(&prepared.plan)?;
     let chosen = work_dir(global, &prepared.settings);
     let (dir, target) = if let Some(standing) = standing {
         standing

@@ -31,8 +31,8 @@ pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> R
         let deploy = &prepared.plan.experiment.deploy;
         let whom = deploy.endpoint.as_deref().unwrap_or("what stands");
         printer.result(
-            || format!("would ask {whom} for a completion as {}", deploy.model),
-            || json!({"endpoint": deploy.endpoint, "model": deploy.model}),
+            || format!("would ask {whom} for a completion as {}", deploy.model().id),
+            || json!({"endpoint": deploy.endpoint, "model": deploy.model().id}),
         );
         return Ok(Exit::Ok);
     }

@@ -1,11 +1,12 @@
 //! `standup`: the stack, step by step.
 
+use crate::action::Action;
 use crate::cli::{ExperimentArgs, Global, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase;
-use crate::plan::{Action, Step};
+use crate::plan::Step;
 use crate::printer::Printer;
 use crate::process::Inventory;
 use crate::run_dir::RunDir;
@@ -14,12 +15,13 @@ use clap::Args;
 
 /// Options of `standup`.
 #[derive(Debug, Args)]
+#[command(after_help = steps::help())]
 pub(crate) struct StandupArgs {
     #[command(flatten)]
     experiment: ExperimentArgs,
     #[command(flatten)]
     target: TargetArgs,
-    /// Steps: numbers, names, prefixes, lists and ranges (3, 08_smoketest, 0,3-5); `plan` lists them
+    /// Steps: numbers, names, prefixes, lists and ranges (3, 08_smoketest, 0,3-5)
     #[arg(short = 's', long, value_name = "STEPS")]
     step: Option<String>,
     /// Show what would be done and do nothing
@@ -36,9 +38,12 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
     }
     let selected = steps::select(args.step.as_deref(), &prepared.plan.steps)?;
     if dry_run(args.dry_run, &prepared.settings) {
-        plan::show(&prepared.plan, printer);
+        plan::show(&prepared.plan, Some(&selected), printer);
+        let chosen = work_dir(global, &prepared.settings);
+        phase::dry_run::write(&prepared, Some(&selected), chosen, printer)?;
         return Ok(Exit::Ok);
     }
+    phase::standup::can_do(&prepared)?;
     let chosen = work_dir(global, &prepared.settings);
     // Single steps go on in the folder where the others were done.
     let dir = match (&args.step, RunDir::open(chosen)) {
@@ -82,6 +87,6 @@ fn process_names<'a>(steps: &'a [Step], selected: &'a [u8]) -> impl Iterator<Ite
     let selected = steps.iter().filter(|step| selected.contains(&step.number));
     selected.flat_map(|step| &step.actions).filter_map(|action| match action {
         Action::Process(process) => Some(process.name.as_str()),
-        Action::Smoketest => None,
+        _ => None,
     })
 }

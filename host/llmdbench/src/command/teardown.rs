@@ -1,8 +1,9 @@
 //! `teardown`: takes down what a run folder has standing.
 
-use crate::cli::Global;
+use crate::cli::{ExperimentArgs, Global, TargetArgs};
 use crate::error::{Exit, Result};
 use crate::phase;
+use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::process::Inventory;
 use crate::run_dir::RunDir;
@@ -12,6 +13,11 @@ use serde_json::json;
 /// Options of `teardown`.
 #[derive(Debug, Args)]
 pub(crate) struct TeardownArgs {
+    #[command(flatten)]
+    experiment: ExperimentArgs,
+    /// Also what later runs could use again: volumes, models, namespaces
+    #[arg(short = 'd', long)]
+    deep: bool,
     /// Show what would be done and do nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -19,11 +25,24 @@ pub(crate) struct TeardownArgs {
 
 /// Takes the stack down.
 pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
+    let is_dry = super::dry_run(args.dry_run, &super::from_environment()?);
+    let folder = RunDir::open(super::chosen_work_dir(global)?.as_deref());
+    if is_dry && (args.experiment.names_a_stack() || folder.is_err()) {
+        let target = TargetArgs::default();
+        let prepared = phase::plan::prepare(global, &args.experiment, &target, None, printer)?;
+        show(&phase::teardown::undoing(&prepared.plan, args.deep), printer);
+        return Ok(Exit::Ok);
+    }
+    let dir = folder?;
     let inventory = Inventory::read(&dir)?;
     let standing: Vec<_> = inventory.processes.iter().filter(|p| p.runs()).collect();
     let nothing = || format!("nothing stands in {}", dir.root().display());
-    if super::dry_run(args.dry_run, &super::from_environment()?) {
+    if is_dry {
+        let plan = Plan::read_file(&dir.plan())?.filter(Plan::needs_cluster);
+        if let Some(plan) = plan {
+            show(&phase::teardown::undoing(&plan, args.deep), printer);
+            return Ok(Exit::Ok);
+        }
         printer.result(
             || match standing.as_slice() {
                 [] => nothing(),
@@ -48,4 +67,19 @@ pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Re
     let done = phase::teardown::run(&dir, printer)?;
     printer.facts(|| json!(done));
     Ok(Exit::Ok)
+}
+
+/// Shows the commands that a teardown would execute.
+fn show(commands: &[String], printer: &Printer) {
+    printer.result(
+        || match commands {
+            [] => "nothing to take down".to_owned(),
+            some => {
+                let lines: Vec<String> =
+                    some.iter().map(|command| phase::dry_run::would(command)).collect();
+                lines.join("\n")
+            }
+        },
+        || json!({"would_execute": commands}),
+    );
 }

@@ -96,10 +96,10 @@ fn plan_notes(plan: &Plan) -> Vec<Note> {
         .findings
         .iter()
         .map(|finding| Note {
-            severity: if finding.severity == "problem" {
-                Severity::Problem
-            } else {
-                Severity::Warning
+            severity: match finding.severity.as_str() {
+                "problem" => Severity::Problem,
+                "warning" => Severity::Warning,
+                _ => Severity::Info,
             },
             source: finding.plugin.clone(),
             text: finding.text.clone(),

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::phase::plan::Prepared;
 use crate::plan::Target;
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::{self, Results, RunDir};
 use crate::settings::{Settings, Source};
 use serde_json::{Value, json};
 
@@ -14,6 +14,19 @@ pub(crate) fn write(prepared: &Prepared, dir: &RunDir) -> Result<()> {
     run_dir::write_json(&dir.environment("plugins.json"), &prepared.plan.plugins)?;
     run_dir::write_json(&dir.environment("host.json"), &crate::host_facts::collect())?;
     prepared.plan.write(&dir.plan())
+}
+
+/// Writes the profiles that plugins were given, filled in, where users of the original look for
+/// them.
+pub(crate) fn write_profiles(prepared: &Prepared, results: &Results) -> Result<()> {
+    let mut profiles = prepared.chosen.profiles().peekable();
+    if profiles.peek().is_some() {
+        run_dir::make(&results.harnesses())?;
+    }
+    for profile in profiles {
+        run_dir::write(&results.profile(&profile.name), profile.text.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Writes what a run against an endpoint was made of, unless the folder was stood up or has a run
@@ -38,16 +51,22 @@ pub(crate) fn with_sources(settings: &Settings) -> Value {
         .into()
 }
 
-/// `NAME=value` lines; secrets are left out.
+/// `NAME=value` lines in the order of names, as the original wrote them; secrets are left out.
 fn variables(settings: &Settings) -> String {
-    let mut lines = String::new();
-    for (setting, value, _) in settings.shown() {
-        if !setting.secret && !value.is_null() {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            lines.push_str(&format!("{}={text}\n", setting.variable));
-        }
-    }
-    lines
+    let mut lines: Vec<String> = settings
+        .shown()
+        .filter(|(setting, value, _)| !setting.secret && !value.is_null())
+        .map(|(setting, value, _)| {
+            let text = match value {
+                Value::String(text) => text,
+                Value::Bool(on) => u8::from(on).to_string(),
+                other => other.to_string(),
+            };
+            format!("{}={text}\n", setting.variable)
+        })
+        .collect();
+    lines.sort();
+    lines.concat()
 }
 
 /// The settings as an experiment file, with their sources as comments. JSON is YAML, so values
@@ -94,6 +113,9 @@ mod tests {
             assert_eq!(again.get(path), settings.get(path));
         }
         assert!(!variables(&settings).contains("hf_abcdef"));
-        assert!(variables(&settings).contains("LLMDBENCH_DEPLOY_MODEL_LIST=m\n"));
+        let variables = variables(&settings);
+        assert!(variables.contains("LLMDBENCH_DEPLOY_MODEL_LIST=m\n"), "{variables}");
+        assert!(variables.contains("LLMDBENCH_CONTROL_DRY_RUN=0\n"), "{variables}");
+        assert!(variables.lines().is_sorted(), "{variables}");
     }
 }

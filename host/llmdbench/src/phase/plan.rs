@@ -1,17 +1,21 @@
 //! The phase that decides: settings and plugins in, a [`Plan`] out. Nothing is touched.
 
-use crate::chosen::{self, Chosen, Use, line_text};
+use crate::action::Action;
+use crate::chosen::{self, Chosen, line_text};
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs, flags};
 use crate::error::{Error, Problem, Result};
 use crate::experiment::{self, Experiment};
-use crate::plan::{Action, Finding, Plan, PluginUse, Step, WorkloadOutline};
+use crate::permit;
+use crate::plan::{Finding, Plan, PluginUse, Step, WorkloadOutline};
 use crate::plugins::{Plugins, plugin_error};
+use crate::prepare::Preparation;
 use crate::printer::Printer;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, Settings, Source};
 use crate::translate;
+use crate::translate::steps::Backend;
+use plugin_host::Kind;
 use plugin_host::wit::log::Level;
-use plugin_host::{Grant, Kind};
 
 /// Everything that the other phases need of this one.
 #[derive(Debug)]
@@ -34,11 +38,15 @@ pub(crate) fn prepare(
     let flags = flags(experiment, target, load.unwrap_or(&LoadArgs::default()))?;
     let mut warnings = Vec::new();
     let environment = settings::environment(settings::variables(), &mut warnings);
+    let layers = experiment::layers(flags, experiment.file.as_deref(), environment, &mut warnings);
     for warning in warnings {
         printer.warning(&warning);
     }
-    let mut layers = experiment::layers(flags, experiment.file.as_deref(), environment)?;
-    if load.is_none() {
+    let mut layers = layers?;
+    if global.as_script {
+        layers.push(experiment::as_script());
+    }
+    if load.is_none() && experiment::uses_stages(&layers) {
         let mut least = Layer::named(Source::Default);
         let one = serde_json::json!([{"concurrency": 1, "requests": 1}]);
         least.set("harness.settings.stages", "(no load)", one);
@@ -66,7 +74,7 @@ pub(crate) fn prepare(
         return Err(Error::problems(in_order(problems)));
     }
     let chosen = chosen.ok_or_else(|| Error::unexpected("no plugins were chosen"))?;
-    let plan = decide(&chosen, wanted).map_err(|mut error| {
+    let plan = decide(&chosen, wanted, &settings).map_err(|mut error| {
         for problem in &mut error.problems {
             if let Some(pointer) = &problem.pointer {
                 problem.place = settings.place(pointer);
@@ -74,7 +82,7 @@ pub(crate) fn prepare(
         }
         error
     })?;
-    for finding in &plan.findings {
+    for finding in plan.findings.iter().filter(|finding| finding.severity != "note") {
         printer.warning(&format!("{}: {}", finding.plugin, finding.text));
     }
     Ok(Prepared { plan, settings, secrets, chosen })
@@ -92,17 +100,12 @@ fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
 }
 
 /// Asks the plugins what they would do.
-fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
+fn decide(chosen: &Chosen, wanted: Experiment, settings: &Settings) -> Result<Plan> {
     let now = jiff::Zoned::now();
     let mut plan = Plan::new(run_id(&wanted.name, &now), now.timestamp().to_string(), wanted);
-    let facts = plan.facts();
-    let uses = [
-        (Kind::Backend, chosen.backend.as_ref()),
-        (Kind::Harness, Some(&chosen.harness)),
-        (Kind::Workload, Some(&chosen.workload)),
-    ];
-    for (kind, used) in uses {
-        let Some(used) = used else { continue };
+    let backends = chosen.backends.iter().map(|used| (Kind::Backend, used));
+    let others = [(Kind::Harness, &chosen.harness), (Kind::Workload, &chosen.workload)];
+    for (kind, used) in backends.chain(others) {
         plan.plugins.push(PluginUse {
             kind: kind.as_str().to_owned(),
             name: used.plugin.name().to_owned(),
@@ -115,21 +118,11 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
             inputs: used.inputs().clone(),
         });
     }
-    if let Some(used) = &chosen.backend {
-        let setup = chosen.setup(used, &facts, None, None);
-        let mut backend = used.plugin.backend(setup).map_err(|error| plugin_error(&error))?;
-        let steps = backend.plan().map_err(|error| plugin_error(&error))?;
-        plan.steps =
-            translate::steps(used.plugin.name(), steps, plan.experiment.deploy.folder.as_deref())?;
-        permit(used, &plan.steps)?;
+    plan.steps = steps(chosen, &plan, settings)?;
+    if plan.needs_cluster() {
+        plan.namespace = settings.text("vllm.common.namespace").map(str::to_owned);
     }
-    plan.steps.push(Step {
-        number: crate::steps::SMOKETEST,
-        name: "smoketest".into(),
-        title: "Ask the model for a completion and check the answer".into(),
-        actions: vec![Action::Smoketest],
-    });
-    plan.steps.sort_by_key(|step| step.number);
+    let facts = plan.facts();
     let stages = chosen.load(&facts, None)?.stages;
     for planned in &stages {
         // Settings of a stage are judged now, not in the middle of the run.
@@ -152,7 +145,11 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
         if !line.is_finding {
             continue;
         }
-        let severity = if line.level == Level::Error { "problem" } else { "warning" };
+        let severity = match line.level {
+            Level::Error => "problem",
+            Level::Warn => "warning",
+            _ => "note",
+        };
         let finding = Finding {
             severity: severity.to_owned(),
             plugin: line.plugin.clone(),
@@ -166,23 +163,42 @@ fn decide(chosen: &Chosen, wanted: Experiment) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Every effect that a backend asks for must be granted.
-fn permit(used: &Use, steps: &[Step]) -> Result<()> {
-    for action in steps.iter().flat_map(|step| &step.actions) {
-        let Action::Process(process) = action else { continue };
-        let secrets = process.env.iter().filter_map(|variable| variable.secret.clone());
-        let wanted = std::iter::once(Grant::Process(process.program.clone()))
-            .chain(secrets.map(Grant::Secret));
-        for wanted in wanted {
-            if !used.grants().iter().any(|grant| grant.allows(&wanted)) {
-                return Err(Error::usage(format!(
-                    "the plugin `{}` wants `{wanted}`, which it neither asked for nor was granted",
-                    used.plugin.name(),
-                )));
-            }
+/// The steps of every method for every model, and the host's own.
+fn steps(chosen: &Chosen, plan: &Plan, settings: &Settings) -> Result<Vec<Step>> {
+    let deploy = &plan.experiment.deploy;
+    let mut all = Vec::new();
+    let namespace = settings.text("vllm.common.namespace").unwrap_or_default();
+    for used in &chosen.backends {
+        for model in &deploy.models {
+            let facts = plan.facts().of_model(model).within(namespace);
+            let setup = chosen.setup(used, &facts, None, None);
+            let mut backend = used.plugin.backend(setup).map_err(|error| plugin_error(&error))?;
+            let planned = backend.plan().map_err(|error| plugin_error(&error))?;
+            let attached = used.attached();
+            let translated = translate::steps::steps(
+                Backend {
+                    plugin: used.plugin.name(),
+                    folder: deploy.folder.as_deref(),
+                    inputs: &attached,
+                },
+                planned,
+            )?;
+            permit::check(used, &translated, namespace)?;
+            translate::steps::merge(&mut all, translated, &model.alias)?;
         }
     }
-    Ok(())
+    if all.iter().flat_map(|step| &step.actions).any(Action::needs_cluster) {
+        let is_openshift = deploy.platform == "openshift";
+        all.extend(Preparation::new(settings, &deploy.models, is_openshift).steps());
+    }
+    all.push(Step {
+        number: crate::steps::SMOKETEST,
+        name: "smoketest".into(),
+        title: "Ask the model for a completion and check the answer".into(),
+        actions: vec![Action::Smoketest],
+    });
+    all.sort_by_key(|step| step.number);
+    Ok(all)
 }
 
 /// "quickstart-20260101-120000-1a2b": fit for a label of Kubernetes.

@@ -66,6 +66,7 @@ pub(crate) fn run(
     let results = dir.next_results();
     run_dir::make(&results.results)?;
     plan.write(&results.plan())?;
+    environment::write_profiles(prepared, &results)?;
     let records = results.records();
     let file = OpenOptions::new().write(true).create_new(true).open(records).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", records.display())).because(error)

@@ -1,13 +1,15 @@
 //! The phase that stands the stack up, step by step, and finds where the model answers.
 
+use crate::action::Action;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::phase::plan::Prepared;
-use crate::plan::{Action, MetricsSource, Plan, Step, Target};
+use crate::plan::{MetricsSource, Plan, Step, Target};
 use crate::plugins::plugin_error;
 use crate::printer::Printer;
 use crate::process::{self, Inventory, Started};
 use crate::run_dir::{self, RunDir};
+use crate::settings::SETTINGS;
 use crate::steps;
 use plugin_host::wit;
 use std::collections::BTreeMap;
@@ -31,6 +33,50 @@ pub(crate) fn run(
     let target = locate(prepared, dir)?;
     run_dir::write_json(&dir.target(), &target)?;
     Ok(target)
+}
+
+/// Refuses, before anything is touched, what this version plans and does not carry out, and what
+/// lacks a secret.
+pub(crate) fn can_do(prepared: &Prepared) -> Result<()> {
+    let plan = &prepared.plan;
+    let missing = plan.steps.iter().find_map(|step| {
+        step.actions.iter().find_map(|action| match action {
+            Action::Secret(secret) => {
+                let names = secret.entries.iter().map(|(_, source)| source);
+                let mut lacking =
+                    names.filter(|source| !prepared.secrets.by_name.contains_key(*source));
+                Some((steps::full_name(step), lacking.next()?))
+            }
+            _ => None,
+        })
+    });
+    if let Some((step, secret)) = missing {
+        let path = format!("secrets.{secret}");
+        let variable = SETTINGS.iter().find(|s| s.path == path).map_or("", |s| s.variable);
+        return Err(Error::usage(format!("the step {step} needs the secret `{secret}`"))
+            .hint(format!("set {variable}; a dry run (-n) needs no secret")));
+    }
+    if plan.needs_cluster() {
+        let methods = plan.experiment.deploy.methods.join(", ");
+        return Err(Error::usage(format!(
+            "unsupported: {methods} needs a cluster, and this version of llmdbench plans its steps and does not carry them out"
+        ))
+        .hint("-n prints them and writes their files, which kubectl and helm take")
+        .hint("load goes into what stands with `llmdbench run --endpoint URL`, and into a server on this machine with --method local"));
+    }
+    one_model(plan)
+}
+
+/// One stack at a time is stood up and loaded.
+pub(crate) fn one_model(plan: &Plan) -> Result<()> {
+    let deploy = &plan.experiment.deploy;
+    if deploy.models.len() > 1 || (deploy.endpoint.is_none() && deploy.methods.len() > 1) {
+        return Err(Error::usage(
+            "unsupported: several models or methods in one run; they are planned, not carried out",
+        )
+        .hint("make one run for each: --model NAME, --method NAME"));
+    }
+    Ok(())
 }
 
 /// What stands in a run folder: the target that standup found, as long as one of its processes
@@ -82,15 +128,15 @@ pub(crate) fn locate(prepared: &Prepared, dir: &RunDir) -> Result<Target> {
     if let Some(endpoint) = &plan.experiment.deploy.endpoint {
         return Ok(Target {
             endpoints: vec![endpoint.clone()],
-            model: plan.experiment.deploy.model.clone(),
+            model: plan.experiment.deploy.model().id,
             metrics: Vec::new(),
             facts: BTreeMap::new(),
         });
     }
     let used = prepared
         .chosen
-        .backend
-        .as_ref()
+        .backends
+        .first()
         .ok_or_else(|| Error::unexpected("there is neither an endpoint nor a backend"))?;
     let inventory = Inventory::read(dir)?;
     let observed: Vec<_> = inventory.processes.iter().map(|p| p.observed()).collect();
@@ -140,7 +186,6 @@ fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) 
     let plan = &prepared.plan;
     for action in &step.actions {
         match action {
-            Action::Smoketest => {}
             Action::Process(process) => {
                 printer.step(&format!("{}: {}", steps::full_name(step), step.title));
                 let begin = Instant::now();
@@ -148,7 +193,7 @@ fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) 
                 let started = process::start(
                     process,
                     &plan.run,
-                    &plan.experiment.deploy.model,
+                    &plan.experiment.deploy.model().id,
                     dir,
                     &prepared.secrets,
                     &mut |state| progress.show(|| format!("waiting for {state}")),
@@ -176,6 +221,8 @@ fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) 
                     started.port
                 ));
             }
+            // The smoke test is a phase of its own; what needs a cluster was refused.
+            _ => {}
         }
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! The phase that takes down what standup put up, and says what was left.
 
 use crate::error::{Error, Exit, Result};
+use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::process::{Inventory, Started, Stopped};
 use crate::run_dir::{self, RunDir};
+use crate::steps::HOST_STEPS;
 use serde::Serialize;
 
 /// What a teardown did, as it stands in `setup/teardown.json`.
@@ -19,6 +21,21 @@ struct Removed {
     process: String,
     pid: i32,
     how: Stopped,
+}
+
+/// The commands that undo what the steps of a plan do in a cluster, the last first. What 00 to 02
+/// install belongs to the cluster and stays, and so does its monitoring; what 04 and 05 prepare
+/// is removed when `deep`.
+pub(crate) fn undoing(plan: &Plan, deep: bool) -> Vec<String> {
+    let namespace = plan.namespace.as_deref().unwrap_or_default();
+    let stays = |number: u8| number <= 3 || (!deep && HOST_STEPS.contains(&number));
+    plan.steps
+        .iter()
+        .rev()
+        .filter(|step| !stays(step.number))
+        .flat_map(|step| step.actions.iter().rev())
+        .filter_map(|action| action.undo(namespace))
+        .collect()
 }
 
 /// Stops every process of the run folder, the last first; writes `setup/teardown.json`.

@@ -3,8 +3,10 @@
 //! The command line's help, `llmdbench env`, `environment/settings.yaml` and the reference page
 //! come from it.
 
+mod original;
+
 /// A setting.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
     /// Its path in an experiment file, with dots.
     pub(crate) path: &'static str,
@@ -29,6 +31,8 @@ pub(crate) enum Kind {
     Text,
     /// A whole number, not negative.
     Integer,
+    /// A number, kept as it was written: "1", "2.0".
+    Decimal,
     /// A number between 0 and 1.
     Share,
     /// true or false.
@@ -55,6 +59,7 @@ impl Kind {
         match self {
             Self::Text => "a text".into(),
             Self::Integer => "a whole number".into(),
+            Self::Decimal => "a number".into(),
             Self::Share => "a number from 0 to 1".into(),
             Self::Switch => "true or false".into(),
             Self::Duration => "a duration such as `500ms` or `20s`".into(),
@@ -91,8 +96,21 @@ const fn secret(
 
 use Kind::{Choice, Duration, Integer, Json, Limits, List, Map, Plugin, Share, Switch, Text};
 
-/// Every setting, in the order of an experiment file.
-pub(crate) const SETTINGS: &[Setting] = &[
+/// Every setting, in the order of an experiment file; those of the original come last.
+pub(crate) const SETTINGS: &[Setting] = &joined();
+
+/// Both tables in one.
+const fn joined() -> [Setting; OWN.len() + original::ORIGINAL.len()] {
+    let mut all = [OWN[0]; OWN.len() + original::ORIGINAL.len()];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = if i < OWN.len() { OWN[i] } else { original::ORIGINAL[i - OWN.len()] };
+        i += 1;
+    }
+    all
+}
+
+const OWN: &[Setting] = &[
     setting(
         "name",
         "LLMDBENCH_EXPERIMENT_NAME",
@@ -114,16 +132,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "LLMDBENCH_DEPLOY_METHODS",
         "--method",
         Text,
-        "",
-        "The backend plugin that stands the stack up; not needed with an endpoint.",
+        "deployer",
+        "The backend plugin that stands the stack up, or several with commas; not needed with an endpoint.",
     ),
     setting(
         "deploy.model",
         "LLMDBENCH_DEPLOY_MODEL_LIST",
         "--model",
         Text,
-        "",
-        "The model: what the API is asked for.",
+        "llama-3b",
+        "The model, an alias or a full id, or several with commas; must be given with an endpoint.",
+    ),
+    setting(
+        "deploy.platform",
+        "LLMDBENCH_DEPLOY_PLATFORM",
+        "--platform",
+        Choice(&["auto", "kubernetes", "openshift"]),
+        "auto",
+        "What the cluster is; auto without a cluster: openshift where the scenario's name starts with `ocp_`.",
     ),
     setting(
         "deploy.endpoint",
@@ -354,6 +380,11 @@ mod tests {
             assert!(setting.doc.ends_with('.'), "{}: the doc is a sentence", setting.path);
             assert!(setting.variable.starts_with("LLMDBENCH_"), "{}", setting.variable);
             assert!(!setting.secret || setting.default.is_empty(), "{}", setting.path);
+            let default = super::super::value::default(setting);
+            if !default.is_null() {
+                super::super::value::check(setting.kind, &default, false)
+                    .unwrap_or_else(|(_, message)| panic!("{}: {message}", setting.path));
+            }
         }
     }
 

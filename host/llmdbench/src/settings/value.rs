@@ -13,6 +13,13 @@ pub(super) fn check(kind: Kind, value: &Value, secret: bool) -> Result<Value, (S
         (Kind::Text, Value::String(_)) => Ok(value.clone()),
         (Kind::Text, Value::Number(_) | Value::Bool(_)) => Ok(Value::String(plain(value))),
         (Kind::Integer, Value::Number(number)) if number.as_u64().is_some() => Ok(value.clone()),
+        (Kind::Decimal, Value::String(_) | Value::Number(_)) => {
+            let text = plain(value);
+            match text.parse::<f64>() {
+                Ok(number) if number.is_finite() => Ok(Value::String(text)),
+                _ => Err(wrong()),
+            }
+        }
         (Kind::Share, Value::Number(number))
             if number.as_f64().is_some_and(|f| (0.0..=1.0).contains(&f)) =>
         {
@@ -82,7 +89,9 @@ fn limits(map: &Map<String, Value>) -> Result<Value, (String, String)> {
 /// Reads the text of a variable or flag. What does not fit stays a text, for `check` to refuse.
 pub(super) fn from_text(kind: Kind, text: &str) -> Value {
     match kind {
-        Kind::Text | Kind::Duration | Kind::Choice(_) => Value::String(text.to_owned()),
+        Kind::Text | Kind::Decimal | Kind::Duration | Kind::Choice(_) => {
+            Value::String(text.to_owned())
+        }
         Kind::Integer | Kind::Share => serde_json::from_str::<serde_json::Number>(text)
             .map_or_else(|_| Value::String(text.to_owned()), Value::Number),
         Kind::Switch => match text.to_ascii_lowercase().as_str() {

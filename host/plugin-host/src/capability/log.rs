@@ -25,7 +25,8 @@ pub struct LogLine {
     pub message: String,
     /// Fields.
     pub fields: Vec<(String, String)>,
-    /// It is a warning or an error from `configure` or `plan`, and belongs into plan and report.
+    /// It comes from `configure` or `plan` and is for people (`info` and above): it belongs into plan
+    /// and report.
     pub is_finding: bool,
 }
 
@@ -102,7 +103,7 @@ impl Log {
             level,
             message,
             fields,
-            is_finding: self.is_planning && level as u8 >= Level::Warn as u8,
+            is_finding: self.is_planning && level as u8 >= Level::Info as u8,
         });
     }
 }
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_grave_lines_while_planning_are_findings() {
+    fn lines_for_people_while_planning_are_findings() {
         let (mut log, lines) = log(Level::Info);
         log.begin_call(true);
         log.write(Level::Warn, "a".to_owned(), Vec::new(), Instant::now());
@@ -214,7 +215,7 @@ mod tests {
             .collect();
         assert_eq!(
             found,
-            [("a".to_owned(), true), ("b".to_owned(), false), ("c".to_owned(), false)]
+            [("a".to_owned(), true), ("b".to_owned(), true), ("c".to_owned(), false)]
         );
     }
 }

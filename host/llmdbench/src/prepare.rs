@@ -1,0 +1,330 @@
+//! The host's own steps before a backend's: 03 monitoring, 04 the models' namespace, 05 the
+//! harness's namespace. Numbers, files and objects have the names of the original scripts.
+//!
+//! What these steps make outlives a run and carries the label `llmdbench.io/prepared`.
+
+use crate::action::{Action, Condition, Manifest, Objects, Secret, Wait, Which};
+use crate::experiment::Model;
+use crate::plan::Step;
+use crate::settings::Settings;
+use crate::translate::steps::file_part;
+use serde_json::Value;
+use std::time::Duration;
+
+/// The user's secret that downloads and servers need.
+pub(crate) const HF_TOKEN: &str = "hf-token";
+
+/// The name of a step, without its number.
+pub(crate) const NAMES: [(u8, &str, &str); 3] = [
+    (3, "ensure_user_workload_monitoring_configuration", "Have the cluster watch user workloads"),
+    (4, "ensure_model_namespace_prepared", "Prepare the namespace of the models and download them"),
+    (5, "ensure_fmperf_namespace_prepared", "Prepare the namespace of the harness"),
+];
+
+/// What the steps are made of.
+#[derive(Debug)]
+pub(crate) struct Preparation<'a> {
+    settings: &'a Settings,
+    models: &'a [Model],
+    is_openshift: bool,
+}
+
+impl<'a> Preparation<'a> {
+    /// Takes what it needs of the settings.
+    pub(crate) fn new(settings: &'a Settings, models: &'a [Model], is_openshift: bool) -> Self {
+        Self { settings, models, is_openshift }
+    }
+
+    /// The steps 03, 04 and 05.
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        let actions = [self.monitoring(), self.model_namespace(), self.harness_namespace()];
+        NAMES
+            .into_iter()
+            .zip(actions)
+            .map(|((number, name, title), actions)| Step {
+                number,
+                name: name.to_owned(),
+                title: match (number, actions.is_empty()) {
+                    (3, true) => {
+                        "Nothing to do: only OpenShift has such a configuration".to_owned()
+                    }
+                    _ => title.to_owned(),
+                },
+                actions,
+            })
+            .collect()
+    }
+
+    fn text(&self, path: &str) -> String {
+        match self.settings.get(path) {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        }
+    }
+
+    fn monitoring(&self) -> Vec<Action> {
+        if !self.is_openshift {
+            return Vec::new();
+        }
+        let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: cluster-monitoring-config\n  namespace: openshift-monitoring\ndata:\n  config.yaml: |\n    enableUserWorkload: true\n";
+        vec![apply("03_cluster-monitoring-config_configmap.yaml", yaml.to_owned())]
+    }
+
+    fn model_namespace(&self) -> Vec<Action> {
+        let namespace = self.text("vllm.common.namespace");
+        let timeout = self.settings.get("vllm.common.pvc_download_timeout").as_u64().unwrap_or(0);
+        let mut actions = Vec::new();
+        for model in self.models {
+            let file = format!("04_prepare_namespace_{}.yaml", file_part(&model.alias));
+            let mut documents = vec![self.namespace(&namespace)];
+            documents.extend(self.service_account(&namespace));
+            documents.push(self.volume_claim(
+                &namespace,
+                "vllm.common.pvc_name",
+                "vllm.common.pvc_model_cache_size",
+            ));
+            let job = self.job_name(model);
+            documents.push(self.download(&namespace, &job, model));
+            actions.push(apply(&file, documents.join("---\n")));
+            // The Secret needs the namespace; the Job's pod waits for the Secret.
+            let secret = self.secret(&namespace);
+            if !actions.contains(&secret) {
+                actions.push(secret);
+            }
+            actions.push(Action::Wait(Wait {
+                objects: Objects {
+                    api_version: "batch/v1".into(),
+                    kind: "Job".into(),
+                    namespace: Some(namespace.clone()),
+                    which: Which::Name(job),
+                },
+                until: Condition::Status { name: "Complete".into(), status: "True".into() },
+                timeout: Duration::from_secs(timeout),
+            }));
+        }
+        actions
+    }
+
+    fn harness_namespace(&self) -> Vec<Action> {
+        let namespace = self.text("fmperf.namespace");
+        let account = self.text("fmperf.service_account");
+        let documents = [
+            self.namespace(&namespace),
+            account_of(&namespace, &account),
+            // Load is made by pods that ask nothing of the cluster.
+            format!(
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\n{}rules: []\n",
+                metadata("fmperf-job-creator", Some(&namespace))
+            ),
+            format!(
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: fmperf-job-creator\nsubjects:\n- kind: ServiceAccount\n  name: {account}\n  namespace: {namespace}\n",
+                metadata("fmperf-job-creator-binding", Some(&namespace))
+            ),
+        ];
+        let claim = self.text("fmperf.pvc_name");
+        vec![
+            apply("05_namespace_sa_rbac_secret.yaml", documents.join("---\n")),
+            self.secret(&namespace),
+            apply(
+                &format!("05_pvc_{claim}.yaml"),
+                self.volume_claim(&namespace, "fmperf.pvc_name", "fmperf.pvc_size"),
+            ),
+        ]
+    }
+
+    fn namespace(&self, name: &str) -> String {
+        format!("apiVersion: v1\nkind: Namespace\n{}", metadata(name, None))
+    }
+
+    /// The account of the servers, where it is not the one that every namespace has; on OpenShift
+    /// it may run images as the user that they name.
+    fn service_account(&self, namespace: &str) -> Vec<String> {
+        let account = self.text("vllm.common.service_account");
+        let mut documents = Vec::new();
+        if account != "default" {
+            documents.push(account_of(namespace, &account));
+        }
+        if self.is_openshift {
+            documents.push(format!(
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: system:openshift:scc:anyuid\nsubjects:\n- kind: ServiceAccount\n  name: {account}\n  namespace: {namespace}\n",
+                metadata("llmdbench-anyuid", Some(namespace))
+            ));
+        }
+        documents
+    }
+
+    fn secret(&self, namespace: &str) -> Action {
+        Action::Secret(Secret {
+            name: self.text("vllm.common.hf_token_name"),
+            namespace: Some(namespace.to_owned()),
+            entries: vec![("HF_TOKEN".to_owned(), HF_TOKEN.to_owned())],
+        })
+    }
+
+    fn volume_claim(&self, namespace: &str, name: &str, size: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: PersistentVolumeClaim\n{}spec:\n  accessModes:\n  - ReadWriteMany\n  resources:\n    requests:\n      storage: {}\n  storageClassName: {}\n  volumeMode: Filesystem\n",
+            metadata(&self.text(name), Some(namespace)),
+            quoted(&self.text(size)),
+            quoted(&self.text("vllm.common.pvc_storage_class")),
+        )
+    }
+
+    /// One model keeps the original's name of the Job.
+    fn job_name(&self, model: &Model) -> String {
+        if self.models.len() == 1 {
+            return "download-model".to_owned();
+        }
+        let number = self.models.iter().position(|other| other == model).unwrap_or(0) + 1;
+        format!("download-model-{number}")
+    }
+
+    fn download(&self, namespace: &str, job: &str, model: &Model) -> String {
+        let claim = quoted(&self.text("vllm.common.pvc_name"));
+        let secret = quoted(&self.text("vllm.common.hf_token_name"));
+        format!(
+            r#"apiVersion: batch/v1
+kind: Job
+{}spec:
+  backoffLimit: 3
+  template:
+    spec:
+      restartPolicy: OnFailure
+      containers:
+      - name: downloader
+        image: python:3.10
+        command: ["/bin/sh", "-c"]
+        args:
+        - pip install --quiet --target /tmp/hub huggingface_hub && PYTHONPATH=/tmp/hub python3 -c 'import os, huggingface_hub as hub; hub.snapshot_download(os.environ["MODEL"], local_dir="/cache/models/" + os.environ["MODEL"])'
+        env:
+        - name: MODEL
+          value: {}
+        - name: HF_HOME
+          value: /tmp/huggingface
+        - name: HF_TOKEN
+          valueFrom:
+            secretKeyRef:
+              name: {secret}
+              key: HF_TOKEN
+        volumeMounts:
+        - name: model-cache
+          mountPath: /cache
+      volumes:
+      - name: model-cache
+        persistentVolumeClaim:
+          claimName: {claim}
+"#,
+            metadata(job, Some(namespace)),
+            quoted(&model.id),
+        )
+    }
+}
+
+fn apply(file: &str, yaml: String) -> Action {
+    Action::Apply(Manifest { file: file.to_owned(), yaml })
+}
+
+fn metadata(name: &str, namespace: Option<&str>) -> String {
+    let mut text = format!("metadata:\n  name: {}\n", quoted(name));
+    if let Some(namespace) = namespace {
+        text.push_str(&format!("  namespace: {}\n", quoted(namespace)));
+    }
+    text.push_str("  labels:\n    llmdbench.io/prepared: \"true\"\n");
+    text
+}
+
+fn account_of(namespace: &str, name: &str) -> String {
+    format!("apiVersion: v1\nkind: ServiceAccount\n{}", metadata(name, Some(namespace)))
+}
+
+/// A text that YAML reads as a text: a JSON string.
+fn quoted(text: &str) -> String {
+    Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Layer, Source, resolve};
+    use saphyr::{LoadableYamlNode, Yaml};
+    use serde_json::json;
+
+    fn steps(set: &[(&str, Value)], models: &[(&str, &str)], is_openshift: bool) -> Vec<Step> {
+        let mut layer = Layer::named(Source::Flag);
+        for (path, value) in set {
+            layer.set(path, "--flag", value.clone());
+        }
+        let settings = resolve(vec![layer]).unwrap();
+        let models: Vec<Model> =
+            models.iter().map(|(a, id)| Model { alias: (*a).into(), id: (*id).into() }).collect();
+        Preparation::new(&settings, &models, is_openshift).steps()
+    }
+
+    fn files(steps: &[Step]) -> Vec<&Manifest> {
+        steps.iter().flat_map(|step| &step.actions).filter_map(Action::files).collect()
+    }
+
+    #[test]
+    fn files_and_objects_have_the_originals_names() {
+        let id = "meta-llama/Llama-3.1-8B-Instruct";
+        let steps = steps(&[], &[("llama-8b", id)], true);
+        let files = files(&steps);
+        let names: Vec<&str> = files.iter().map(|manifest| manifest.file.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "03_cluster-monitoring-config_configmap.yaml",
+                "04_prepare_namespace_llama-8b.yaml",
+                "05_namespace_sa_rbac_secret.yaml",
+                "05_pvc_workload-pvc.yaml",
+            ]
+        );
+        let objects: Vec<String> = files
+            .iter()
+            .flat_map(|manifest| Yaml::load_from_str(&manifest.yaml).unwrap())
+            .map(|object| {
+                let kind = object["kind"].as_str().unwrap();
+                format!("{kind} {}", object["metadata"]["name"].as_str().unwrap())
+            })
+            .collect();
+        assert_eq!(
+            objects,
+            [
+                "ConfigMap cluster-monitoring-config",
+                "Namespace llmdbench",
+                "RoleBinding llmdbench-anyuid",
+                "PersistentVolumeClaim model-pvc",
+                "Job download-model",
+                "Namespace fmperf",
+                "ServiceAccount fmperf-runner",
+                "Role fmperf-job-creator",
+                "RoleBinding fmperf-job-creator-binding",
+                "PersistentVolumeClaim workload-pvc",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_openshift_has_a_monitoring_configuration() {
+        let steps = steps(&[], &[("m", "m")], false);
+        assert!(steps[0].actions.is_empty());
+        assert!(!files(&steps).iter().any(|manifest| manifest.yaml.contains("anyuid")));
+    }
+
+    #[test]
+    fn each_model_is_downloaded_and_the_secret_is_made_once() {
+        let set = [("vllm.common.pvc_storage_class", json!("shared-vast"))];
+        let steps = steps(&set, &[("org/a", "org/a"), ("b", "org/b")], false);
+        let prepared = &steps[1];
+        let commands: Vec<String> =
+            prepared.actions.iter().filter_map(|action| action.command("llmdbench")).collect();
+        let secrets = commands.iter().filter(|c| c.starts_with("kubectl create secret")).count();
+        assert_eq!(secrets, 1, "{commands:?}");
+        assert!(commands.iter().any(|c| c.contains("04_prepare_namespace_org___a.yaml")));
+        let waits = commands.iter().filter(|c| c.contains("--timeout 2400s")).count();
+        assert_eq!(waits, 2, "{commands:?}");
+        let yaml = &files(&steps)[0].yaml;
+        assert!(yaml.contains("storageClassName: \"shared-vast\""), "{yaml}");
+    }
+}
