@@ -191,10 +191,9 @@ impl Action {
         let within = |own: &Option<String>| own.as_deref().unwrap_or(namespace).to_owned();
         Some(match self {
             Self::Process(_) | Self::Smoketest => return None,
-            Self::Apply(manifest) => format!(
-                "kubectl apply --server-side --namespace {namespace} --filename {YAMLS}/{}",
-                manifest.file
-            ),
+            Self::Apply(manifest) => {
+                format!("kubectl apply --server-side{}", manifest.argument(namespace))
+            }
             Self::ApplyRemote(remote) => {
                 format!("kubectl apply --server-side --filename {}", remote.source)
             }
@@ -225,6 +224,12 @@ impl Action {
                     option("version", version);
                 }
                 option("namespace", &within(&release.namespace));
+                if release.namespace.is_some() {
+                    command.push_str(" --create-namespace");
+                }
+                let mut option = |name: &str, value: &str| {
+                    command.push_str(&format!(" --{name} {value}"));
+                };
                 if let Some(values) = &release.values {
                     option("values", &format!("{YAMLS}/{}", values.file));
                 }
@@ -261,10 +266,9 @@ impl Action {
     /// The command that undoes it, in the run folder. None: there is nothing to undo.
     pub(crate) fn undo(&self, namespace: &str) -> Option<String> {
         match self {
-            Self::Apply(manifest) => Some(format!(
-                "kubectl delete --namespace {namespace} --ignore-not-found --filename {YAMLS}/{}",
-                manifest.file
-            )),
+            Self::Apply(manifest) => {
+                Some(format!("kubectl delete --ignore-not-found{}", manifest.argument(namespace)))
+            }
             Self::Helm(release) => Self::Uninstall(ReleaseRef {
                 name: release.name.clone(),
                 namespace: release.namespace.clone(),
@@ -282,6 +286,16 @@ impl Action {
 
 /// Where the files of a plan lie, from the run folder.
 const YAMLS: &str = "setup/yamls";
+
+impl Manifest {
+    /// The file, and the namespace of objects that name none; kubectl refuses another one than
+    /// theirs.
+    fn argument(&self, namespace: &str) -> String {
+        let own = self.yaml.lines().any(|line| line.trim_start().starts_with("namespace:"));
+        let within = if own { String::new() } else { format!(" --namespace {namespace}") };
+        format!("{within} --filename {YAMLS}/{}", self.file)
+    }
+}
 
 impl Objects {
     fn command(&self, verb: &str, namespace: &str) -> String {
@@ -359,7 +373,7 @@ mod tests {
                 namespace: Some("other".into()),
                 timeout: Duration::from_secs(60),
             }),
-            "helm upgrade --install llm-d llm-d --version 1.0.17 --namespace other --timeout 60s",
+            "helm upgrade --install llm-d llm-d --version 1.0.17 --namespace other --create-namespace --timeout 60s",
             Some("helm uninstall llm-d --namespace other"),
         );
         check(

@@ -13,7 +13,8 @@ pub enum Grant {
     Http(String),
     /// Objects of a kind in actions.
     Objects(Objects),
-    /// This chart, or charts below this prefix when it ends with a slash.
+    /// This chart, or charts below this prefix when it ends with a slash; "*": the charts that the
+    /// user's settings name.
     Helm(String),
     /// This program; "*": the program that the user's settings name.
     Process(String),
@@ -76,7 +77,9 @@ impl Grant {
             (Self::Http(granted), Self::Http(wanted)) => allows_host(granted, wanted),
             (Self::Objects(granted), Self::Objects(wanted)) => granted.allows(wanted),
             (Self::Helm(granted), Self::Helm(wanted)) => {
-                granted == wanted || granted.ends_with('/') && wanted.starts_with(granted.as_str())
+                granted == "*"
+                    || granted == wanted
+                    || granted.ends_with('/') && wanted.starts_with(granted.as_str())
             }
             (Self::Process(granted), Self::Process(wanted)) => granted == "*" || granted == wanted,
             (Self::Image(granted), Self::Image(wanted)) => match granted.strip_suffix('*') {

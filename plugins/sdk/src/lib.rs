@@ -63,8 +63,10 @@ mod error;
 mod exported;
 pub mod inputs;
 mod kinds;
+pub mod kubernetes;
 pub mod log;
 mod manifest;
+pub mod model;
 
 #[doc(hidden)]
 pub use wit_bindgen;

@@ -22,9 +22,11 @@ macro_rules! info {
 
 impl Info {
     /// Sets the JSON Schema (2020-12) of the settings. A plugin of several kinds puts the schema of
-    /// each under `$defs`, by the name of the kind. The host knows three keywords more:
-    /// `"format": "input"` for a path that it attaches, `"x-aliases"` for other names that users may
-    /// try for a setting, and `"x-form"` for what a string stands for, in words.
+    /// each under `$defs`, by the name of the kind. The host knows some keywords more:
+    /// `"format": "input"` for a path that it attaches, with `"x-template": true` a template that it
+    /// fills in before; `"x-setting"` for the variable of a setting of the host that this one follows
+    /// unless it is set itself; `"x-aliases"` for other names that users may try for a setting, and
+    /// `"x-form"` for what a string stands for, in words.
     #[must_use]
     pub fn schema(mut self, schema: impl Into<String>) -> Self {
         self.settings_schema = schema.into();

@@ -63,7 +63,18 @@ fn text(plan: &Plan, selected: Option<&[u8]>) -> String {
             }
         }
     }
-    text.push_str("Load\n");
+    if selected.is_none() {
+        text.push_str(&load(plan));
+    }
+    for finding in &plan.findings {
+        text.push_str(&format!("{} from {}: {}\n", finding.severity, finding.plugin, finding.text));
+    }
+    text
+}
+
+/// Stages and workload.
+fn load(plan: &Plan) -> String {
+    let mut text = String::from("Load\n");
     for stage in &plan.stages {
         text.push_str(&format!("  {}: {}, until {}", stage.name, stage.arrival, stage.until));
         if stage.warm_up {
@@ -90,9 +101,6 @@ fn text(plan: &Plan, selected: Option<&[u8]>) -> String {
     }
     for (reason, n) in &plan.workload.skipped {
         text.push_str(&format!("  left out, {reason}: {n}\n"));
-    }
-    for finding in &plan.findings {
-        text.push_str(&format!("{} from {}: {}\n", finding.severity, finding.plugin, finding.text));
     }
     text
 }

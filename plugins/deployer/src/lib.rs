@@ -1,0 +1,247 @@
+//! Backend: llm-d by the chart of llm-d-deployer.
+
+mod settings;
+mod values;
+
+use llmdbench_plugin::backend::{
+    Action, Condition, ConditionTest, Document, Release, RemoteDocument, Step, Wait,
+};
+use llmdbench_plugin::permission::{ObjectPermission, ObjectVerbs};
+use llmdbench_plugin::types::{
+    Endpoint, ObjectRef, ObjectSelector, Objects, PortRef, Reach, Target,
+};
+use llmdbench_plugin::{Backend, Context, Error, Info, Permission, inputs, kubernetes, label};
+use serde_json::{Value, json};
+use settings::Settings;
+use std::io::Read;
+
+/// The gateway's Service, and where kgateway runs.
+const GATEWAY: &str = "llm-d-inference-gateway";
+const KGATEWAY: &str = "kgateway-system";
+
+/// Definitions of objects that gateways and llm-d need, in this order.
+const DEFINITIONS: [(&str, &str); 2] = [
+    (
+        "gateway-api_crds.yaml",
+        "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.2.1/standard-install.yaml",
+    ),
+    (
+        "inference-extension_crds.yaml",
+        "https://github.com/kubernetes-sigs/gateway-api-inference-extension/releases/download/v0.3.0/manifests.yaml",
+    ),
+];
+const ISTIO: (&str, &str) = (
+    "istio_crds.yaml",
+    "https://raw.githubusercontent.com/istio/istio/1.23.1/manifests/charts/base/crds/crd-all.gen.yaml",
+);
+
+/// llm-d for one model.
+struct Deployer {
+    settings: Settings,
+    context: Context,
+    values: String,
+    timeout: u64,
+}
+
+impl Backend for Deployer {
+    type Settings = Settings;
+
+    fn configure(settings: Settings, context: Context) -> Result<Self, Error> {
+        let values = match settings.values_file.as_str() {
+            "fromenv" => kubernetes::yaml(&values::of(&settings, &context.model)?),
+            input => {
+                let mut text = String::new();
+                inputs::open(input)?.read_to_string(&mut text)?;
+                text
+            }
+        };
+        let timeout = settings.wait_timeout.saturating_mul(1_000_000_000);
+        Ok(Self { settings, context, values, timeout })
+    }
+
+    fn plan(&mut self) -> Result<Vec<Step>, Error> {
+        let step = |number, name: &str, title: String, actions| Step {
+            number,
+            name: name.to_owned(),
+            title,
+            actions,
+        };
+        let nothing = |what: &str| format!("Nothing to do: {what}");
+        let chart = match &self.settings.chart_archive {
+            Some(_) => nothing("the chart is at hand"),
+            None => nothing("step 07 gets the chart from its repository"),
+        };
+        Ok(vec![
+            step(0, "ensure_llm-d-deployer", chart, Vec::new()),
+            step(1, "ensure_local_conda", nothing("the analysis needs no Python"), Vec::new()),
+            step(
+                2,
+                "ensure_gateway_provider",
+                "Install kgateway and the definitions of its objects".to_owned(),
+                self.gateway(),
+            ),
+            step(
+                6,
+                "deploy_vllm_standalone_models",
+                nothing("this method has no servers of its own"),
+                Vec::new(),
+            ),
+            step(
+                7,
+                "invoke_llm-d-deployer",
+                format!("Install llm-d with {}", self.context.model),
+                self.install(),
+            ),
+        ])
+    }
+
+    fn locate(&mut self, observed: Vec<String>) -> Result<Target, Error> {
+        let found = observed.iter().any(|text| {
+            serde_json::from_str(text).is_ok_and(|object: Value| {
+                object["kind"] == "Service" && object["metadata"]["name"] == GATEWAY
+            })
+        });
+        if !found {
+            return Err(Error::not_found(format!("the Service {GATEWAY} is not there"))
+                .hint("run the step 07_invoke_llm-d-deployer"));
+        }
+        let namespace = self.context.namespace.as_deref().unwrap_or_default();
+        Ok(Target {
+            endpoints: vec![Endpoint {
+                url: format!("http://{GATEWAY}.{namespace}.svc.cluster.local:80"),
+                reach: Reach::Service(PortRef {
+                    namespace: None,
+                    name: GATEWAY.to_owned(),
+                    port: 80,
+                }),
+                credential: None,
+            }],
+            metrics: Vec::new(),
+            model: self.context.model.clone(),
+            facts: vec![
+                label("chart", &self.settings.chart),
+                label("chart version", &self.settings.chart_version),
+            ],
+        })
+    }
+}
+
+impl Deployer {
+    fn is_openshift(&self) -> bool {
+        self.settings.platform == "openshift"
+    }
+
+    /// The original installed only what it did not find; applying and upgrading do the same.
+    fn gateway(&self) -> Vec<Action> {
+        let remote = |(file, source): (&str, &str)| {
+            Action::ApplyRemote(RemoteDocument {
+                file_name: file.to_owned(),
+                source: source.to_owned(),
+                sha256: None,
+            })
+        };
+        let chart = |name: &str, values: Value| {
+            Action::Helm(Release {
+                name: name.to_owned(),
+                chart: format!("oci://cr.kgateway.dev/kgateway-dev/charts/{name}"),
+                version: Some("v2.0.0".to_owned()),
+                repo: None,
+                values: if values.is_null() { String::new() } else { kubernetes::yaml(&values) },
+                namespace: Some(KGATEWAY.to_owned()),
+                timeout: self.timeout,
+            })
+        };
+        let mut actions: Vec<Action> = DEFINITIONS.into_iter().map(remote).collect();
+        actions.push(chart("kgateway-crds", Value::Null));
+        actions.push(chart("kgateway", json!({"inferenceExtension": {"enabled": true}})));
+        actions.push(remote(ISTIO));
+        actions
+    }
+
+    fn install(&self) -> Vec<Action> {
+        let settings = &self.settings;
+        let mut actions = vec![Action::Helm(Release {
+            name: settings.release.clone(),
+            chart: settings.chart_archive.clone().unwrap_or_else(|| settings.chart.clone()),
+            version: settings.chart_archive.is_none().then(|| settings.chart_version.clone()),
+            repo: match &settings.chart_archive {
+                None if !settings.chart.starts_with("oci://") => Some(settings.chart_repo.clone()),
+                _ => None,
+            },
+            values: self.values.clone(),
+            namespace: None,
+            timeout: self.timeout,
+        })];
+        let roles = [("decode", settings.decode_replicas), ("prefill", settings.prefill_replicas)];
+        for (role, _) in roles.into_iter().filter(|(_, replicas)| *replicas > 0) {
+            actions.push(Action::Wait(Wait {
+                objects: Objects::Matching(ObjectSelector {
+                    api_version: "v1".to_owned(),
+                    kind: "Pod".to_owned(),
+                    namespace: None,
+                    selector: format!(
+                        "llm-d.ai/model={},llm-d.ai/role={role}",
+                        kubernetes::name(&[&self.context.model])
+                    ),
+                }),
+                until: Condition::Status(ConditionTest {
+                    name: "Ready".to_owned(),
+                    status: "True".to_owned(),
+                }),
+                timeout: self.timeout,
+            }));
+        }
+        if settings.route && self.is_openshift() {
+            actions.push(Action::Apply(Document {
+                file_name: "route.yaml".to_owned(),
+                yaml: kubernetes::yaml(&self.route()),
+            }));
+        }
+        actions.push(Action::Observe(Objects::One(ObjectRef {
+            api_version: "v1".to_owned(),
+            kind: "Service".to_owned(),
+            namespace: None,
+            name: GATEWAY.to_owned(),
+        })));
+        actions
+    }
+
+    fn route(&self) -> Value {
+        json!({
+            "apiVersion": "route.openshift.io/v1",
+            "kind": "Route",
+            "metadata": {
+                "name": format!("{GATEWAY}-route"),
+                "namespace": self.context.namespace.as_deref().unwrap_or_default(),
+            },
+            "spec": {
+                "to": {"kind": "Service", "name": GATEWAY},
+                "port": {"targetPort": self.settings.inference_port},
+            },
+        })
+    }
+}
+
+fn manifest() -> Info {
+    let objects = |group: &str, kind: &str, verbs| {
+        Permission::Objects(ObjectPermission {
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            namespace: None,
+            cluster_scoped: false,
+            verbs,
+        })
+    };
+    llmdbench_plugin::info!()
+        .schema(include_str!("schema.json"))
+        .permission(Permission::Http("github.com".to_owned()))
+        .permission(Permission::Http("raw.githubusercontent.com".to_owned()))
+        .permission(Permission::Helm("oci://cr.kgateway.dev/kgateway-dev/charts/".to_owned()))
+        // The chart is the one that the user's own settings name.
+        .permission(Permission::Helm("*".to_owned()))
+        .permission(objects("", "Pod", ObjectVerbs::OBSERVE))
+        .permission(objects("", "Service", ObjectVerbs::OBSERVE))
+        .permission(objects("route.openshift.io", "Route", ObjectVerbs::APPLY))
+}
+
+llmdbench_plugin::export! { manifest: manifest, backend: Deployer }

@@ -1,0 +1,189 @@
+//! Kubernetes objects as backends make them: names that the API server takes, objects as YAML, and
+//! the user's own fields merged in.
+
+use serde_json::{Map, Value};
+
+/// Longest DNS label (RFC 1123).
+const LONGEST: usize = 63;
+
+/// A name of an object made of parts: those that are not empty, joined by dashes, lower case, other
+/// characters as dashes. A name that is too long is cut, and a hash keeps it unique. Give a first
+/// part that begins with a letter, as a Service's name must.
+#[must_use]
+pub fn name(parts: &[&str]) -> String {
+    let mut name = String::new();
+    for part in parts {
+        for c in part.chars().chain(['-']) {
+            let c = if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+            if c != '-' || !(name.is_empty() || name.ends_with('-')) {
+                name.push(c);
+            }
+        }
+    }
+    let name = name.trim_end_matches('-');
+    if name.len() <= LONGEST {
+        return name.to_owned();
+    }
+    let hash = format!("-{:08x}", fnv(name.as_bytes()));
+    let kept = name[..LONGEST - hash.len()].trim_end_matches('-');
+    format!("{kept}{hash}")
+}
+
+/// FNV-1a, 32 bits: the same on every machine.
+fn fnv(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Merges `patch` into `object` as RFC 7396 says: null takes a field away.
+pub fn merge(object: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *object = patch.clone();
+        return;
+    };
+    if !object.is_object() {
+        *object = Value::Object(Map::new());
+    }
+    let Some(map) = object.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            map.remove(key);
+        } else {
+            merge(map.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// A value as a YAML document. Texts that YAML could read as something else are quoted.
+#[must_use]
+pub fn yaml(value: &Value) -> String {
+    let mut text = String::new();
+    match value {
+        Value::Object(_) | Value::Array(_) if !is_empty(value) => block(value, 0, &mut text),
+        scalar => {
+            text.push_str(&inline(scalar));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn block(value: &Value, indent: usize, text: &mut String) {
+    let pad = " ".repeat(indent);
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                text.push_str(&format!("{pad}{}:", plain(key)));
+                below(value, indent, text);
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                if is_empty(item) || !(item.is_object() || item.is_array()) {
+                    text.push_str(&format!("{pad}- {}\n", inline(item)));
+                } else {
+                    let mut inner = String::new();
+                    block(item, indent + 2, &mut inner);
+                    // The first line stands behind the dash.
+                    text.push_str(&format!("{pad}- {}", inner.trim_start()));
+                }
+            }
+        }
+        scalar => text.push_str(&format!("{pad}{}\n", inline(scalar))),
+    }
+}
+
+/// What stands behind "key:".
+fn below(value: &Value, indent: usize, text: &mut String) {
+    match value {
+        Value::Object(_) if !is_empty(value) => {
+            text.push('\n');
+            block(value, indent + 2, text);
+        }
+        Value::Array(_) if !is_empty(value) => {
+            text.push('\n');
+            block(value, indent, text);
+        }
+        scalar => text.push_str(&format!(" {}\n", inline(scalar))),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+}
+
+fn inline(value: &Value) -> String {
+    match value {
+        Value::String(text) => plain(text),
+        other => other.to_string(),
+    }
+}
+
+/// A text as it stands in YAML: plain where nothing else could be meant, else as a JSON string.
+fn plain(text: &str) -> String {
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "._/-:@".contains(c))
+        && !text.ends_with(':');
+    let is_reserved = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
+        .contains(&text.to_ascii_lowercase().as_str());
+    if is_word && !is_reserved {
+        text.to_owned()
+    } else {
+        Value::String(text.to_owned()).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_are_dns_labels_whatever_they_are_made_of() {
+        let check = |parts: &[&str], expected: &str| assert_eq!(name(parts), expected);
+        check(
+            &["vllm-standalone", "8b", "vllm", "llama-3-8b"],
+            "vllm-standalone-8b-vllm-llama-3-8b",
+        );
+        check(&["vllm", "", "opt-125m-"], "vllm-opt-125m");
+        check(&["vllm", "qwen2.5--0.5b"], "vllm-qwen2-5-0-5b");
+        check(&["v", "Größe_x/"], "v-gr-e-x");
+        let long = name(&["v", &"a".repeat(80)]);
+        assert_eq!(long.len(), 63);
+        assert_ne!(long, name(&["v", &"a".repeat(81)]));
+    }
+
+    #[test]
+    fn objects_read_as_people_write_them() {
+        let object = json!({
+            "kind": "Pod", "metadata": {"name": "a.b", "labels": {}},
+            "spec": {"containers": [{"name": "c", "args": ["--port", "8000", "yes"], "count": 1}], "x": []},
+            "image": "vllm/vllm-openai:latest", "uri": "pvc://model-pvc/models/m", "on": true,
+        });
+        let expected = r#"kind: Pod
+metadata:
+  name: a.b
+  labels: {}
+spec:
+  containers:
+  - name: c
+    args:
+    - "--port"
+    - "8000"
+    - "yes"
+    count: 1
+  x: []
+image: vllm/vllm-openai:latest
+uri: pvc://model-pvc/models/m
+"on": true
+"#;
+        assert_eq!(yaml(&object), expected);
+        assert_eq!(yaml(&json!([[1, 2], {}])), "- - 1\n  - 2\n- {}\n");
+    }
+
+    #[test]
+    fn the_users_fields_are_merged_in() {
+        let mut object = json!({"a": {"b": 1, "c": 2}, "d": [1]});
+        merge(&mut object, &json!({"a": {"b": null, "e": 3}, "d": [2]}));
+        assert_eq!(object, json!({"a": {"c": 2, "e": 3}, "d": [2]}));
+    }
+}

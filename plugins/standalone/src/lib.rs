@@ -1,0 +1,124 @@
+//! Backend: vLLM as a Deployment and a Service of its own.
+
+mod objects;
+mod settings;
+
+use llmdbench_plugin::backend::{Action, Condition, Document, Step, Wait};
+use llmdbench_plugin::permission::{ObjectPermission, ObjectVerbs};
+use llmdbench_plugin::types::{Endpoint, ObjectRef, Objects, PortRef, Reach, Target};
+use llmdbench_plugin::{Backend, Context, Error, Info, Permission, label};
+use objects::Stack;
+use serde_json::Value;
+use settings::Settings;
+
+/// The objects of one model.
+struct Standalone {
+    stack: Stack,
+    timeout: u64,
+}
+
+impl Backend for Standalone {
+    type Settings = Settings;
+
+    fn configure(settings: Settings, context: Context) -> Result<Self, Error> {
+        let timeout = settings.wait_timeout.saturating_mul(1_000_000_000);
+        Ok(Self { stack: Stack::new(settings, &context)?, timeout })
+    }
+
+    fn plan(&mut self) -> Result<Vec<Step>, Error> {
+        let nothing = |number, name: &str, title: &str| Step {
+            number,
+            name: name.to_owned(),
+            title: title.to_owned(),
+            actions: Vec::new(),
+        };
+        Ok(vec![
+            nothing(0, "ensure_llm-d-deployer", "Nothing to do: no chart is needed"),
+            nothing(1, "ensure_local_conda", "Nothing to do: the analysis needs no Python"),
+            nothing(2, "ensure_gateway_provider", "Nothing to do: no gateway is needed"),
+            Step {
+                number: 6,
+                name: "deploy_vllm_standalone_models".to_owned(),
+                title: format!("Deploy vLLM with {}", self.stack.model()),
+                actions: self.deploy(),
+            },
+            nothing(7, "invoke_llm-d-deployer", "Nothing to do: this method has no chart"),
+        ])
+    }
+
+    fn locate(&mut self, observed: Vec<String>) -> Result<Target, Error> {
+        let wanted = self.stack.service_name();
+        let found = observed.iter().any(|text| {
+            serde_json::from_str(text).is_ok_and(|object: Value| {
+                object["kind"] == "Service" && object["metadata"]["name"] == wanted
+            })
+        });
+        if !found {
+            return Err(Error::not_found(format!("the Service {wanted} is not there"))
+                .hint("run the step 06_deploy_vllm_standalone_models"));
+        }
+        Ok(Target {
+            endpoints: vec![Endpoint {
+                url: self.stack.url(),
+                reach: Reach::Service(PortRef {
+                    namespace: None,
+                    name: wanted.to_owned(),
+                    port: 80,
+                }),
+                credential: None,
+            }],
+            metrics: Vec::new(),
+            model: self.stack.model().to_owned(),
+            facts: vec![label("image", self.stack.image())],
+        })
+    }
+}
+
+impl Standalone {
+    fn deploy(&self) -> Vec<Action> {
+        let stack = &self.stack;
+        let apply = |(file, object): (String, Value)| {
+            Action::Apply(Document {
+                file_name: file,
+                yaml: llmdbench_plugin::kubernetes::yaml(&object),
+            })
+        };
+        let mut actions: Vec<Action> = stack.objects().into_iter().map(apply).collect();
+        let one = |api_version: &str, kind: &str, name: &str| {
+            Objects::One(ObjectRef {
+                api_version: api_version.to_owned(),
+                kind: kind.to_owned(),
+                namespace: None,
+                name: name.to_owned(),
+            })
+        };
+        actions.push(Action::Wait(Wait {
+            objects: one("apps/v1", "Deployment", stack.deployment_name()),
+            until: Condition::Rollout,
+            timeout: self.timeout,
+        }));
+        actions.push(Action::Observe(one("v1", "Service", stack.service_name())));
+        actions
+    }
+}
+
+fn manifest() -> Info {
+    let objects = |group: &str, kind: &str, verbs| {
+        Permission::Objects(ObjectPermission {
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            namespace: None,
+            cluster_scoped: false,
+            verbs,
+        })
+    };
+    let both = ObjectVerbs::APPLY | ObjectVerbs::OBSERVE;
+    llmdbench_plugin::info!()
+        .schema(include_str!("schema.json"))
+        .permission(objects("apps", "Deployment", both))
+        .permission(objects("", "Service", both))
+        .permission(objects("gateway.networking.k8s.io", "HTTPRoute", ObjectVerbs::APPLY))
+        .permission(objects("route.openshift.io", "Route", ObjectVerbs::APPLY))
+}
+
+llmdbench_plugin::export! { manifest: manifest, backend: Standalone }
