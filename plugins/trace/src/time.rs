@@ -40,10 +40,7 @@ impl Unit {
 /// Nanoseconds of a timestamp, from where its numbers count or from 1970. None: it is none, or more
 /// than 292 years away.
 pub(crate) fn parse(text: &str, unit: Unit) -> Option<i64> {
-    match text.as_bytes().get(4) {
-        Some(b'-') => date(text),
-        _ => number(text, unit),
-    }
+    if text.contains(':') { date(text) } else { number(text, unit) }
 }
 
 fn number(text: &str, unit: Unit) -> Option<i64> {
@@ -56,8 +53,8 @@ fn number(text: &str, unit: Unit) -> Option<i64> {
         None => (false, text),
     };
     let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
-    let nanos = i128::from(whole_number(whole)?) * i128::from(unit.nanos())
-        + fraction(part, unit.nanos())?;
+    let nanos =
+        i128::from(whole_number(whole)?) * i128::from(unit.nanos()) + fraction(part, unit.nanos())?;
     i64::try_from(if negative { -nanos } else { nanos }).ok()
 }
 
@@ -157,6 +154,7 @@ mod tests {
             ("1800000000100000363", Unit::Ns, 1_800_000_000_100_000_363),
             ("1800000000.100000363", Unit::S, 1_800_000_000_100_000_363),
             ("1e-05", Unit::S, 10_000),
+            ("1.5e-05", Unit::S, 15_000),
             ("0.1234567890123456789012", Unit::S, 123_456_789),
         ] {
             assert_eq!(parse(text, unit), Some(nanos), "{text} {unit:?}");
@@ -184,9 +182,25 @@ mod tests {
     #[test]
     fn what_is_no_time_is_none() {
         for text in [
-            "", ".", "-", "+5", "1.2.3", "1,5", "soon", "nan", "inf", "1e30", "12s",
-            "9300000000000000000", "2023-02-29 00:00:00", "2023-13-01 00:00:00", "2023-11-16",
-            "2023-11-16 24:00:00", "2023-11-16 18:15", "2023-11-16 18:15:46+1", "2300-01-01 00:00:00",
+            "",
+            ".",
+            "-",
+            "+5",
+            "1.2.3",
+            "1,5",
+            "soon",
+            "nan",
+            "inf",
+            "1e30",
+            "12s",
+            "9300000000000000000",
+            "2023-02-29 00:00:00",
+            "2023-13-01 00:00:00",
+            "2023-11-16",
+            "2023-11-16 24:00:00",
+            "2023-11-16 18:15",
+            "2023-11-16 18:15:46+1",
+            "2300-01-01 00:00:00",
         ] {
             assert_eq!(parse(text, Unit::S), None, "{text:?}");
         }
