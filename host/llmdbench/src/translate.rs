@@ -285,16 +285,21 @@ fn message(
     asked: &mut Option<u32>,
 ) -> Result<Message> {
     let mut parts = Vec::with_capacity(message.parts.len());
+    let mut follows_synthetic = false;
     for part in message.parts {
+        let is_synthetic = matches!(part, wit::requests::Part::Synthetic(_));
         parts.push(match part {
             wit::requests::Part::Text(text) => Part::Text(text),
             wit::requests::Part::OutputOf(turn) => Part::OutputOf(turn),
             wit::requests::Part::Synthetic(synthetic) => {
                 *asked = Some(asked.unwrap_or(0) + length(&synthetic));
-                Part::Text(text(&synthetic, words))
+                let own = text(&synthetic, words);
+                // Words that grow together are other tokens, and end the common beginning of prompts.
+                Part::Text(if follows_synthetic { format!(" {own}") } else { own })
             }
             wit::requests::Part::Media(_) => return Err(unsupported(plugin, "pictures or sound")),
         });
+        follows_synthetic = is_synthetic;
     }
     Ok(Message { role: message.role, parts, extra: object(plugin, message.extra)? })
 }
@@ -402,5 +407,30 @@ mod tests {
         assert_eq!(beginning(&a), beginning(&b));
         assert_ne!(a, b);
         assert_eq!(a.split(' ').count(), 15);
+    }
+
+    #[test]
+    fn synthetic_parts_of_a_message_stay_apart_and_are_counted_together() {
+        let mut words = Words::unmeasured();
+        let mut prompt = |blocks: [(u32, u64); 2]| {
+            let synthetic = |(tokens, seed)| {
+                let synthetic = wit::requests::Synthetic { tokens, seed, prefix: None };
+                wit::requests::Part::Synthetic(synthetic)
+            };
+            let parts = blocks.map(synthetic).into();
+            let user = wit::requests::Message { role: "user".into(), parts, extra: None };
+            let mut asked = None;
+            let message = message("p", user, &mut words, &mut asked).unwrap();
+            assert_eq!(asked, Some(blocks[0].0 + blocks[1].0));
+            let text = |part: &Part| match part {
+                Part::Text(text) => text.clone(),
+                Part::OutputOf(_) => panic!("no answer was asked for"),
+            };
+            message.parts.iter().map(text).collect::<String>()
+        };
+        let (a, b) = (prompt([(8, 1), (3, 2)]), prompt([(8, 1), (4, 3)]));
+        assert_eq!((a.split(' ').count(), b.split(' ').count()), (11, 12));
+        let shared = a.split(' ').zip(b.split(' ')).take_while(|(a, b)| a == b).count();
+        assert_eq!(shared, 8);
     }
 }
