@@ -6,7 +6,7 @@ use crate::statistics::PERCENTILES;
 use crate::summarise::{Part, parts, summarise};
 use crate::summary::{FORMAT, Summary, VERSION};
 use crate::timeline::Timeline;
-use crate::{Note, health, notes};
+use crate::{Note, PluginReport, health, notes};
 use records::EndReason;
 use std::collections::BTreeMap;
 
@@ -19,6 +19,8 @@ pub struct Options {
     pub truncated: bool,
     /// Findings of plugins, and whatever else the reader should know.
     pub notes: Vec<Note>,
+    /// What analyzer plugins found, beside their findings.
+    pub plugins: Vec<PluginReport>,
     /// Title of the report.
     pub title: String,
     /// Name and value of what stands at the report's head.
@@ -38,6 +40,8 @@ pub struct Analysis {
     pub curves: Vec<StageCurves>,
     /// The run over time.
     pub timeline: Timeline,
+    /// What analyzer plugins found.
+    pub plugins: Vec<PluginReport>,
     /// Up to three different messages of each kind of failure.
     pub messages: BTreeMap<String, Vec<String>>,
 }
@@ -125,6 +129,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         stages,
         total,
         notes,
+        plugins: options.plugins.iter().flat_map(|found| found.metrics.clone()).collect(),
     };
     let messages = run.messages.iter().map(|(kind, texts)| (kind.name().to_owned(), texts.clone()));
     Analysis {
@@ -133,6 +138,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         summary,
         curves,
         timeline,
+        plugins: options.plugins.clone(),
         messages: messages.collect(),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::health::Health;
 use crate::notes::Note;
+use crate::plugin::PluginMetric;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -35,6 +36,9 @@ pub struct Summary {
     pub total: StageSummary,
     /// What the reader should know.
     pub notes: Vec<Note>,
+    /// Numbers of analyzer plugins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<PluginMetric>,
 }
 
 /// The results of a stage, or of all of them.

@@ -24,6 +24,7 @@ pub(crate) struct Chosen {
     pub(crate) backends: Vec<Use>,
     pub(crate) harness: Use,
     pub(crate) workload: Use,
+    pub(crate) analyzers: Vec<Use>,
     tokenizer: Option<Arc<Tokenizer>>,
     /// Where profiles lie that were filled in, as long as plugins may read them.
     filled_in: Option<TempDir>,
@@ -81,7 +82,7 @@ impl PluginLog {
         std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn sink(&self) -> Arc<dyn Fn(LogLine) + Send + Sync> {
+    pub(crate) fn sink(&self) -> Arc<dyn Fn(LogLine) + Send + Sync> {
         let lines = Arc::clone(&self.lines);
         Arc::new(move |line| {
             lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -124,14 +125,6 @@ pub(crate) fn choose(
             problems,
         ),
     };
-    let named = settings.get("analyze.plugins").as_array().into_iter().flatten();
-    let named = named.filter_map(Value::as_str);
-    let given = plugins.given().iter().filter(|plugin| plugin.kinds() == [Kind::Analyzer]);
-    for name in named.chain(given.map(Plugin::name)) {
-        problems.push(Problem::new(format!("unsupported: the analyzer `{name}`")).hint(
-            "this version of llmdbench checks analyzers and does not run them yet; leave it out",
-        ));
-    }
     // One that is not there is a problem of the experiment already.
     let there = wanted.target.tokenizer.as_ref().filter(|path| path.exists());
     let tokenizer = there.and_then(|path| match tokenizer(path) {
@@ -169,9 +162,11 @@ pub(crate) fn choose(
         .collect();
     let harness = complete(harness, Kind::Harness, "harness.settings");
     let workload = complete(workload, Kind::Workload, "workload.settings");
+    let harness = harness?;
     let mut chosen = Chosen {
+        analyzers: analyzers(plugins, settings, &harness, printer, problems),
         backends,
-        harness: harness?,
+        harness,
         workload: workload?,
         tokenizer,
         filled_in: None,
@@ -181,6 +176,51 @@ pub(crate) fn choose(
         problems.extend(error.problems);
     }
     Some(chosen)
+}
+
+/// The analyzers that the settings name, those given with `--plugin`, and the harness's own.
+fn analyzers(
+    plugins: &Plugins,
+    settings: &Settings,
+    harness: &Use,
+    printer: &Printer,
+    problems: &mut Vec<Problem>,
+) -> Vec<Use> {
+    let named = settings.get("analyze.plugins").as_array().into_iter().flatten();
+    let named = named.filter_map(Value::as_str).filter_map(|name| {
+        plugins.choose(Kind::Analyzer, "analyze.plugins", Some(name), settings, problems)
+    });
+    let mut all: Vec<Plugin> = named.collect();
+    let further = plugins.given().iter().chain([&harness.plugin]);
+    all.extend(further.filter(|plugin| plugin.kinds().contains(&Kind::Analyzer)).cloned());
+    let mut seen = Vec::new();
+    all.retain(|plugin| {
+        let is_new = !seen.contains(&plugin.digest().to_owned());
+        seen.push(plugin.digest().to_owned());
+        is_new
+    });
+    all.into_iter()
+        .filter_map(|plugin| match analyzer(plugins, plugin, printer) {
+            Ok(used) => Some(used),
+            Err(error) => {
+                problems.extend(error.problems);
+                None
+            }
+        })
+        .collect()
+}
+
+/// An analyzer, ready to be used. It has no settings but its defaults.
+pub(crate) fn analyzer(plugins: &Plugins, plugin: Plugin, printer: &Printer) -> Result<Use> {
+    let settings = plugin.check_settings(Kind::Analyzer, &Value::Null).map_err(|errors| {
+        let first = errors.into_iter().next().map(|error| error.message).unwrap_or_default();
+        Error::usage(format!(
+            "the analyzer `{}` cannot do without settings: {first}",
+            plugin.name()
+        ))
+    })?;
+    let grants = plugins.granted(&plugin, printer)?;
+    Ok(Use { plugin, settings, inputs: BTreeMap::new(), profiles: BTreeMap::new(), grants })
 }
 
 impl Chosen {
@@ -343,7 +383,8 @@ impl Plan {
     }
 }
 
-fn context(facts: &Facts, target: Option<&Target>) -> wit::types::Context {
+/// The run that a plugin is configured for.
+pub(crate) fn context(facts: &Facts, target: Option<&Target>) -> wit::types::Context {
     let label = |key: &str, value: &str| wit::types::Label { key: key.into(), value: value.into() };
     wit::types::Context {
         run_id: facts.run.clone(),

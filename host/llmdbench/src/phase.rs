@@ -2,8 +2,10 @@
 //! the one before it wrote, so that each can be repeated alone.
 
 pub(crate) mod analyze;
+pub(crate) mod analyzers;
 pub(crate) mod dry_run;
 pub(crate) mod environment;
+pub(crate) mod lmbench;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod smoketest;

@@ -129,7 +129,7 @@ impl Plugins {
             file.map_or_else(|| name.to_owned(), |file| file.display().to_string())
         });
         let named = named.as_deref();
-        let chosen = if settings.source(path) == Source::Default {
+        let chosen = if settings.source(path) == Source::Default && kind != Kind::Analyzer {
             let mut given = self.given.iter().filter(|plugin| plugin.kinds().contains(&kind));
             match (given.next(), given.next()) {
                 (Some(first), Some(second)) => {

@@ -232,6 +232,20 @@ impl Results {
         self.workload.join("harnesses")
     }
 
+    /// `LMBench_*.csv`: what an analyzer left in the form of the original, sorted by name.
+    pub(crate) fn lmbench(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.results).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("LMBench") && name.ends_with(".csv")
+            })
+            .collect();
+        files.sort();
+        files
+    }
+
     /// `run.json`: what ran.
     pub(crate) fn run(&self) -> PathBuf {
         self.results.join("run.json")

@@ -73,7 +73,7 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
                 Err(error) => return refuse(shared, session.id, index, &error),
             }
         }
-        let start = clock.start_of(turn.pacing);
+        let start = stage.on_quantum(clock.start_of(turn.pacing));
         let sleeping = worker.alarm.sleep_until(start);
         if before_close(&mut phase, sleeping).await.is_none()
             || (index > 0 && !stage.start_request())
@@ -89,7 +89,9 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
         let exchange =
             Exchange { worker, stage, session: &session, index, endpoint, due: due.map(|_| start) };
         let Some(ended) = exchange.run(&mut message, &mut phase).await else { return };
-        clock.ended(&ended);
+        // On a quantum the planned start counts, or lateness would carry turns to the next one.
+        let started = if stage.plan.quantum.is_some() { start } else { ended.started };
+        clock.ended(started, ended.finished);
         answers.push(ended.text);
     }
 }
@@ -116,9 +118,9 @@ impl TurnClock {
         from.saturating_add(after).max(self.before_end)
     }
 
-    fn ended(&mut self, turn: &Ended) {
-        self.before_start = turn.started;
-        self.before_end = turn.finished;
+    fn ended(&mut self, started: Nanos, finished: Nanos) {
+        self.before_start = started;
+        self.before_end = finished;
     }
 }
 

@@ -91,6 +91,12 @@ impl StageNow {
         self.plan.stop.after.map_or(Nanos::MAX, |after| self.begin.saturating_add(after))
     }
 
+    /// A time of the run, put on the stage's quantum.
+    pub(crate) fn on_quantum(&self, at: Nanos) -> Nanos {
+        let offset = at.saturating_sub(self.begin);
+        self.begin.saturating_add(schedule::on_quantum(&self.plan, offset))
+    }
+
     /// Whether requests may start.
     pub(crate) fn is_open(&self) -> bool {
         !self.closed.load(Relaxed)

@@ -122,12 +122,12 @@ mod tests {
         }
     }
 
-    /// Requests: stage, session, start and first token and end in ms, failed, ends its session.
-    fn columns(rows: &[(u32, u64, [u64; 3], bool, bool)]) -> Columns {
+    /// A request: stage, session, start and first token and end in ms, failed, ends its session.
+    type Sent = (u32, u64, [u64; 3], bool, bool);
+
+    fn columns(rows: &[Sent]) -> Columns {
         let ms = |at: u64| 1_000 + at * 1_000_000;
-        let each = |get: &dyn Fn(&(u32, u64, [u64; 3], bool, bool)) -> u64| -> Vec<u64> {
-            rows.iter().map(get).collect()
-        };
+        let each = |get: &dyn Fn(&Sent) -> u64| -> Vec<u64> { rows.iter().map(get).collect() };
         Columns {
             stage: rows.iter().map(|row| row.0).collect(),
             session: each(&|row| row.1),

@@ -242,7 +242,7 @@ impl Named<'_> {
         let fit = rounds.length.div_ceil(gap(rounds)).max(1);
         if u64::from(r) > fit {
             warnings.push(format!(
-                "{r} rounds do not fit at {q}/s: a user asks every U/q = {u}/{q} = {:.2} s, and the stage lasts {} s, so that a new user asks at most {fit} times",
+                "{r} rounds do not fit at {q}/s: a user asks every U/q = {u}/{q} = {:.2} s, and the stage lasts {} s, so that a new user asks at most {fit} of them",
                 gap(rounds) as f64 / 1e9,
                 rounds.length / SECOND
             ));
@@ -387,7 +387,7 @@ mod tests {
         );
         check(
             warnings(320, 20, Mode::Compat),
-            &["q*R/(R-1) = 0.5263/s", "U/q = 320/0.5 = 640.00 s", "at most 1 times"],
+            &["q*R/(R-1) = 0.5263/s", "U/q = 320/0.5 = 640.00 s", "at most 1 of them"],
             "(R-1)/q = 0",
         );
         check(warnings(320, 20, Mode::Corrected), &["20 rounds do not fit"], "R/(R-1)");

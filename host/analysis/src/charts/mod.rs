@@ -10,7 +10,9 @@ mod throughput;
 
 use crate::Analysis;
 
-pub(crate) use render::{GRID, INK, PALETTE, PAPER, SHADE};
+pub(crate) use render::{
+    FITS, FONT, GRID, INK, PALETTE, PAPER, SHADE, encode, halved, register_font,
+};
 
 /// A picture of a run.
 #[derive(Debug)]
@@ -150,7 +152,8 @@ pub struct Band {
 }
 
 impl Axis {
-    fn new(title: impl Into<String>) -> Self {
+    /// An axis that begins at zero.
+    pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), start: 0.0, end: None, percent: false }
     }
 }
@@ -171,6 +174,18 @@ pub fn png(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> Vec<u
 #[must_use]
 pub fn svg(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> String {
     render::svg(Some(chart.title), &(chart.draw)(analysis), width, height)
+}
+
+/// Draws a figure with a title as a PNG file of so many pixels.
+#[must_use]
+pub fn figure_png(title: &str, figure: &Figure, width: u32, height: u32) -> Vec<u8> {
+    render::png(title, figure, width, height)
+}
+
+/// Draws a figure as an SVG file of so many pixels; without a title for pages that have one.
+#[must_use]
+pub fn figure_svg(title: Option<&str>, figure: &Figure, width: u32, height: u32) -> String {
+    render::svg(title, figure, width, height)
 }
 
 /// The same without its title, for pages that have one of their own.

@@ -28,9 +28,10 @@ pub(crate) const PAPER: RGBColor = RGBColor(0xff, 0xff, 0xff);
 
 /// What SVG calls "whatever sans serif there is"; the font registered under this name measures
 /// text and draws it in PNG.
-const FONT: &str = "sans-serif";
+pub(crate) const FONT: &str = "sans-serif";
 
-const FITS: &str = "drawing into memory fails only without a font, which is registered above";
+pub(crate) const FITS: &str =
+    "drawing into memory fails only without a font, which is registered above";
 
 /// Height for which sizes of text and lines are given. Everything scales with the height, so that
 /// a chart looks the same at any resolution.
@@ -49,7 +50,7 @@ pub(super) fn png(title: &str, figure: &Figure, width: u32, height: u32) -> Vec<
 }
 
 /// The mean of every four neighbours of an image whose rows are `wide` pixels long.
-fn halved(pixels: &[u8], wide: usize) -> Vec<u8> {
+pub(crate) fn halved(pixels: &[u8], wide: usize) -> Vec<u8> {
     let row = wide * 3;
     let mut half = Vec::with_capacity(pixels.len() / 4);
     for rows in pixels.chunks_exact(2 * row) {
@@ -64,7 +65,7 @@ fn halved(pixels: &[u8], wide: usize) -> Vec<u8> {
     half
 }
 
-fn encode(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
+pub(crate) fn encode(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, width, height);
     encoder.set_color(png::ColorType::Rgb);
@@ -84,7 +85,7 @@ pub(super) fn svg(title: Option<&str>, figure: &Figure, width: u32, height: u32)
     svg
 }
 
-fn register_font() {
+pub(crate) fn register_font() {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
         let font = epaint_default_fonts::UBUNTU_LIGHT;

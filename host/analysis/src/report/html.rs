@@ -17,6 +17,8 @@ macro_rules! put {
     };
 }
 
+mod plugins;
+
 /// A run's report: a page that needs no other file and no network.
 #[must_use]
 pub fn html(analysis: &Analysis) -> String {
@@ -34,6 +36,7 @@ pub fn html(analysis: &Analysis) -> String {
     results(&mut page, analysis);
     section(&mut page, "Distributions", analysis, "_distribution");
     section(&mut page, "Over time", analysis, "_over_time");
+    plugins::sections(&mut page, analysis);
     errors(&mut page, analysis);
     notes(&mut page, analysis);
     details(&mut page, analysis);

@@ -1,32 +1,46 @@
 //! `analyze` and `report`: results from records that were kept.
 
+use crate::chosen;
 use crate::cli::Global;
 use crate::error::{Exit, Result};
 use crate::phase;
+use crate::phase::analyzers::Findings;
 use crate::plan::Plan;
+use crate::plugins::Plugins;
 use crate::printer::Printer;
 use crate::run_dir::{Results, RunDir};
 use clap::Args;
+use plugin_host::Kind;
 use std::path::PathBuf;
 
 /// Options of `analyze` and `report`.
 #[derive(Debug, Args)]
 pub(crate) struct AnalyzeArgs {
-    /// The folder of a run, one of its results folders, or a records.jsonl [default: the newest run]
+    /// The folder of a run, one of its results folders, a records.jsonl, or a folder of LMBench*.csv files [default: the newest run]
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-/// Analyses records and writes everything that follows from them.
+/// Analyses records and writes everything that follows from them; of a folder that holds the
+/// original's CSV files instead, what the original made of them.
 pub(crate) fn analyze(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    results(&find(args, global)?, printer)
+    let found = find(args, global);
+    if let (Err(_), Some(dir)) = (&found, args.dir.as_deref().filter(|dir| dir.is_dir())) {
+        let files = phase::lmbench::files(dir);
+        if !files.is_empty() {
+            phase::lmbench::foreign(dir, &files, printer)?;
+            return Ok(Exit::Ok);
+        }
+    }
+    results(&found?, global, printer)
 }
 
 /// Writes the report alone.
 pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let results = find(args, global)?;
     let plan = plan_of(&results);
-    let analysis = phase::analyze::read(&results, plan.as_ref())?;
+    let found = run_analyzers(&results, plan.as_ref(), global, printer)?;
+    let analysis = phase::analyze::read(&results, plan.as_ref(), &found)?;
     phase::analyze::report(&analysis, &results)?;
     let path = results.report();
     printer.result(
@@ -37,11 +51,58 @@ pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> 
 }
 
 /// Analyses the records of a results folder.
-pub(crate) fn results(results: &Results, printer: &Printer) -> Result<Exit> {
+pub(crate) fn results(results: &Results, global: &Global, printer: &Printer) -> Result<Exit> {
     let plan = plan_of(results);
-    let analysis = phase::analyze::read(results, plan.as_ref())?;
-    phase::analyze::write(&analysis, results)?;
-    Ok(phase::analyze::show(&analysis, results, printer).tell(printer))
+    let found = run_analyzers(results, plan.as_ref(), global, printer)?;
+    let analysis = phase::analyze::read(results, plan.as_ref(), &found)?;
+    phase::analyze::write(&analysis, results, printer)?;
+    let mut outcome = phase::analyze::show(&analysis, results, printer);
+    for failure in &found.failures {
+        outcome.fail(failure.exit, failure);
+    }
+    Ok(outcome.tell(printer))
+}
+
+/// Runs the analyzers that the plan names and those given now. One that cannot be found is said,
+/// and the rest goes on.
+fn run_analyzers(
+    results: &Results,
+    plan: Option<&Plan>,
+    global: &Global,
+    printer: &Printer,
+) -> Result<Findings> {
+    let Some(plan) = plan else { return Ok(Findings::default()) };
+    let named = phase::analyzers::of_plan(plan);
+    if named.is_empty() && global.plugins.is_empty() {
+        return Ok(Findings::default());
+    }
+    let variables = super::from_environment()?;
+    let plugins = Plugins::load(
+        &global.plugins,
+        &global.grants,
+        variables.text("control.cache_dir"),
+        &|text| printer.detail(text),
+    )?;
+    let mut analyzers = Vec::new();
+    for (name, file) in named {
+        let found = match file {
+            Some(file) => plugins.find(&file.display().to_string()),
+            None => plugins.find(name),
+        };
+        match found.and_then(|plugin| chosen::analyzer(&plugins, plugin, printer)) {
+            Ok(used) => analyzers.push(used),
+            Err(error) => {
+                let why = error.problems.first().map(|p| p.message.clone()).unwrap_or_default();
+                printer.warning(&format!("the analyzer {name} is left out: {why}"));
+            }
+        }
+    }
+    for plugin in plugins.given().iter().filter(|p| p.kinds().contains(&Kind::Analyzer)) {
+        if !analyzers.iter().any(|used| used.plugin.digest() == plugin.digest()) {
+            analyzers.push(chosen::analyzer(&plugins, plugin.clone(), printer)?);
+        }
+    }
+    phase::analyzers::run(&analyzers, results, plan)
 }
 
 fn find(args: &AnalyzeArgs, global: &Global) -> Result<Results> {

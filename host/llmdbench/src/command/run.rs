@@ -33,7 +33,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
     if args.skip {
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
-        return super::analyze::results(&results, printer);
+        return super::analyze::results(&results, global, printer);
     }
     let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
     // Without a run folder the settings that are missing are what there is to say, and with one
@@ -77,8 +77,13 @@ pub(crate) fn load_and_analyze(
     printer: &Printer,
 ) -> Result<Outcome> {
     let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
-    let analysis = phase::analyze::read(&results, Some(&prepared.plan))?;
-    phase::analyze::write(&analysis, &results)?;
+    let analyzers = &prepared.chosen.analyzers;
+    let found = phase::analyzers::run(analyzers, &results, &prepared.plan)?;
+    let analysis = phase::analyze::read(&results, Some(&prepared.plan), &found)?;
+    phase::analyze::write(&analysis, &results, printer)?;
+    for failure in &found.failures {
+        outcome.fail(failure.exit, failure);
+    }
     outcome.join(phase::analyze::show(&analysis, &results, printer));
     Ok(outcome)
 }

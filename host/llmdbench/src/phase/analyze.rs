@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
+use crate::phase::analyzers::Findings;
+use crate::phase::lmbench;
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::run_dir::{self, Results};
@@ -10,8 +12,8 @@ use records::Reader;
 use std::fs::File;
 use std::io::BufReader;
 
-/// Reads the records and reckons.
-pub(crate) fn read(results: &Results, plan: Option<&Plan>) -> Result<Analysis> {
+/// Reads the records and reckons; `found` is what analyzers found in them.
+pub(crate) fn read(results: &Results, plan: Option<&Plan>, found: &Findings) -> Result<Analysis> {
     let path = results.records();
     let unreadable = |error: &dyn std::fmt::Display| {
         Error::usage(format!("cannot read the records `{}`", path.display()))
@@ -28,7 +30,8 @@ pub(crate) fn read(results: &Results, plan: Option<&Plan>) -> Result<Analysis> {
     let options = Options {
         slo: Slo::from_header(&header).map_err(|error| unreadable(&error))?,
         truncated: reader.truncated(),
-        notes: plan.map(plan_notes).unwrap_or_default(),
+        notes: plan.map(plan_notes).into_iter().flatten().chain(found.notes.clone()).collect(),
+        plugins: found.reports.clone(),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan),
     };
@@ -36,7 +39,7 @@ pub(crate) fn read(results: &Results, plan: Option<&Plan>) -> Result<Analysis> {
 }
 
 /// Writes `analysis/data`, `analysis/plots` and the report.
-pub(crate) fn write(analysis: &Analysis, results: &Results) -> Result<()> {
+pub(crate) fn write(analysis: &Analysis, results: &Results, printer: &Printer) -> Result<()> {
     let summary = &analysis.summary;
     run_dir::write(&results.data("summary.json"), analysis::report::json(summary).as_bytes())?;
     run_dir::write(&results.data("summary.csv"), analysis::report::csv(summary).as_bytes())?;
@@ -51,6 +54,18 @@ pub(crate) fn write(analysis: &Analysis, results: &Results) -> Result<()> {
             &results.plot(&format!("{}.svg", chart.name)),
             analysis::charts::svg(chart, analysis, 1200, 600).as_bytes(),
         )?;
+    }
+    for found in &analysis.plugins {
+        for chart in &found.charts {
+            readme.push_str(&format!(
+                "- `{}-{}.png`, `.svg`: {}, by the analyzer {0}\n",
+                found.plugin, chart.name, chart.title
+            ));
+        }
+    }
+    let files = results.lmbench();
+    if let Some((_, pictures)) = lmbench::write(&files, &results.analysis, printer)? {
+        readme.push_str(&format!("\nOf the CSV files in `results`:\n\n{pictures}"));
     }
     run_dir::write(&results.plot("README.md"), readme.as_bytes())?;
     report(analysis, results)

@@ -105,7 +105,8 @@ fn decide(chosen: &Chosen, wanted: Experiment, settings: &Settings) -> Result<Pl
     let mut plan = Plan::new(run_id(&wanted.name, &now), now.timestamp().to_string(), wanted);
     let backends = chosen.backends.iter().map(|used| (Kind::Backend, used));
     let others = [(Kind::Harness, &chosen.harness), (Kind::Workload, &chosen.workload)];
-    for (kind, used) in backends.chain(others) {
+    let analyzers = chosen.analyzers.iter().map(|used| (Kind::Analyzer, used));
+    for (kind, used) in backends.chain(others).chain(analyzers) {
         plan.plugins.push(PluginUse {
             kind: kind.as_str().to_owned(),
             name: used.plugin.name().to_owned(),

@@ -309,7 +309,7 @@ const OWN: &[Setting] = &[
         "",
         List,
         "[]",
-        "Analyzer plugins; this version knows none, so only the empty list is taken.",
+        "Analyzer plugins, by name or file; those given with --plugin and the harness's own run as well.",
     ),
     setting(
         "seed",

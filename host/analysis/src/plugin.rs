@@ -1,0 +1,87 @@
+//! What analyzer plugins found, as reports and files show it.
+
+use crate::charts::Figure;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What one analyzer found. Its findings stand among the notes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PluginReport {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Its numbers.
+    pub metrics: Vec<PluginMetric>,
+    /// Its tables.
+    pub tables: Vec<Table>,
+    /// Its pictures.
+    pub charts: Vec<PluginChart>,
+}
+
+/// A number that an analyzer reckoned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginMetric {
+    /// The plugin's name.
+    pub plugin: String,
+    /// The metric's name.
+    pub name: String,
+    /// Its unit; "1" for plain numbers.
+    pub unit: String,
+    /// None: it could not be reckoned.
+    pub value: Option<f64>,
+    /// What it is about.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A table of an analyzer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Table {
+    /// Its name in files.
+    pub name: String,
+    /// Its heading.
+    pub title: String,
+    /// Headings of the columns, their units in them.
+    pub columns: Vec<String>,
+    /// Rows of cells, as they are shown.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// A picture of an analyzer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginChart {
+    /// Its name in files.
+    pub name: String,
+    /// Its heading.
+    pub title: String,
+    /// What it shows.
+    pub figure: Figure,
+}
+
+impl Table {
+    /// The table as a CSV file (RFC 4180).
+    #[must_use]
+    pub fn csv(&self) -> String {
+        let cell = |text: &String| match text.contains([',', '"', '\n']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text.clone(),
+        };
+        let line = |cells: &Vec<String>| cells.iter().map(cell).collect::<Vec<_>>().join(",");
+        let lines = std::iter::once(&self.columns).chain(&self.rows).map(line);
+        lines.map(|line| line + "\n").collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_that_csv_could_misread_are_quoted() {
+        let table = Table {
+            columns: vec!["a".into(), "b, s".into()],
+            rows: vec![vec!["1".into(), "say \"hi\"".into()]],
+            ..Table::default()
+        };
+        assert_eq!(table.csv(), "a,\"b, s\"\n1,\"say \"\"hi\"\"\"\n");
+    }
+}

@@ -1,0 +1,64 @@
+//! The part of the page that analyzer plugins fill.
+
+use super::escape;
+use crate::report::{NOTHING, short};
+use crate::{Analysis, PluginReport, Table, charts};
+use std::fmt::Write as _;
+
+/// A section for each analyzer that found something to show.
+pub(super) fn sections(page: &mut String, analysis: &Analysis) {
+    for found in &analysis.plugins {
+        if found.metrics.is_empty() && found.tables.is_empty() && found.charts.is_empty() {
+            continue;
+        }
+        put!(page, "<section>\n<h2>{}</h2>\n", escape(&found.plugin));
+        table(page, &metrics(found));
+        for shown in &found.tables {
+            put!(page, "<h3>{}</h3>\n", escape(&shown.title));
+            table(page, shown);
+        }
+        for chart in &found.charts {
+            let svg = charts::figure_svg(None, &chart.figure, 720, 360);
+            put!(
+                page,
+                "<figure>\n<figcaption>{}</figcaption>\n{svg}</figure>\n",
+                escape(&chart.title)
+            );
+        }
+        page.push_str("</section>\n");
+    }
+}
+
+fn metrics(found: &PluginReport) -> Table {
+    let row = |metric: &crate::PluginMetric| {
+        let labels: Vec<String> =
+            metric.labels.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        let unit = if metric.unit == "1" { String::new() } else { metric.unit.clone() };
+        let value = metric.value.map_or_else(|| NOTHING.to_owned(), short);
+        vec![metric.name.clone(), labels.join(", "), value, unit]
+    };
+    Table {
+        columns: ["metric", "about", "value", "unit"].map(str::to_owned).to_vec(),
+        rows: found.metrics.iter().map(row).collect(),
+        ..Table::default()
+    }
+}
+
+fn table(page: &mut String, table: &Table) {
+    if table.rows.is_empty() {
+        return;
+    }
+    page.push_str("<div class=\"wide\"><table>\n<thead><tr>");
+    for title in &table.columns {
+        put!(page, "<th>{}</th>", escape(title));
+    }
+    page.push_str("</tr></thead>\n<tbody>\n");
+    for row in &table.rows {
+        page.push_str("<tr>");
+        for cell in row {
+            put!(page, "<td>{}</td>", escape(cell));
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</tbody>\n</table></div>\n");
+}

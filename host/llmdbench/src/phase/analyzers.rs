@@ -1,0 +1,426 @@
+//! Runs analyzer plugins over the records of a load run.
+
+use crate::chosen::{Facts, PluginLog, Use, context};
+use crate::error::{Error, Exit, Result};
+use crate::plan::Plan;
+use crate::plugins::plugin_error;
+use crate::run_dir::{self, Results};
+use crate::translate;
+use analysis::charts::{Axis, Figure, Line};
+use analysis::{Note, PluginChart, PluginMetric, PluginReport, Severity, Table};
+use plugin_host::wit::analyzer::{Cells, Chart, Drawing, Report};
+use plugin_host::wit::results::{Columns, LabelColumn, StageFacts, TokenTimes};
+use plugin_host::{AnalyzerInstance, Setup, wit};
+use records::{Entry, Event, Header, Reader, Record, StagePhase};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Component, Path};
+
+/// Requests that an analyzer is fed at once.
+const BATCH: usize = 4096;
+
+/// What the contract writes for an instant that did not happen, and for a count that is not known.
+const NEVER: u64 = u64::MAX;
+const UNKNOWN: u32 = u32::MAX;
+
+/// What analyzers found, and which of them failed.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) reports: Vec<PluginReport>,
+    pub(crate) notes: Vec<Note>,
+    /// What others found is kept.
+    pub(crate) failures: Vec<Error>,
+}
+
+/// Runs every analyzer, and keeps the files that they made among the results.
+pub(crate) fn run(analyzers: &[Use], results: &Results, plan: &Plan) -> Result<Findings> {
+    let mut findings = Findings::default();
+    if analyzers.is_empty() {
+        return Ok(findings);
+    }
+    let stages = stage_facts(results, plan)?;
+    for used in analyzers {
+        match one(used, results, plan, &stages) {
+            Ok(report) => keep(used, report, results, &mut findings)?,
+            Err(error) => findings.failures.push(error.exit(Exit::Run)),
+        }
+    }
+    Ok(findings)
+}
+
+fn one(used: &Use, results: &Results, plan: &Plan, stages: &[StageFacts]) -> Result<Report> {
+    let facts: Facts = plan.facts();
+    let log = PluginLog::default();
+    let setup = Setup {
+        seed: plan.experiment.seed,
+        grants: used.grants().to_vec(),
+        log: log.sink(),
+        ..Setup::new(used.settings.clone(), context(&facts, None))
+    };
+    let failed = |error: &plugin_host::Error| plugin_error(error);
+    let (mut instance, needs) =
+        used.plugin.analyzer(setup, stages).map_err(|error| failed(&error))?;
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut reader = open(results)?;
+    loop {
+        let entry = next(&mut reader, results)?;
+        let is_end = entry.is_none();
+        if let Some(Entry::Record(record)) = entry
+            && (needs.warm_up || !record.warmup)
+        {
+            batch.push(*record);
+        }
+        if batch.len() == BATCH || (is_end && !batch.is_empty()) {
+            feed(&mut instance, &batch, needs.token_times).map_err(|error| failed(&error))?;
+            batch.clear();
+        }
+        if is_end {
+            break;
+        }
+    }
+    instance.finish().map_err(|error| failed(&error))
+}
+
+fn feed(
+    instance: &mut AnalyzerInstance,
+    batch: &[Record],
+    token_times: bool,
+) -> std::result::Result<(), plugin_host::Error> {
+    let times = token_times.then(|| self::token_times(batch));
+    instance.feed(&columns(batch), times.as_ref())
+}
+
+type Records = Reader<BufReader<File>>;
+
+fn open(results: &Results) -> Result<Records> {
+    let unreadable = |error: &dyn std::fmt::Display| unreadable(results, error);
+    let file = File::open(results.records()).map_err(|error| unreadable(&error))?;
+    Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| unreadable(&error))
+}
+
+fn next(reader: &mut Records, results: &Results) -> Result<Option<Entry>> {
+    reader.next_entry().map_err(|error| unreadable(results, &error))
+}
+
+fn unreadable(results: &Results, error: &dyn std::fmt::Display) -> Error {
+    Error::usage(format!("cannot read the records `{}`", results.records().display()))
+        .cause(error.to_string())
+}
+
+/// The stages with the times at which they began and ended.
+fn stage_facts(results: &Results, plan: &Plan) -> Result<Vec<StageFacts>> {
+    let mut reader = open(results)?;
+    let header: Header = reader.header().clone();
+    let unix = header
+        .started
+        .parse::<jiff::Timestamp>()
+        .map_or(0, |at| u64::try_from(at.as_nanosecond()).unwrap_or(0));
+    let mut facts: Vec<StageFacts> = header
+        .stages
+        .iter()
+        .map(|stage| StageFacts {
+            run_id: plan.run.clone(),
+            name: stage.name.clone(),
+            warm_up: stage.warmup,
+            started: NEVER,
+            finished: NEVER,
+            unix_started: 0,
+            rate: stage.rate,
+            concurrency: stage.concurrency,
+            labels: stage
+                .labels
+                .iter()
+                .map(|(key, value)| wit::types::Label { key: key.clone(), value: value.clone() })
+                .collect(),
+        })
+        .collect();
+    while let Some(entry) = next(&mut reader, results)? {
+        let Entry::Event(Event::Stage(phase)) = entry else { continue };
+        match phase {
+            StagePhase::Begin(begin) => {
+                if let Some(stage) = facts.get_mut(begin.stage as usize) {
+                    stage.started = begin.at;
+                    stage.unix_started = unix.saturating_add(begin.at);
+                }
+            }
+            StagePhase::End(end) => {
+                if let Some(stage) = facts.get_mut(end.stage as usize) {
+                    stage.finished = end.at;
+                }
+            }
+        }
+    }
+    Ok(facts)
+}
+
+fn columns(batch: &[Record]) -> Columns {
+    let times = |get: &dyn Fn(&Record) -> Option<u64>| -> Vec<u64> {
+        batch.iter().map(|record| get(record).unwrap_or(NEVER)).collect()
+    };
+    let counts = |get: &dyn Fn(&Record) -> Option<u32>| -> Vec<u32> {
+        batch.iter().map(|record| get(record).unwrap_or(UNKNOWN)).collect()
+    };
+    let mut errors: Vec<String> = Vec::new();
+    let error = batch
+        .iter()
+        .map(|record| match &record.error {
+            None => UNKNOWN,
+            Some(failure) => code(&mut errors, failure.kind.name()),
+        })
+        .collect();
+    Columns {
+        stage: batch.iter().map(|record| record.stage).collect(),
+        session: batch.iter().map(|record| record.session).collect(),
+        user: batch.iter().map(|record| record.user).collect(),
+        turn: batch.iter().map(|record| record.turn).collect(),
+        due: times(&|record| record.due),
+        started: times(&|record| Some(record.started)),
+        sent: times(&|record| record.sent),
+        first_byte: times(&|record| record.first_byte),
+        first_token: times(&|record| record.tokens.first().copied()),
+        last_token: times(&|record| record.tokens.last().copied()),
+        finished: times(&|record| Some(record.finished)),
+        status: batch.iter().map(|record| record.status).collect(),
+        error,
+        input_tokens: counts(&|record| record.input_tokens),
+        cached_tokens: counts(&|record| record.cached_tokens),
+        output_tokens: counts(&|record| record.output_tokens),
+        errors,
+        labels: label_columns(batch),
+    }
+}
+
+fn label_columns(batch: &[Record]) -> Vec<LabelColumn> {
+    let mut keys: Vec<&String> = batch.iter().flat_map(|record| record.labels.keys()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys.into_iter()
+        .map(|key| {
+            let mut values = Vec::new();
+            let codes = batch
+                .iter()
+                .map(|record| record.labels.get(key).map_or(UNKNOWN, |v| code(&mut values, v)))
+                .collect();
+            LabelColumn { key: key.clone(), values, codes }
+        })
+        .collect()
+}
+
+/// The number of a text, which is added where it is new.
+fn code(known: &mut Vec<String>, text: &str) -> u32 {
+    let at = known.iter().position(|other| other == text).unwrap_or_else(|| {
+        known.push(text.to_owned());
+        known.len() - 1
+    });
+    u32::try_from(at).unwrap_or(UNKNOWN)
+}
+
+fn token_times(batch: &[Record]) -> TokenTimes {
+    let mut times = TokenTimes { offsets: vec![0], deltas: Vec::new(), tokens: Vec::new() };
+    let counted = batch.iter().any(|record| !record.chunk_tokens.is_empty());
+    for record in batch {
+        let mut before = record.sent.unwrap_or(record.started);
+        for (i, at) in record.tokens.iter().enumerate() {
+            times.deltas.push(at.saturating_sub(before));
+            before = *at;
+            if counted {
+                times.tokens.push(record.chunk_tokens.get(i).copied().unwrap_or(1));
+            }
+        }
+        times.offsets.push(u32::try_from(times.deltas.len()).unwrap_or(UNKNOWN));
+    }
+    times
+}
+
+/// Puts what an analyzer found where it belongs.
+fn keep(used: &Use, report: Report, results: &Results, findings: &mut Findings) -> Result<()> {
+    let plugin = used.plugin.name().to_owned();
+    for finding in report.findings {
+        use wit::analyzer::Severity as Wit;
+        findings.notes.push(Note {
+            severity: match finding.severity {
+                Wit::Info => Severity::Info,
+                Wit::Warning => Severity::Warning,
+                Wit::Problem => Severity::Problem,
+            },
+            source: plugin.clone(),
+            text: match finding.text.trim() {
+                "" => finding.title,
+                text => format!("{}: {text}", finding.title),
+            },
+        });
+    }
+    for file in report.files {
+        if !is_inside(&file.name) {
+            findings.failures.push(Error::new(
+                Exit::Run,
+                format!(
+                    "the analyzer `{plugin}` made a file `{}`, which would lie outside of the results",
+                    file.name
+                ),
+            ));
+            continue;
+        }
+        run_dir::write(&results.results.join(&file.name), &file.contents)?;
+    }
+    let mut found = PluginReport { plugin: plugin.clone(), ..PluginReport::default() };
+    found.metrics = report
+        .metrics
+        .into_iter()
+        .map(|metric| PluginMetric {
+            plugin: plugin.clone(),
+            name: metric.name,
+            unit: metric.unit,
+            value: metric.value.is_finite().then_some(metric.value),
+            labels: translate::labels(metric.labels),
+        })
+        .collect();
+    found.tables = report.tables.into_iter().map(table).collect();
+    for chart in report.charts {
+        let title = chart.title.clone();
+        match self::chart(chart) {
+            Some(chart) => found.charts.push(chart),
+            None => findings.notes.push(Note {
+                severity: Severity::Warning,
+                source: plugin.clone(),
+                text: format!("The chart \"{title}\" is not drawn: this version of llmdbench draws lines only."),
+            }),
+        }
+    }
+    for table in found.tables.iter().filter(|table| is_inside(&table.name)) {
+        let file = results.data(&format!("{plugin}-{}.csv", table.name));
+        run_dir::write(&file, table.csv().as_bytes())?;
+    }
+    for chart in found.charts.iter().filter(|chart| is_inside(&chart.name)) {
+        let file = |ending: &str| results.plot(&format!("{plugin}-{}.{ending}", chart.name));
+        let png = analysis::charts::figure_png(&chart.title, &chart.figure, 1200, 600);
+        run_dir::write(&file("png"), &png)?;
+        let svg = analysis::charts::figure_svg(Some(&chart.title), &chart.figure, 1200, 600);
+        run_dir::write(&file("svg"), svg.as_bytes())?;
+    }
+    findings.reports.push(found);
+    Ok(())
+}
+
+/// Whether a name leads to no place outside of the folder that it starts from.
+fn is_inside(name: &str) -> bool {
+    let mut parts = Path::new(name).components().peekable();
+    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn table(table: wit::analyzer::Table) -> Table {
+    let columns: Vec<Vec<String>> = table
+        .columns
+        .iter()
+        .map(|column| match &column.cells {
+            Cells::Texts(texts) => texts.clone(),
+            Cells::Numbers(numbers) => numbers
+                .iter()
+                .map(|n| if n.is_finite() { n.to_string() } else { String::new() })
+                .collect(),
+        })
+        .collect();
+    let rows = columns.iter().map(Vec::len).max().unwrap_or(0);
+    let with_unit = |column: &wit::analyzer::TableColumn| match column.unit.as_str() {
+        "" => column.title.clone(),
+        unit => format!("{}, {unit}", column.title),
+    };
+    Table {
+        name: table.name,
+        title: table.title,
+        columns: table.columns.iter().map(with_unit).collect(),
+        rows: (0..rows)
+            .map(|row| columns.iter().map(|c| c.get(row).cloned().unwrap_or_default()).collect())
+            .collect(),
+    }
+}
+
+/// A chart of lines. None: it is another one.
+fn chart(chart: Chart) -> Option<PluginChart> {
+    let Drawing::Line(lines) = chart.drawing else { return None };
+    let axis = |axis: &wit::analyzer::Axis| match axis.unit.as_str() {
+        "" => Axis::new(axis.title.clone()),
+        unit => Axis::new(format!("{}, {unit}", axis.title)),
+    };
+    Some(PluginChart {
+        name: chart.name,
+        title: chart.title,
+        figure: Figure {
+            x: axis(&chart.x),
+            y: axis(&chart.y),
+            lines: lines
+                .into_iter()
+                .map(|points| Line {
+                    name: points.name,
+                    points: points
+                        .x
+                        .into_iter()
+                        .zip(points.y)
+                        .map(|(x, y)| (x, y.is_finite().then_some(y)))
+                        .collect(),
+                    steps: false,
+                })
+                .collect(),
+            bands: Vec::new(),
+        },
+    })
+}
+
+/// The analyzers of a run that is analysed again, as its plan names them.
+pub(crate) fn of_plan(plan: &Plan) -> BTreeMap<&str, Option<&Path>> {
+    let used = plan.plugins.iter().filter(|used| used.kind == "analyzer");
+    used.map(|used| (used.name.as_str(), used.file.as_deref())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_plugins_stay_in_their_folder() {
+        let check = |name: &str, expected: bool| assert_eq!(is_inside(name), expected, "{name}");
+        check("LMBench_short_input_qps0.5.csv", true);
+        check("a/b.csv", true);
+        check("../a", false);
+        check("a/../../b", false);
+        check("/etc/passwd", false);
+        check("", false);
+    }
+
+    #[test]
+    fn records_become_columns_with_marks_for_what_is_not_known() {
+        let ok = Record {
+            session: 7,
+            started: 10,
+            sent: Some(20),
+            tokens: vec![50, 80],
+            finished: 90,
+            output_tokens: Some(2),
+            labels: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            ..Record::default()
+        };
+        let failed = Record {
+            started: 30,
+            finished: 40,
+            error: Some(records::Failure {
+                kind: records::FailureKind::Timeout,
+                message: String::new(),
+            }),
+            ..Record::default()
+        };
+        let batch = [ok, failed];
+        let columns = columns(&batch);
+        assert_eq!(columns.first_token, [50, NEVER]);
+        assert_eq!(columns.last_token, [80, NEVER]);
+        assert_eq!(columns.sent, [20, NEVER]);
+        assert_eq!(columns.due, [NEVER, NEVER]);
+        assert_eq!(columns.output_tokens, [2, UNKNOWN]);
+        assert_eq!(columns.error, [UNKNOWN, 0]);
+        assert_eq!(columns.errors, ["timeout"]);
+        assert_eq!(columns.labels[0].codes, [0, UNKNOWN]);
+        let times = token_times(&batch);
+        assert_eq!(times.offsets, [0, 2, 2]);
+        assert_eq!(times.deltas, [30, 30]);
+    }
+}
