@@ -1,8 +1,8 @@
 //! Workload: requests as they were recorded, by time and length.
 //!
-//! The way of a row: [`lines`] splits the file, [`rows`] reads a row of one of the formats, [`order`]
-//! puts rows in order of time, [`stream`] takes those that are wanted, and [`replay`] makes sessions
-//! of them; [`survey`] goes the same way once beforehand and counts.
+//! The way of a row: `lines` splits the file, `rows` reads a row of one of the formats, `order`
+//! puts rows in order of time, `stream` takes those that are wanted, and `replay` makes sessions
+//! of them; `survey` goes the same way once beforehand and counts.
 
 mod csv;
 mod json;

@@ -158,10 +158,10 @@ fn bad(line: u64, problem: &str, format: Format) -> Error {
             r#"{"timestamp": 3000, "input_length": 600, "output_length": 40, "hash_ids": [0, 4]}"#
         }
         Format::Burstgpt => {
-            "the columns Timestamp, Request tokens and Response tokens, named in the first line: 7,ChatGPT,400,20,420,API log"
+            "7,ChatGPT,400,20,420,API log below Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
         }
         Format::Azure => {
-            "the columns TIMESTAMP, ContextTokens and GeneratedTokens, named in the first line: 2023-11-16 18:15:46.6805900,374,44"
+            "2023-11-16 18:15:46.6805900,374,44 below TIMESTAMP,ContextTokens,GeneratedTokens"
         }
         Format::Messages => {
             r#"{"timestamp": 3000, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 40}"#
@@ -169,5 +169,5 @@ fn bad(line: u64, problem: &str, format: Format) -> Error {
     };
     Error::invalid_data(format!("line {line}: {problem}"))
         .at("/file")
-        .hint(format!("a row of a {} is like {wanted}", format.title()))
+        .hint(format!("wanted ({}): {wanted}", format.title()))
 }

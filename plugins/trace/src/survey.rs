@@ -114,10 +114,14 @@ impl Survey {
             Some(tokens) => format!("{} output tokens", grouped(tokens)),
             None => "an unknown number of output tokens".to_owned(),
         };
+        let times = match self.format {
+            // They have dates.
+            Format::Azure => String::new(),
+            _ => format!(", numeric times in {}", self.unit.name()),
+        };
         let mut notes = vec![format!(
-            "{}, numeric times in {}: {pace} as recorded, with {about}{} input and {output}",
+            "{}{times}: {pace} as recorded, with {about}{} input and {output}",
             self.format.title(),
-            self.unit.name(),
             grouped(self.input),
         )];
         if !self.reuse.longest.is_empty() {

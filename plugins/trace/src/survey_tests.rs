@@ -51,6 +51,12 @@ fn notes_tell_requests_tokens_span_rate_and_reuse() {
             ],
         ),
         (
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68059,374,44\n\
+             2023-11-16 18:15:50.68059,396,109\n",
+            json!({}),
+            vec!["Azure trace: 2 in 4 s = 0.5/s as recorded, with 770 input and 153 output tokens"],
+        ),
+        (
             MOONCAKE,
             json!({"limit": 2, "time_unit": "us"}),
             vec![
