@@ -33,7 +33,7 @@ pub(crate) struct Replay<H: Host> {
     host: H,
     settings: Settings,
     seed: u64,
-    survey: Survey,
+    size: Size,
     stages: BTreeMap<u32, Stage<H::Source>>,
 }
 
@@ -58,14 +58,14 @@ impl<H: Host> Replay<H> {
             seed: settings.seed.unwrap_or(seed),
             host,
             settings,
-            survey,
+            size: survey.size(),
             stages: BTreeMap::new(),
         })
     }
 
     /// How much is asked in a stage.
     pub(crate) fn size(&self) -> Size {
-        self.survey.size()
+        self.size.clone()
     }
 
     /// The next sessions of a stage.
