@@ -83,7 +83,21 @@ impl Bench {
 
     /// Starts the program.
     pub fn start(&self, args: &[&str]) -> Running {
-        let mut command = Command::new(program());
+        self.start_as(&program(), args)
+    }
+
+    /// Runs the program through a link of this name to its end.
+    #[track_caller]
+    pub fn run_as(&self, link: &str, args: &[&str]) -> Ended {
+        let path = self.path(link);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(program(), &path).unwrap();
+        self.start_as(&path, args).wait()
+    }
+
+    fn start_as(&self, program: &Path, args: &[&str]) -> Running {
+        let mut command = Command::new(program);
         command.current_dir(self.dir.path()).args(args);
         // Settings of the person who runs the tests are not part of them.
         for (name, _) in std::env::vars_os() {

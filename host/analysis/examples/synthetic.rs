@@ -188,6 +188,7 @@ fn options(header: &Header) -> Result<Options, analysis::SloError> {
             source: "sharegpt".to_owned(),
             text: "3 of 1,000 conversations were left out: empty prompt".to_owned(),
         }],
+        plugins: Vec::new(),
         title: "A made-up run".to_owned(),
         facts: vec![
             ("run".to_owned(), header.run.clone()),

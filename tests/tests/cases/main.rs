@@ -6,5 +6,6 @@
 
 mod data;
 mod streams;
+mod traces;
 mod waiting;
 mod writing;
