@@ -84,14 +84,18 @@ fn the_list_of_plugins_has_the_built_in_ones_and_those_given() {
         .map(|p| (p["name"].as_str().unwrap(), p["kinds"][0].as_str().unwrap()))
         .collect();
     let right = [
+        ("deployer", "backend"),
+        ("fmperf-compat", "harness"),
         ("local", "backend"),
         ("sharegpt", "workload"),
         ("stages", "harness"),
+        ("standalone", "backend"),
         ("synthetic", "workload"),
+        ("trace", "workload"),
         ("staircase", "harness"),
     ];
     assert_eq!(names, right);
-    for (name, _) in &names[..4] {
+    for (name, _) in &names[..8] {
         let page = bench.run(&["plugin", "inspect", name]).expect(0).stdout;
         for part in ["imports", "permissions", "settings as a"] {
             assert!(page.contains(part), "{page}");
@@ -131,13 +135,13 @@ fn every_command_can_answer_in_json_and_says_nothing_else_on_standard_output() {
     );
     let load = ["run", "--rate", "50", "--requests", "5"];
     for (args, pointer) in [
-        (&["plan", "e.yaml"][..], "/experiment/deploy/model"),
-        (&["bench", "e.yaml", "--dry-run"], "/experiment/deploy/model"),
+        (&["plan", "e.yaml"][..], "/experiment/deploy/models/0/id"),
+        (&["bench", "e.yaml", "--dry-run"], "/experiment/deploy/models/0/id"),
         (&["bench", "e.yaml"], "/stages/0/succeeded"),
         (&["standup", "e.yaml"], "/endpoints/0"),
         (&["smoketest", "--dry-run"], "/endpoint"),
         (&["smoketest"], "/answers"),
-        (&["run", "e.yaml", "--dry-run"], "/experiment/deploy/model"),
+        (&["run", "e.yaml", "--dry-run"], "/experiment/deploy/models/0/id"),
         (&load, "/stages/0/succeeded"),
         (&["run", "--skip"], "/stages/0/succeeded"),
         (&["analyze"], "/stages/0/succeeded"),
@@ -149,6 +153,10 @@ fn every_command_can_answer_in_json_and_says_nothing_else_on_standard_output() {
         (&["status"], "/processes"),
         (&["env", "e.yaml"], "/0/path"),
         (&["env", "--schema"], "/properties"),
+        (&["scenario", "list"], "/0/name"),
+        (&["scenario", "show", "simulator"], "/0/path"),
+        (&["standup", "-t", "standalone", "--dry-run", "--workdir", "dry"], "/steps/0/name"),
+        (&["teardown", "-t", "standalone", "--dry-run"], "/would_execute"),
         (&["plugin", "list"], "/0/name"),
         (&["plugin", "inspect", "local"], "/name"),
     ] {

@@ -145,7 +145,7 @@ fn a_missing_scenario() {
     assert_snapshot!(said(&[("e.yaml", GOOD)], &[], &["plan", "e.yaml", "-c", "simulatr"]), @r#"
     error: there is no scenario file `simulatr`
       hint: did you mean `simulator`?
-      hint: the built-in ones are simulator
+      hint: the built-in ones are kubernetes_H200_deployer_llama-8b, ocp_H100MIG_deployer_llama-3b, ocp_H100MIG_deployer_llama-8b, ocp_H100_deployer_llama-70b, ocp_H100_standalone_llama-70b, ocp_L40_standalone_llama-8b, simulator
     exit 2
     "#);
 }
@@ -202,8 +202,8 @@ fn a_missing_model() {
 #[test]
 fn nothing_to_benchmark() {
     assert_snapshot!(said(&[], &[], &["run", "--model", "m", "--requests", "1"]), @r#"
-    error: neither `deploy.endpoint` nor `deploy.method` is given: what shall be benchmarked?
-      hint: give the URL of a server with --endpoint, or a backend with --method, for example --method local
+    error: there is no folder `w`
+      hint: nothing stands that load could go into: name a server with --endpoint URL, stand one up with `llmdbench standup`, or do it all with `llmdbench bench`
     exit 2
     "#);
 }
@@ -222,7 +222,7 @@ fn an_unknown_plugin() {
     assert_snapshot!(plan_with("workload: {plugin: synthetc}\n"), @r#"
     error: e.yaml:3:12: there is no plugin `synthetc`
       hint: the nearest name is `synthetic`
-      hint: known are local, sharegpt, stages, synthetic; others are given with --plugin FILE.wasm
+      hint: known are deployer, fmperf-compat, local, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
     exit 2
     "#);
 }
@@ -232,7 +232,7 @@ fn an_unknown_backend() {
     assert_snapshot!(plan("deploy: {method: locl, model: m}\nharness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n"), @r#"
     error: e.yaml:1:10: there is no plugin `locl`
       hint: the nearest name is `local`
-      hint: known are local, sharegpt, stages, synthetic; others are given with --plugin FILE.wasm
+      hint: known are deployer, fmperf-compat, local, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
     exit 2
     "#);
 }

@@ -48,6 +48,37 @@ fn the_servers_own_counters_agree_with_the_records() {
 }
 
 #[test]
+fn a_workload_profile_of_the_original_runs_against_a_real_server() {
+    let bench = Bench::new();
+    let file = root().join("examples/experiments/short-input.yaml").display().to_string();
+    let ended = bench.run(&["bench", &file]);
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    for path in [
+        "environment/variables",
+        "setup/commands",
+        "workload/profiles/sanity_short-input.yaml",
+        "workload/harnesses",
+        "analysis/data/stats.txt",
+        "analysis/plots/README.md",
+        "analysis/plots/latency_analysis.png",
+        "analysis/plots/throughput_analysis.png",
+    ] {
+        assert!(bench.path("w").join(path).exists(), "no {path}");
+    }
+    let csv = bench.read("w/results/LMBench_short_input_qps0.5.csv");
+    // Half a request a second, for 30 s.
+    assert_eq!(csv.lines().count(), 1 + 15, "{csv}");
+    let first: Vec<&str> = csv.lines().nth(1).unwrap().split(',').collect();
+    assert_eq!(first[1], "32", "{csv}");
+    let log = Log::read(&bench.path("w/results/records.jsonl"));
+    let measured = log.records.iter().filter(|record| !record.warmup);
+    let tokens: u32 = measured.map(|record| record.input_tokens.unwrap()).sum();
+    let rows = csv.lines().skip(1).map(|line| line.split(',').next().unwrap());
+    assert_eq!(rows.map(|count| count.parse::<u32>().unwrap()).sum::<u32>(), tokens);
+    assert_eq!(bench.standing(), Vec::<i32>::new());
+}
+
+#[test]
 fn bench_does_it_all_with_a_real_server() {
     let bench = Bench::new();
     let file = root().join(EXPERIMENT).display().to_string();

@@ -60,7 +60,10 @@ fn run_without_a_file_drives_load_into_what_stands_and_says_when_nothing_does() 
     let log = bench.log();
     assert_eq!(log.records.len(), 5);
     assert!(log.records.iter().all(|record| record.error.is_none() && record.due.is_some()));
-    assert_eq!(bench.json("w/results/plan.json")["experiment"]["deploy"]["model"], "sim-model");
+    assert_eq!(
+        bench.json("w/results/plan.json")["experiment"]["deploy"]["models"][0]["id"],
+        "sim-model"
+    );
     assert!(lives(pid), "run takes nothing down");
     bench.run(&["teardown"]).expect(0);
     for run in [&["run", "e.yaml"][..], &run] {

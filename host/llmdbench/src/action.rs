@@ -351,7 +351,7 @@ mod tests {
             Action::Apply(Manifest { file: "06_a.yaml".into(), yaml: String::new() }),
             "kubectl apply --server-side --namespace ns --filename setup/yamls/06_a.yaml",
             Some(
-                "kubectl delete --namespace ns --ignore-not-found --filename setup/yamls/06_a.yaml",
+                "kubectl delete --ignore-not-found --namespace ns --filename setup/yamls/06_a.yaml",
             ),
         );
         check(

@@ -89,6 +89,6 @@ mod tests {
         check("scenarios", SCENARIOS, "", &[]);
         check("workloads", PROFILES, ".yaml.in", &["README.md", "sharegpt-mini.json"]);
         // These name files of the repository.
-        check("experiments", EXPERIMENTS, "", &["llama-cpp.yaml"]);
+        check("experiments", EXPERIMENTS, "", &["llama-cpp.yaml", "short-input.yaml"]);
     }
 }

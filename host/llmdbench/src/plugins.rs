@@ -135,10 +135,10 @@ impl Plugins {
                 (Some(first), Some(second)) => {
                     problems.push(
                         Problem::new(format!(
-                            "the plugins `{}` and `{}` are both a {}",
+                            "the plugins `{}` and `{}` are both {}",
                             first.name(),
                             second.name(),
-                            kind.as_str()
+                            kind.with_article()
                         ))
                         .hint(format!("say which one to use with `{path}`")),
                     );
@@ -153,7 +153,8 @@ impl Plugins {
         match chosen {
             Ok(plugin) if plugin.kinds().contains(&kind) => Some(plugin),
             Ok(plugin) => {
-                let kinds: Vec<&str> = plugin.kinds().iter().map(|kind| kind.as_str()).collect();
+                let kinds: Vec<&str> =
+                    plugin.kinds().iter().map(|kind| kind.with_article()).collect();
                 problems.push(placed(
                     settings,
                     path,
@@ -207,6 +208,7 @@ pub(crate) fn plugin_error(error: &plugin_host::Error) -> Error {
     let section = match error.kind {
         Some(Kind::Backend) => "/deploy/settings",
         Some(Kind::Harness) => "/harness/settings",
+        Some(Kind::Analyzer) => "/analyze/plugins",
         _ => "/workload/settings",
     };
     let pointer = error.at.as_ref().map(|at| format!("{section}{at}"));

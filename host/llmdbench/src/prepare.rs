@@ -180,6 +180,8 @@ impl<'a> Preparation<'a> {
         format!("download-model-{number}")
     }
 
+    /// A Job that downloads a model into the hub's cache on the volume, where servers look that
+    /// have their HF_HOME there, and makes a link `models/ID`, where llm-d looks.
     fn download(&self, namespace: &str, job: &str, model: &Model) -> String {
         let claim = quoted(&self.text("vllm.common.pvc_name"));
         let secret = quoted(&self.text("vllm.common.hf_token_name"));
@@ -194,14 +196,26 @@ kind: Job
       containers:
       - name: downloader
         image: python:3.10
-        command: ["/bin/sh", "-c"]
+        command: ["/bin/sh", "-ec"]
         args:
-        - pip install --quiet --target /tmp/hub huggingface_hub && PYTHONPATH=/tmp/hub python3 -c 'import os, huggingface_hub as hub; hub.snapshot_download(os.environ["MODEL"], local_dir="/cache/models/" + os.environ["MODEL"])'
+        - |
+          pip install --quiet --target /tmp/packages huggingface_hub
+          PYTHONPATH=/tmp/packages python3 - <<'END'
+          import os
+          import huggingface_hub
+          model = os.environ["MODEL"]
+          files = huggingface_hub.snapshot_download(model)
+          link = "/cache/models/" + model
+          os.makedirs(os.path.dirname(link), exist_ok=True)
+          if os.path.islink(link):
+              os.remove(link)
+          os.symlink(os.path.relpath(files, os.path.dirname(link)), link)
+          END
         env:
         - name: MODEL
           value: {}
         - name: HF_HOME
-          value: /tmp/huggingface
+          value: /cache
         - name: HF_TOKEN
           valueFrom:
             secretKeyRef:
@@ -325,6 +339,11 @@ mod tests {
         let waits = commands.iter().filter(|c| c.contains("--timeout 2400s")).count();
         assert_eq!(waits, 2, "{commands:?}");
         let yaml = &files(&steps)[0].yaml;
+        let documents = Yaml::load_from_str(yaml).unwrap();
+        let container = &documents[2]["spec"]["template"]["spec"]["containers"][0];
+        let script = container["args"][0].as_str().unwrap();
+        assert!(script.contains("\nmodel = os.environ[\"MODEL\"]\n"), "{script}");
+        assert_eq!(container["env"][0]["value"].as_str(), Some("org/a"));
         assert!(yaml.contains("storageClassName: \"shared-vast\""), "{yaml}");
     }
 }

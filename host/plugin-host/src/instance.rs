@@ -211,8 +211,8 @@ impl Instance {
     /// Makes an instance that is not configured yet.
     pub(crate) fn new(plugin: &Plugin, kind: Kind, setup: &Setup) -> Result<Self, Error> {
         if !plugin.kinds().contains(&kind) {
-            let kinds: Vec<&str> = plugin.kinds().iter().map(|kind| kind.as_str()).collect();
-            let message = format!("is no {kind}; it is a {}", kinds.join(" and a "));
+            let kinds: Vec<&str> = plugin.kinds().iter().map(|kind| kind.with_article()).collect();
+            let message = format!("is no {kind}; it is {}", kinds.join(" and "));
             return Err(plugin
                 .error(Fault::WrongKind, None, message)
                 .hint(format!("name a plugin of the kind {kind}")));

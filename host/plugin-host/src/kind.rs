@@ -29,6 +29,16 @@ impl Kind {
             Self::Analyzer => "analyzer",
         }
     }
+
+    /// The name with its article: "a backend", "an analyzer".
+    pub fn with_article(self) -> &'static str {
+        match self {
+            Self::Backend => "a backend",
+            Self::Harness => "a harness",
+            Self::Workload => "a workload",
+            Self::Analyzer => "an analyzer",
+        }
+    }
 }
 
 impl fmt::Display for Kind {

@@ -16,7 +16,10 @@ fn settings(changes: Value) -> Settings {
         "cluster_url": "auto", "platform": "kubernetes", "wait_timeout": 900,
         "disable_log_requests": true,
     });
-    merge(&mut all, &changes);
+    // Not merged: a null in the changes is meant for the object.
+    for (key, value) in changes.as_object().unwrap() {
+        all[key] = value.clone();
+    }
     serde_json::from_value(all).unwrap()
 }
 

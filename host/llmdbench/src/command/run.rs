@@ -60,7 +60,9 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         let target = phase::standup::locate(&prepared, &dir)?;
         (dir, target)
     } else {
-        let dir = RunDir::open(chosen)?;
+        let dir = RunDir::open(chosen).map_err(|error| {
+            error.hint("nothing stands that load could go into: name a server with --endpoint URL, stand one up with `llmdbench standup`, or do it all with `llmdbench bench`")
+        })?;
         let target = phase::standup::standing(&dir)?;
         (dir, target)
     };

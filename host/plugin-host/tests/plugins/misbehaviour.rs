@@ -148,6 +148,10 @@ fn the_example_plugins_work() {
             };
             let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
             assert_eq!(names, ["users-1", "users-2", "users-4"]);
+        } else if kind == Kind::Analyzer {
+            let (mut analyzer, needs) = plugin.analyzer(setup, &[]).unwrap();
+            assert!(!needs.warm_up && !needs.token_times);
+            assert_eq!(analyzer.finish().unwrap().tables.len(), 1);
         } else {
             let (mut workload, size) = plugin.workload(setup).unwrap();
             assert_eq!(size.sessions, Some(10));

@@ -89,10 +89,10 @@ fn a_plugin_of_another_kind() {
             plugin.harness(setup(json!({}))).unwrap_err()
         };
         assert_eq!(error.fault, Fault::WrongKind);
-        let words = if plugin.kinds() == [Kind::Harness] {
-            "plugin staircase 0.1.0: is no workload; it is a harness"
-        } else {
-            "plugin greetings 0.1.0: is no harness; it is a workload"
+        let words = match plugin.kinds() {
+            [Kind::Harness] => "plugin staircase 0.1.0: is no workload; it is a harness",
+            [Kind::Analyzer] => "plugin tail 0.1.0: is no harness; it is an analyzer",
+            _ => "plugin greetings 0.1.0: is no harness; it is a workload",
         };
         assert_eq!(error.to_string(), words);
     }
