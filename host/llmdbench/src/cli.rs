@@ -318,9 +318,6 @@ impl LoadArgs {
             layer.set("harness.settings.warmup", "--warmup", value);
         }
         put(layer, "fmperf.experiment_profile", "--profile", self.profile.as_deref());
-        if let Some(file) = &self.dataset {
-            self.fill_dataset(layer, file);
-        }
         if let Some(tokens) = self.input_tokens {
             layer.set("workload.settings.input_tokens", "--input-tokens", json!(tokens));
         }
@@ -330,10 +327,12 @@ impl LoadArgs {
         Ok(())
     }
 
-    /// The data set, for the workload that reads it.
-    fn fill_dataset(&self, layer: &mut Layer, file: &str) {
-        if self.profile.is_some() {
-            // The harness that reads profiles has a workload of its own; a second file warms up.
+    /// Puts the data set into the layer of the command line, for the workload that reads it: the
+    /// harness that reads profiles has one of its own.
+    pub(crate) fn fill_dataset(&self, layer: &mut Layer, reads_profiles: bool) {
+        let Some(file) = &self.dataset else { return };
+        if reads_profiles {
+            // A second file warms up.
             let mut files = file.split(',').map(str::trim);
             let settings = ["dataset", "warmup_dataset"];
             for (setting, file) in settings.iter().zip(&mut files) {

@@ -112,10 +112,10 @@ pub(crate) fn as_script() -> Layer {
     layer
 }
 
-/// Whether load is made by the default harness, which makes none without being told how.
-pub(crate) fn uses_stages(layers: &[Layer]) -> bool {
+/// The harness that the layers lead to.
+pub(crate) fn harness_of(layers: &[Layer]) -> String {
     match settings::resolve(layers.to_vec()) {
-        Ok(settings) | Err((settings, _)) => harness(&settings) == "stages",
+        Ok(settings) | Err((settings, _)) => harness(&settings).to_owned(),
     }
 }
 
@@ -334,7 +334,7 @@ pub(crate) fn platform(settings: &Settings) -> &str {
 }
 
 /// The harness plugin that reads the original's profiles.
-const FMPERF: &str = "fmperf-compat";
+pub(crate) const FMPERF: &str = "fmperf-compat";
 
 /// The harness plugin: the one that is named, or the one that reads the profile that is.
 fn harness(settings: &Settings) -> &str {

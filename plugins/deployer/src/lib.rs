@@ -96,12 +96,7 @@ impl Backend for Deployer {
     }
 
     fn locate(&mut self, observed: Vec<String>) -> Result<Target, Error> {
-        let found = observed.iter().any(|text| {
-            serde_json::from_str(text).is_ok_and(|object: Value| {
-                object["kind"] == "Service" && object["metadata"]["name"] == GATEWAY
-            })
-        });
-        if !found {
+        if !kubernetes::is_observed(&observed, "Service", GATEWAY) {
             return Err(Error::not_found(format!("the Service {GATEWAY} is not there"))
                 .hint("run the step 07_invoke_llm-d-deployer"));
         }

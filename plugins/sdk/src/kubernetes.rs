@@ -53,6 +53,15 @@ pub fn merge(object: &mut Value, patch: &Value) {
     }
 }
 
+/// Whether an object is among those that the host observed (JSON texts).
+#[must_use]
+pub fn is_observed(observed: &[String], kind: &str, name: &str) -> bool {
+    observed.iter().any(|text| {
+        serde_json::from_str(text)
+            .is_ok_and(|object: Value| object["kind"] == kind && object["metadata"]["name"] == name)
+    })
+}
+
 /// A value as a YAML document. Texts that YAML could read as something else are quoted.
 #[must_use]
 pub fn yaml(value: &Value) -> String {
@@ -178,6 +187,14 @@ uri: pvc://model-pvc/models/m
 "#;
         assert_eq!(yaml(&object), expected);
         assert_eq!(yaml(&json!([[1, 2], {}])), "- - 1\n  - 2\n- {}\n");
+    }
+
+    #[test]
+    fn observed_objects_are_known_by_kind_and_name() {
+        let observed = ["no JSON", r#"{"kind": "Service", "metadata": {"name": "a"}}"#];
+        let observed = observed.map(str::to_owned);
+        assert!(is_observed(&observed, "Service", "a"));
+        assert!(!is_observed(&observed, "Service", "b") && !is_observed(&observed, "Pod", "a"));
     }
 
     #[test]

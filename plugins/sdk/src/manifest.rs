@@ -12,7 +12,9 @@ macro_rules! info {
             description: env!("CARGO_PKG_DESCRIPTION").to_owned(),
             license: env!("CARGO_PKG_LICENSE").to_owned(),
             homepage: env!("CARGO_PKG_HOMEPAGE").to_owned(),
-            settings_schema: String::from(r#"{"type": "object", "additionalProperties": false, "properties": {}}"#),
+            settings_schema: String::from(
+                r#"{"type": "object", "additionalProperties": false, "properties": {}}"#,
+            ),
             permissions: Vec::new(),
             memory_mib: None,
             features: Vec::new(),

@@ -6,7 +6,7 @@ mod settings;
 use llmdbench_plugin::backend::{Action, Condition, Document, Step, Wait};
 use llmdbench_plugin::permission::{ObjectPermission, ObjectVerbs};
 use llmdbench_plugin::types::{Endpoint, ObjectRef, Objects, PortRef, Reach, Target};
-use llmdbench_plugin::{Backend, Context, Error, Info, Permission, label};
+use llmdbench_plugin::{Backend, Context, Error, Info, Permission, kubernetes, label};
 use objects::Stack;
 use serde_json::Value;
 use settings::Settings;
@@ -48,12 +48,7 @@ impl Backend for Standalone {
 
     fn locate(&mut self, observed: Vec<String>) -> Result<Target, Error> {
         let wanted = self.stack.service_name();
-        let found = observed.iter().any(|text| {
-            serde_json::from_str(text).is_ok_and(|object: Value| {
-                object["kind"] == "Service" && object["metadata"]["name"] == wanted
-            })
-        });
-        if !found {
+        if !kubernetes::is_observed(&observed, "Service", wanted) {
             return Err(Error::not_found(format!("the Service {wanted} is not there"))
                 .hint("run the step 06_deploy_vllm_standalone_models"));
         }
@@ -78,10 +73,7 @@ impl Standalone {
     fn deploy(&self) -> Vec<Action> {
         let stack = &self.stack;
         let apply = |(file, object): (String, Value)| {
-            Action::Apply(Document {
-                file_name: file,
-                yaml: llmdbench_plugin::kubernetes::yaml(&object),
-            })
+            Action::Apply(Document { file_name: file, yaml: kubernetes::yaml(&object) })
         };
         let mut actions: Vec<Action> = stack.objects().into_iter().map(apply).collect();
         let one = |api_version: &str, kind: &str, name: &str| {

@@ -185,6 +185,12 @@ fn every_scenario_writes_its_files_and_names_its_commands() {
                 ended.stdout
             );
         }
+        insta::assert_snapshot!(format!("commands_{scenario}"), kept.join("\n"));
+        let texts: Vec<String> = yamls(&bench)
+            .iter()
+            .map(|file| format!("# {file}\n{}", bench.read(&format!("w/setup/yamls/{file}"))))
+            .collect();
+        insta::assert_snapshot!(format!("yamls_{scenario}"), texts.join("\n"));
         let variables = bench.read("w/environment/variables");
         assert!(
             variables.contains(&format!("LLMDBENCH_DEPLOY_MODEL_LIST={alias}\n")),

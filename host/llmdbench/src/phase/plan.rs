@@ -46,7 +46,11 @@ pub(crate) fn prepare(
     if global.as_script {
         layers.push(experiment::as_script());
     }
-    if load.is_none() && experiment::uses_stages(&layers) {
+    let harness = experiment::harness_of(&layers);
+    if let (Some(load), Some(flags)) = (load, layers.first_mut()) {
+        load.fill_dataset(flags, harness == experiment::FMPERF);
+    }
+    if load.is_none() && harness == "stages" {
         let mut least = Layer::named(Source::Default);
         let one = serde_json::json!([{"concurrency": 1, "requests": 1}]);
         least.set("harness.settings.stages", "(no load)", one);

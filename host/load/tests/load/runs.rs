@@ -194,6 +194,34 @@ fn later_turns_carry_history_and_are_due_by_their_pacing() {
 }
 
 #[test]
+fn every_turn_of_a_stage_with_a_quantum_starts_on_it_and_lateness_does_not_carry_it_further() {
+    let server = Server::start(vec![
+        Script::answer(1, 2),
+        Script::answer(1, 2),
+        Script::answer(1, 130),
+        Script::answer(1, 2),
+    ]);
+    let mut turns: Vec<_> = (0..4).map(|_| turn(request("a"), 0)).collect();
+    for turn in &mut turns[1..] {
+        turn.pacing = Pacing::AfterPreviousStart(60 * MS);
+    }
+    let session = Session { start: Some(10 * MS), ..session_of(0, turns) };
+    let stage = Stage {
+        arrival: Arrival::Trace(1.0),
+        concurrency: None,
+        quantum: Some(30 * MS),
+        ..open(1.0, Stop::default())
+    };
+    let done = begin(plan(&server.url(), vec![stage]), vec![feed([session])]).finish();
+    assert_sound(&done);
+    let due: Vec<_> = offsets(&done).iter().map(|due| due / MS).collect();
+    // 60 ms are two quanta, however late a request left; an answer that takes longer holds the
+    // next turn back to the first quantum after it.
+    assert_eq!(due[..3], [30, 90, 150]);
+    assert!(due[3] >= 270 && due[3].is_multiple_of(30), "{due:?}");
+}
+
+#[test]
 fn a_failing_turn_ends_its_session() {
     let server = Server::start(vec![
         Script::answer(1, 2),
