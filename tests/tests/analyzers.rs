@@ -1,7 +1,5 @@
 //! Analyzer plugins: what they find stands in every place where people look.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
-
 use acceptance::{Bench, Server, plugin};
 
 const LOAD: [&str; 6] = ["--concurrency", "1,2", "--requests", "6", "--output-tokens", "4"];

@@ -185,45 +185,43 @@ fn translate(plugin: &str, target: wit::types::Target) -> Result<Target> {
 fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) -> Result<()> {
     let plan = &prepared.plan;
     for action in &step.actions {
-        match action {
-            Action::Process(process) => {
-                printer.step(&format!("{}: {}", steps::full_name(step), step.title));
-                let begin = Instant::now();
-                let mut progress = printer.progress();
-                let started = process::start(
-                    process,
-                    &plan.run,
-                    &plan.experiment.deploy.model().id,
-                    dir,
-                    &prepared.secrets,
-                    &mut |state| progress.show(|| format!("waiting for {state}")),
-                );
-                progress.end();
-                let outcome = started.as_ref().map_or_else(ToString::to_string, |p| {
-                    format!("ready after {}, pid {}", crate::unit::show(begin.elapsed()), p.pid)
-                });
-                let command = started.as_ref().map_or_else(
-                    |_| format!("{} {}", process.program, process.args.join(" ")),
-                    |p| p.command.join(" "),
-                );
-                let redaction = prepared.secrets.redaction();
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-                run_dir::write(
-                    &dir.command_log(now),
-                    redaction.clean(&format!("{command}\n{outcome}\n")).as_bytes(),
-                )?;
-                let started = started?;
-                printer.step(&format!(
-                    "  {} is ready after {} (pid {}, port {})",
-                    started.name,
-                    crate::unit::show(begin.elapsed()),
-                    started.pid,
-                    started.port
-                ));
-            }
-            // The smoke test is a phase of its own; what needs a cluster was refused.
-            _ => {}
-        }
+        // The smoke test is a phase of its own, and what needs a cluster was refused.
+        let Action::Process(process) = action else { continue };
+        printer.step(&format!("{}: {}", steps::full_name(step), step.title));
+        let begin = Instant::now();
+        let mut progress = printer.progress();
+        let started = process::start(
+            process,
+            &plan.run,
+            &plan.experiment.deploy.model().id,
+            dir,
+            &prepared.secrets,
+            &mut |state| progress.show(|| format!("waiting for {state}")),
+        );
+        progress.end();
+        let outcome = started.as_ref().map_or_else(ToString::to_string, |p| {
+            format!("ready after {}, pid {}", crate::unit::show(begin.elapsed()), p.pid)
+        });
+        let command = started.as_ref().map_or_else(
+            |_| format!("{} {}", process.program, process.args.join(" ")),
+            |p| p.command.join(" "),
+        );
+        let redaction = prepared.secrets.redaction();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        run_dir::write(
+            &dir.command_log(now),
+            redaction
+                .clean(&format!("---> will execute the command \"{command}\"\n{outcome}\n"))
+                .as_bytes(),
+        )?;
+        let started = started?;
+        printer.step(&format!(
+            "  {} is ready after {} (pid {}, port {})",
+            started.name,
+            crate::unit::show(begin.elapsed()),
+            started.pid,
+            started.port
+        ));
     }
     Ok(())
 }
