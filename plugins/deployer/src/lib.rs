@@ -113,10 +113,14 @@ impl Backend for Deployer {
             }],
             metrics: Vec::new(),
             model: self.context.model.clone(),
-            facts: vec![
-                label("chart", &self.settings.chart),
-                label("chart version", &self.settings.chart_version),
-            ],
+            facts: match &self.settings.chart_archive {
+                // A chart on disk has whatever version it has.
+                Some(_) => vec![label("chart", "a file of the user")],
+                None => vec![
+                    label("chart", &self.settings.chart),
+                    label("chart version", &self.settings.chart_version),
+                ],
+            },
         })
     }
 }
@@ -176,7 +180,7 @@ impl Deployer {
                     namespace: None,
                     selector: format!(
                         "llm-d.ai/model={},llm-d.ai/role={role}",
-                        kubernetes::name(&[&self.context.model])
+                        model_label(&self.context.model)
                     ),
                 }),
                 until: Condition::Status(ConditionTest {
@@ -209,12 +213,29 @@ impl Deployer {
                 "name": format!("{GATEWAY}-route"),
                 "namespace": self.context.namespace.as_deref().unwrap_or_default(),
             },
-            "spec": {
-                "to": {"kind": "Service", "name": GATEWAY},
-                "port": {"targetPort": self.settings.inference_port},
-            },
+            // Without a port the router takes the only one there is. The original named the port of
+            // the servers, which the gateway does not listen on.
+            "spec": {"to": {"kind": "Service", "name": GATEWAY}},
         })
     }
+}
+
+/// The value of the label `llm-d.ai/model` on the pods that the model service makes for a model.
+fn model_label(model: &str) -> String {
+    let is_kept = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let mut label = String::new();
+    let mut replaced = false;
+    for c in model.trim().to_lowercase().chars() {
+        if is_kept(c) {
+            label.push(c);
+        } else if !replaced {
+            label.push('-');
+        }
+        replaced = !is_kept(c);
+    }
+    let mut label = label.trim_matches('-').to_owned();
+    label.truncate(63);
+    label
 }
 
 fn manifest() -> Info {
@@ -240,3 +261,7 @@ fn manifest() -> Info {
 }
 
 llmdbench_plugin::export! { manifest: manifest, backend: Deployer }
+
+#[cfg(test)]
+#[path = "lib_tests.rs"]
+mod tests;

@@ -142,4 +142,4 @@ fn picker(settings: &Settings) -> Result<Value, Error> {
 
 #[cfg(test)]
 #[path = "values_tests.rs"]
-mod tests;
+pub(crate) mod tests;

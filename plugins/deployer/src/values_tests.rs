@@ -7,7 +7,7 @@ use saphyr::{LoadableYamlNode, Yaml};
 const MODEL: &str = "meta-llama/Llama-3.1-8B-Instruct";
 
 /// What the host fills in when nothing is set.
-fn settings(changes: Value) -> Settings {
+pub(crate) fn settings(changes: Value) -> Settings {
     let mut all = json!({
         "affinity": "nvidia.com/gpu.product:NVIDIA-H100-80GB-HBM3", "gpu_nr": 1,
         "accelerator_resource": "nvidia.com/gpu", "pvc_name": "model-pvc",

@@ -114,3 +114,7 @@ fn manifest() -> Info {
 }
 
 llmdbench_plugin::export! { manifest: manifest, backend: Standalone }
+
+#[cfg(test)]
+#[path = "lib_tests.rs"]
+mod tests;

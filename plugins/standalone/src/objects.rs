@@ -166,10 +166,12 @@ impl Stack {
             settings.gpu_mem_util,
             settings.gpu_nr.max(1)
         ));
-        let extra = std::iter::once(&settings.args).chain(&settings.extra_args);
-        for argument in extra.filter(|argument| !argument.trim().is_empty()) {
-            command.push(' ');
-            command.push_str(argument.trim());
+        let extra = settings.extra_args.iter().map(|argument| quoted(argument));
+        for words in std::iter::once(settings.args.trim().to_owned()).chain(extra) {
+            if !words.is_empty() {
+                command.push(' ');
+                command.push_str(&words);
+            }
         }
         command
     }
@@ -257,6 +259,16 @@ impl Stack {
     }
 }
 
+/// An argument as one word of the shell, whatever is in it: JSON, blanks.
+fn quoted(argument: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !argument.is_empty() && argument.chars().all(is_plain) {
+        argument.to_owned()
+    } else {
+        format!("'{}'", argument.replace('\'', r"'\''"))
+    }
+}
+
 #[cfg(test)]
 #[path = "objects_tests.rs"]
-mod tests;
+pub(crate) mod tests;

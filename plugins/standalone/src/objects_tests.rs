@@ -6,7 +6,7 @@ use saphyr::{LoadableYamlNode, Yaml};
 use std::collections::BTreeMap;
 
 /// What the host fills in when nothing is set.
-fn settings(changes: Value) -> Settings {
+pub(crate) fn settings(changes: Value) -> Settings {
     let mut all = json!({
         "service_account": "default", "affinity": "nvidia.com/gpu.product:NVIDIA-H100-80GB-HBM3",
         "replicas": 1, "gpu_nr": 1, "gpu_mem_util": "0.95", "accelerator_resource": "nvidia.com/gpu",
@@ -101,7 +101,8 @@ fn the_defaults_are_the_originals() {
 fn what_is_set_is_in_the_objects() {
     let objects = llama(json!({
         "replicas": 2, "gpu_nr": 4, "cpu_nr": 8, "cpu_mem": "100Gi", "max_model_len": 10000,
-        "args": "--enforce-eager", "extra_args": ["--dtype half"], "env": {"A": "1"},
+        "args": "--enforce-eager --seed 1", "env": {"A": "1"},
+        "extra_args": ["--dtype=half", "--override", "{\"a\": \"it's\"}"],
         "labels": {"team": "x"}, "image_pull_secrets": ["pull"], "affinity": "",
         "disable_log_requests": false, "pod_spec": {"nodeName": "n"}, "service_account": "servers",
         "container_spec": {"imagePullPolicy": "IfNotPresent", "livenessProbe": null},
@@ -116,7 +117,7 @@ fn what_is_set_is_in_the_objects() {
     assert_eq!(
         container["args"],
         json!([
-            "vllm serve meta-llama/Llama-3.1-8B-Instruct --port 8000 --max-model-len 10000 --gpu-memory-utilization 0.95 --tensor-parallel-size 4 --enforce-eager --dtype half"
+            "vllm serve meta-llama/Llama-3.1-8B-Instruct --port 8000 --max-model-len 10000 --gpu-memory-utilization 0.95 --tensor-parallel-size 4 --enforce-eager --seed 1 --dtype=half --override '{\"a\": \"it'\\''s\"}'"
         ])
     );
     assert_eq!(container["imagePullPolicy"], "IfNotPresent");
@@ -146,10 +147,16 @@ fn routes_lead_to_the_service() {
 #[test]
 fn every_model_gets_names_that_kubernetes_takes_and_its_yaml_reads_back() {
     for id in [
+        "meta-llama/Llama-3.2-3B-Instruct",
         "meta-llama/Llama-3.1-8B-Instruct",
+        "meta-llama/Llama-3.1-70B-Instruct",
+        "RedHatAI/Llama-4-Scout-17B-16E-Instruct-FP8-dynamic",
         "facebook/opt-125m",
         "Qwen/Qwen2.5-0.5B-Instruct",
         "mistralai/Mistral-7B-Instruct-v0.2",
+        "google/gemma-2-2b",
+        "01-ai/-Yi--34B-",
+        "a/b/7B:8",
         "org/Ünusual_Name.with-EVERYTHING-in-it-and-far-too-long-to-be-a-name-of-any-object-7B",
         "x",
     ] {
