@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod data;
+mod metrics;
 mod streams;
 mod traces;
 mod waiting;

@@ -18,6 +18,7 @@ macro_rules! put {
 }
 
 mod plugins;
+mod server;
 
 /// A run's report: a page that needs no other file and no network.
 #[must_use]
@@ -36,6 +37,7 @@ pub fn html(analysis: &Analysis) -> String {
     results(&mut page, analysis);
     section(&mut page, "Distributions", analysis, "_distribution");
     section(&mut page, "Over time", analysis, "_over_time");
+    server::section(&mut page, analysis);
     plugins::sections(&mut page, analysis);
     errors(&mut page, analysis);
     notes(&mut page, analysis);

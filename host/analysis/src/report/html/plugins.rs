@@ -44,7 +44,7 @@ fn metrics(found: &PluginReport) -> Table {
     }
 }
 
-fn table(page: &mut String, table: &Table) {
+pub(super) fn table(page: &mut String, table: &Table) {
     if table.rows.is_empty() {
         return;
     }

@@ -1,0 +1,164 @@
+//! [`QUANTITIES`]: what servers measure, and what each engine calls it. A new engine is a few names
+//! here.
+
+/// A quantity that servers measure.
+#[derive(Debug)]
+pub struct Quantity {
+    /// Its name in `summary.json`.
+    pub name: &'static str,
+    /// Its name for people.
+    pub title: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// How its series make one number.
+    pub kind: Kind,
+    /// What engines call it, today's names before older ones: the first that a page has is read,
+    /// for some pages carry both.
+    pub names: &'static [&'static str],
+}
+
+/// How series make one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A state, added up over the engines of a server.
+    Sum,
+    /// A share, averaged over the engines of a server.
+    Mean,
+    /// A count since the server started; only differences mean something.
+    Counter,
+    /// A histogram in seconds, counted since the server started.
+    Histogram,
+}
+
+/// Every quantity. Sources: the metric tables of vLLM (`vllm:`), SGLang (`sglang:`), llama.cpp
+/// (`llamacpp:`) and TGI (`tgi_`).
+pub const QUANTITIES: &[Quantity] = &[
+    Quantity {
+        name: "running",
+        title: "requests running",
+        unit: "requests",
+        kind: Kind::Sum,
+        names: &[
+            "vllm:num_requests_running",
+            "sglang:num_running_reqs",
+            "llamacpp:requests_processing",
+            "tgi_batch_current_size",
+        ],
+    },
+    Quantity {
+        name: "waiting",
+        title: "requests waiting",
+        unit: "requests",
+        kind: Kind::Sum,
+        names: &[
+            "vllm:num_requests_waiting",
+            "sglang:num_queue_reqs",
+            "llamacpp:requests_deferred",
+            "tgi_queue_size",
+        ],
+    },
+    Quantity {
+        name: "kv_cache_usage",
+        title: "KV cache in use",
+        unit: "share",
+        kind: Kind::Mean,
+        names: &[
+            "vllm:kv_cache_usage_perc",
+            "vllm:gpu_cache_usage_perc",
+            "sglang:token_usage",
+            "llamacpp:kv_cache_usage_ratio",
+        ],
+    },
+    Quantity {
+        name: "prompt_tokens",
+        title: "prompt tokens",
+        unit: "tokens",
+        kind: Kind::Counter,
+        names: &[
+            "vllm:prompt_tokens_total",
+            "sglang:prompt_tokens_total",
+            "llamacpp:prompt_tokens_total",
+            "tgi_request_input_length_sum",
+        ],
+    },
+    Quantity {
+        name: "generation_tokens",
+        title: "generated tokens",
+        unit: "tokens",
+        kind: Kind::Counter,
+        names: &[
+            "vllm:generation_tokens_total",
+            "sglang:generation_tokens_total",
+            "llamacpp:tokens_predicted_total",
+            "tgi_request_generated_tokens_sum",
+        ],
+    },
+    Quantity {
+        name: "prefix_cache_queries",
+        title: "tokens looked up in the prefix cache",
+        unit: "tokens",
+        kind: Kind::Counter,
+        names: &[
+            "vllm:prefix_cache_queries_total",
+            "vllm:gpu_prefix_cache_queries_total",
+            "sglang:prompt_tokens_total",
+        ],
+    },
+    Quantity {
+        name: "prefix_cache_hits",
+        title: "tokens found in the prefix cache",
+        unit: "tokens",
+        kind: Kind::Counter,
+        names: &[
+            "vllm:prefix_cache_hits_total",
+            "vllm:gpu_prefix_cache_hits_total",
+            "sglang:cached_tokens_total",
+        ],
+    },
+    Quantity {
+        name: "preemptions",
+        title: "preemptions",
+        unit: "requests",
+        kind: Kind::Counter,
+        names: &["vllm:num_preemptions_total", "sglang:num_retracted_requests_total"],
+    },
+    Quantity {
+        name: "ttft",
+        title: "TTFT",
+        unit: "ms",
+        kind: Kind::Histogram,
+        names: &["vllm:time_to_first_token_seconds", "sglang:time_to_first_token_seconds"],
+    },
+    Quantity {
+        name: "itl",
+        title: "ITL",
+        unit: "ms",
+        kind: Kind::Histogram,
+        names: &[
+            "vllm:inter_token_latency_seconds",
+            "vllm:time_per_output_token_seconds",
+            "sglang:inter_token_latency_seconds",
+        ],
+    },
+    Quantity {
+        name: "latency",
+        title: "latency",
+        unit: "ms",
+        kind: Kind::Histogram,
+        names: &["vllm:e2e_request_latency_seconds", "sglang:e2e_request_latency_seconds"],
+    },
+];
+
+/// Whether a series belongs to any quantity.
+#[must_use]
+pub fn is_known(name: &str) -> bool {
+    let of = |quantity: &Quantity| {
+        quantity.names.iter().any(|known| match quantity.kind {
+            Kind::Histogram => name
+                .strip_prefix(known)
+                .is_some_and(|rest| ["_bucket", "_sum", "_count"].contains(&rest)),
+            _ => name == *known,
+        })
+    };
+    QUANTITIES.iter().any(of)
+}

@@ -1,0 +1,274 @@
+//! What snapshots say of a stretch of time: states over it, and differences of counts.
+
+use super::table::Kind;
+use super::{QUANTITIES, Quantity, Series, Snapshot};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The server's own view of a stretch of time. What it did not measure is missing.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ServerView {
+    /// The stage, or "total".
+    pub stage: String,
+    /// Seconds between the readings nearest to its ends.
+    pub span_s: f64,
+    /// States, by the quantity's name.
+    pub gauges: BTreeMap<String, Gauge>,
+    /// Counts, by the quantity's name.
+    pub totals: BTreeMap<String, Total>,
+    /// Share of looked-up prompt tokens that the prefix cache had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix_cache_hit_rate: Option<f64>,
+    /// Durations in milliseconds, by the quantity's name.
+    pub histograms: BTreeMap<String, Histogram>,
+}
+
+/// A state over time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gauge {
+    /// Its unit.
+    pub unit: String,
+    /// Mean of the readings, each over all engines.
+    pub mean: f64,
+    /// Largest reading over all engines.
+    pub max: f64,
+    /// Largest value of a single engine.
+    pub largest: f64,
+    /// The last reading.
+    pub last: f64,
+    /// Series that made a reading: the engines, or processes, of the server.
+    pub series: usize,
+}
+
+/// A count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Total {
+    /// Its unit.
+    pub unit: String,
+    /// What came together in the span.
+    pub value: f64,
+    /// The same per second.
+    pub per_second: f64,
+}
+
+/// A histogram of durations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// "ms".
+    pub unit: String,
+    /// How many.
+    pub n: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// By percentile, interpolated within a bucket. One that lies above the last bound is missing.
+    pub percentiles: BTreeMap<String, f64>,
+}
+
+const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
+
+/// The view of a stretch, from the readings nearest to its ends. None: there are no two of them.
+#[must_use]
+pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<ServerView> {
+    let nearest = |at: u64| (0..snapshots.len()).min_by_key(|&i| snapshots[i].at.abs_diff(at));
+    let (first, last) = (nearest(window.0)?, nearest(window.1)?);
+    let within = snapshots.get(first..=last).filter(|within| within.len() > 1)?;
+    let (before, after) = (&within[0], &within[within.len() - 1]);
+    let span_s = (after.at - before.at) as f64 / 1e9;
+    let mut found = ServerView { stage: stage.to_owned(), span_s, ..ServerView::default() };
+    for quantity in QUANTITIES {
+        match quantity.kind {
+            Kind::Sum | Kind::Mean => {
+                if let Some(gauge) = gauge(quantity, within) {
+                    found.gauges.insert(quantity.name.to_owned(), gauge);
+                }
+            }
+            Kind::Counter => {
+                if let Some(value) = difference(quantity, before, after) {
+                    let unit = quantity.unit.to_owned();
+                    let total = Total { unit, value, per_second: value / span_s };
+                    found.totals.insert(quantity.name.to_owned(), total);
+                }
+            }
+            Kind::Histogram => {
+                if let Some(histogram) = histogram(quantity, before, after) {
+                    found.histograms.insert(quantity.name.to_owned(), histogram);
+                }
+            }
+        }
+    }
+    let total = |name: &str| found.totals.get(name).map(|total| total.value);
+    found.prefix_cache_hit_rate = match (total("prefix_cache_hits"), total("prefix_cache_queries"))
+    {
+        (Some(hits), Some(queries)) if queries > 0.0 => Some(hits / queries),
+        _ => None,
+    };
+    let is_empty =
+        found.gauges.is_empty() && found.totals.is_empty() && found.histograms.is_empty();
+    (!is_empty).then_some(found)
+}
+
+/// The series of a quantity: those of the first of its names that the reading has.
+fn series<'a>(quantity: &Quantity, snapshot: &'a Snapshot, ending: &str) -> Vec<&'a Series> {
+    quantity
+        .names
+        .iter()
+        .map(|name| {
+            let name = format!("{name}{ending}");
+            snapshot.series.iter().filter(|series| series.name == name).collect::<Vec<_>>()
+        })
+        .find(|series| !series.is_empty())
+        .unwrap_or_default()
+}
+
+fn gauge(quantity: &Quantity, within: &[Snapshot]) -> Option<Gauge> {
+    let mut readings = Vec::new();
+    let mut largest = f64::MIN;
+    let mut count = 0;
+    for snapshot in within {
+        let values: Vec<f64> =
+            series(quantity, snapshot, "").iter().map(|series| series.value).collect();
+        if values.is_empty() {
+            continue;
+        }
+        let sum: f64 = values.iter().sum();
+        readings.push(if quantity.kind == Kind::Mean { sum / values.len() as f64 } else { sum });
+        largest = values.iter().copied().fold(largest, f64::max);
+        count = values.len();
+    }
+    Some(Gauge {
+        unit: quantity.unit.to_owned(),
+        mean: readings.iter().sum::<f64>() / readings.len() as f64,
+        max: readings.iter().copied().reduce(f64::max)?,
+        largest,
+        last: *readings.last()?,
+        series: count,
+    })
+}
+
+/// How much a count grew. None: it is not there, or a restart set it back.
+fn difference(quantity: &Quantity, before: &Snapshot, after: &Snapshot) -> Option<f64> {
+    grown(&series(quantity, before, ""), &series(quantity, after, ""))
+}
+
+fn grown(before: &[&Series], after: &[&Series]) -> Option<f64> {
+    if after.is_empty() {
+        return None;
+    }
+    let mut sum = 0.0;
+    for series in after {
+        let earlier = before.iter().find(|other| other.labels == series.labels);
+        let difference = series.value - earlier.map_or(0.0, |earlier| earlier.value);
+        if difference < 0.0 {
+            return None;
+        }
+        sum += difference;
+    }
+    Some(sum)
+}
+
+fn histogram(quantity: &Quantity, before: &Snapshot, after: &Snapshot) -> Option<Histogram> {
+    let of =
+        |ending: &str| grown(&series(quantity, before, ending), &series(quantity, after, ending));
+    let (n, sum) = (of("_count")?, of("_sum")?);
+    if n <= 0.0 {
+        return None;
+    }
+    let bound = |series: &Series| -> Option<f64> {
+        match series.label("le")? {
+            "+Inf" => Some(f64::INFINITY),
+            text => text.parse().ok(),
+        }
+    };
+    let (old, new) = (series(quantity, before, "_bucket"), series(quantity, after, "_bucket"));
+    let mut bounds: Vec<f64> = new.iter().filter_map(|series| bound(series)).collect();
+    bounds.sort_by(f64::total_cmp);
+    bounds.dedup();
+    // Cumulative counts over all engines, in the order of the bounds.
+    let mut buckets = Vec::with_capacity(bounds.len());
+    for at in bounds {
+        let same = |all: &[&Series]| -> f64 {
+            all.iter().filter(|s| bound(s) == Some(at)).map(|s| s.value).sum()
+        };
+        buckets.push((at, same(&new) - same(&old)));
+    }
+    let percentiles = PERCENTILES
+        .iter()
+        .filter_map(|(name, share)| Some(((*name).to_owned(), quantile(&buckets, *share)? * 1e3)))
+        .collect();
+    Some(Histogram {
+        unit: quantity.unit.to_owned(),
+        n: n as u64,
+        mean: sum / n * 1e3,
+        percentiles,
+    })
+}
+
+/// Linear within the bucket that holds the rank, as Prometheus' `histogram_quantile` has it.
+fn quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
+    let rank = share * buckets.last()?.1;
+    let at = buckets.iter().position(|(_, count)| *count >= rank)?;
+    let (upper, count) = buckets[at];
+    let (lower, below) = if at == 0 { (0.0, 0.0) } else { buckets[at - 1] };
+    if !upper.is_finite() || count <= below {
+        return None;
+    }
+    Some(lower + (upper - lower) * (rank - below) / (count - below))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    fn case(name: &str, at: u64) -> Snapshot {
+        let path = format!("{}/../../tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));
+        Snapshot { at: at * 1_000_000_000, series: parse(&std::fs::read_to_string(path).unwrap()) }
+    }
+
+    #[test]
+    fn c35_engines_are_added_up_or_averaged_and_counts_are_differences() {
+        let snapshots = [case("C35-vllm-t0.prom", 0), case("C35-vllm-t10.prom", 10)];
+        let found = view("s", (0, 10_000_000_000), &snapshots).unwrap();
+        assert_eq!(found.span_s, 10.0);
+        let gauge = |name: &str| &found.gauges[name];
+        assert_eq!((gauge("running").last, gauge("running").series), (10.0, 2));
+        assert_eq!(gauge("waiting").last, 4.0);
+        let usage = gauge("kv_cache_usage");
+        assert!((usage.last - 0.5).abs() < 1e-12 && usage.largest == 0.7, "{usage:?}");
+        let tokens = &found.totals["generation_tokens"];
+        assert_eq!((tokens.value, tokens.per_second), (2000.0, 200.0));
+        assert!((found.prefix_cache_hit_rate.unwrap() - 400.0 / 1500.0).abs() < 1e-12);
+        let ttft = &found.histograms["ttft"];
+        assert_eq!(ttft.n, 50);
+        assert!((ttft.mean - 180.0).abs() < 1e-9, "{ttft:?}");
+        assert!((ttft.percentiles["p50"] - 137.5).abs() < 1e-9, "{ttft:?}");
+        assert!(!ttft.percentiles.contains_key("p90"), "above the last bound: {ttft:?}");
+    }
+
+    #[test]
+    fn older_names_mean_the_same_and_are_not_counted_beside_the_new_ones() {
+        let page = |text: &str, at: u64| Snapshot { at, series: parse(text) };
+        let old = "vllm:gpu_cache_usage_perc{engine=\"0\"} 0.4\n";
+        let both = format!("{old}vllm:kv_cache_usage_perc{{engine=\"0\"}} 0.5\n");
+        for (text, expected) in [(old, 0.4), (both.as_str(), 0.5)] {
+            let found = view("s", (0, 2), &[page(text, 0), page(text, 2)]).unwrap();
+            assert_eq!(found.gauges["kv_cache_usage"].mean, expected);
+            assert_eq!(found.gauges["kv_cache_usage"].series, 1);
+        }
+    }
+
+    #[test]
+    fn a_restart_and_too_few_readings_give_nothing_rather_than_a_wrong_number() {
+        let page = |value: f64, at: u64| Snapshot {
+            at,
+            series: parse(&format!("vllm:prompt_tokens_total {value}\n")),
+        };
+        assert_eq!(view("s", (0, 9), &[page(5.0, 0), page(3.0, 9)]), None);
+        assert_eq!(view("s", (0, 9), &[page(5.0, 0)]), None);
+        assert_eq!(view("s", (0, 9), &[]), None);
+        // The readings nearest to its ends, and no others.
+        let all = [page(1.0, 0), page(5.0, 10), page(7.0, 20), page(50.0, 30)];
+        let found = view("s", (11, 19), &all).unwrap();
+        assert_eq!(found.totals["prompt_tokens"].value, 2.0);
+    }
+}
