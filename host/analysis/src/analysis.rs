@@ -1,6 +1,7 @@
 //! [`Analysis`]: everything that reports and charts show, and the function that reckons it.
 
 use crate::collector::{Request, Run};
+use crate::server::{ServerView, Snapshot, view};
 use crate::slo::Slo;
 use crate::statistics::PERCENTILES;
 use crate::summarise::{Part, parts, summarise};
@@ -21,6 +22,8 @@ pub struct Options {
     pub notes: Vec<Note>,
     /// What analyzer plugins found, beside their findings.
     pub plugins: Vec<PluginReport>,
+    /// Readings of the server's own metrics, in order of time.
+    pub server: Vec<Snapshot>,
     /// Title of the report.
     pub title: String,
     /// Name and value of what stands at the report's head.
@@ -115,6 +118,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
     let measured: usize = parts.iter().map(|part| part.measured().count()).sum();
     let excluded = (run.requests.len() - measured) as u64;
     total.excluded = excluded;
+    let server = server_views(&parts, &options.server);
     let health = health::judge(&run, &parts, &stages);
     let notes = notes::collect(&run, &parts, &stages, &total, options);
     let summary = Summary {
@@ -129,6 +133,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         stages,
         total,
         notes,
+        server,
         plugins: options.plugins.iter().flat_map(|found| found.metrics.clone()).collect(),
     };
     let messages = run.messages.iter().map(|(kind, texts)| (kind.name().to_owned(), texts.clone()));
@@ -141,6 +146,20 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         plugins: options.plugins.clone(),
         messages: messages.collect(),
     }
+}
+
+/// What the server says of each measured stage, and of all of them where there are several.
+fn server_views(parts: &[Part], snapshots: &[Snapshot]) -> Vec<ServerView> {
+    let mut views: Vec<ServerView> = parts
+        .iter()
+        .filter_map(|part| view(&part.stage.info.name, part.window, snapshots))
+        .collect();
+    if let (Some(first), Some(last)) = (parts.first(), parts.last())
+        && parts.len() > 1
+    {
+        views.extend(view("total", (first.window.0, last.window.1), snapshots));
+    }
+    views
 }
 
 /// The largest number of requests that were under way at once.

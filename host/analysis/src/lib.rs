@@ -14,6 +14,7 @@ mod metric;
 mod notes;
 mod plugin;
 pub mod report;
+pub mod server;
 mod slo;
 mod statistics;
 mod summarise;

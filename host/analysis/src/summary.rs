@@ -3,6 +3,7 @@
 use crate::health::Health;
 use crate::notes::Note;
 use crate::plugin::PluginMetric;
+use crate::server::ServerView;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -36,6 +37,9 @@ pub struct Summary {
     pub total: StageSummary,
     /// What the reader should know.
     pub notes: Vec<Note>,
+    /// What the server says of itself, for each measured stage and for all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub server: Vec<ServerView>,
     /// Numbers of analyzer plugins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<PluginMetric>,

@@ -250,7 +250,7 @@ impl Action {
                     .map(|(key, source)| format!("--from-literal={key}=<the secret {source}>"))
                     .collect();
                 format!(
-                    "kubectl create secret generic {} --namespace {} {}",
+                    "kubectl create secret generic {} --namespace {} {} --dry-run=client --output yaml | kubectl apply --server-side --filename -",
                     secret.name,
                     within(&secret.namespace),
                     entries.join(" ")
@@ -382,7 +382,7 @@ mod tests {
                 namespace: None,
                 entries: vec![("HF_TOKEN".into(), "hf-token".into())],
             }),
-            "kubectl create secret generic s --namespace ns --from-literal=HF_TOKEN=<the secret hf-token>",
+            "kubectl create secret generic s --namespace ns --from-literal=HF_TOKEN=<the secret hf-token> --dry-run=client --output yaml | kubectl apply --server-side --filename -",
             Some("kubectl delete secret s --namespace ns --ignore-not-found"),
         );
         check(

@@ -1,8 +1,7 @@
 //! Which workload reads a data set: told by the file's name and its first line.
 
 use serde_json::Value;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, Read};
 use std::path::Path;
 
 /// As much of a file as is looked at.
@@ -20,8 +19,8 @@ fn is_trace(path: &Path) -> bool {
     if name.ends_with(".csv") {
         return true;
     }
-    let first = File::open(path).ok().and_then(|file| {
-        let lines = BufReader::new(file.take(LOOK)).lines();
+    let first = plugin_host::contents(path).ok().and_then(|file| {
+        let lines = file.take(LOOK).lines();
         lines.map_while(Result::ok).find(|line| !line.trim().is_empty())
     });
     let first: Option<Value> = first.and_then(|line| serde_json::from_str(&line).ok());
@@ -47,5 +46,13 @@ mod tests {
         check("b.jsonl", "{\"conversations\": []}\n", "sharegpt");
         check("c.json", "[{\"timestamp\": 1}]", "sharegpt");
         assert_eq!(workload_of(Path::new("nowhere.json")), "sharegpt");
+        // {"timestamp":0}, compressed.
+        let packed: &[u8] = &[
+            31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 201, 204, 77, 45, 46, 73, 204, 45, 80,
+            178, 50, 168, 5, 0, 161, 112, 49, 19, 15, 0, 0, 0,
+        ];
+        let path = folder.path().join("d.jsonl.gz");
+        std::fs::write(&path, packed).unwrap();
+        assert_eq!(workload_of(&path), "trace");
     }
 }

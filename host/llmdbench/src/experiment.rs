@@ -94,11 +94,17 @@ pub(crate) fn layers(
         Some((i, name.to_owned()))
     });
     if let Some((i, name)) = named.filter(|(_, name)| name != NO_SCENARIO) {
-        let found = scenario(&name, layers[i].folder(), warnings).map_err(|error| match i {
-            // What was just typed needs no place.
-            0 => error,
-            _ => error.at(layers[i].place("/scenario")),
-        })?;
+        let mut said = Vec::new();
+        let (found, is_built_in) =
+            scenario(&name, layers[i].folder(), &mut said).map_err(|error| match i {
+                // What was just typed needs no place.
+                0 => error,
+                _ => error.at(layers[i].place("/scenario")),
+            })?;
+        // Of a built-in one nobody can mend the old names; `scenario show` tells them.
+        if !is_built_in {
+            warnings.extend(said);
+        }
         let above_environment = layers.len() - 1;
         layers.insert(above_environment, found);
     }
@@ -122,18 +128,19 @@ pub(crate) fn harness_of(layers: &[Layer]) -> String {
 /// The name that stands for no scenario, whatever weaker sources name.
 pub(crate) const NO_SCENARIO: &str = "none";
 
-/// The layer of a scenario, by its path or name.
+/// The layer of a scenario, by its path or name, and whether it is a built-in one.
 pub(crate) fn scenario(
     name: &str,
     folder: Option<&Path>,
     warnings: &mut Vec<String>,
-) -> Result<Layer> {
+) -> Result<(Layer, bool)> {
     let found = find(name, folder, "scenario", embedded::SCENARIOS)?;
-    if found.name.ends_with(".sh") {
-        settings::exports(&found.name, &found.text, warnings)
+    let layer = if found.name.ends_with(".sh") {
+        settings::exports(&found.name, &found.text, warnings)?
     } else {
-        settings::file(Source::Scenario, found.document()?)
-    }
+        settings::file(Source::Scenario, found.document()?)?
+    };
+    Ok((layer, found.folder.is_none()))
 }
 
 /// A file that was found.
@@ -195,7 +202,10 @@ pub(crate) fn near_file(path: &Path) -> Option<String> {
     let wanted = path.file_name()?.to_string_lossy().into_owned();
     let names: Vec<String> = std::fs::read_dir(folder)
         .ok()?
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| *name != wanted)
         .collect();
     let near = crate::document::nearest(&wanted, names.iter().map(String::as_str))?;
     Some(folder.join(near).display().to_string())
@@ -338,13 +348,20 @@ pub(crate) const FMPERF: &str = "fmperf-compat";
 
 /// The harness plugin: the one that is named, or the one that reads the profile that is.
 fn harness(settings: &Settings) -> &str {
-    match settings.text("harness.plugin") {
+    let named = settings.text("harness.plugin").unwrap_or_default();
+    if settings.is_set("harness.plugin") {
         // The name of later versions of the original.
-        Some("fmperf") => FMPERF,
-        _ if !settings.is_set("harness.plugin") && settings.is_set("fmperf.experiment_profile") => {
-            FMPERF
-        }
-        named => named.unwrap_or_default(),
+        return if named == "fmperf" { FMPERF } else { named };
+    }
+    let profile = settings.source("fmperf.experiment_profile");
+    let stages = settings.source_of("/harness/settings/stages");
+    if stages.is_some_and(|stages| stages < profile) {
+        // Stages that were typed stand above a profile that lies in the environment.
+        "stages"
+    } else if profile != Source::Default {
+        FMPERF
+    } else {
+        named
     }
 }
 

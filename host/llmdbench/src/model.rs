@@ -29,7 +29,13 @@ impl Model {
 
     /// The models of a comma list, each once.
     pub(crate) fn list(text: &str) -> Vec<Self> {
-        items(text).into_iter().map(|name| Self::named(&name)).collect()
+        let mut models: Vec<Self> = Vec::new();
+        for model in items(text).into_iter().map(|name| Self::named(&name)) {
+            if !models.iter().any(|other| other.id == model.id) {
+                models.push(model);
+            }
+        }
+        models
     }
 }
 
@@ -60,7 +66,8 @@ mod tests {
 
     #[test]
     fn short_names_stand_for_ids_and_ids_for_themselves() {
-        let models = Model::list("llama-8b, facebook/opt-125m,llama-8b,");
+        let models =
+            Model::list("llama-8b, facebook/opt-125m,llama-8b,meta-llama/Llama-3.1-8B-Instruct");
         let shown: Vec<String> = models.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["meta-llama/Llama-3.1-8B-Instruct (llama-8b)", "facebook/opt-125m"]);
     }

@@ -45,7 +45,13 @@ fn wanted(action: &Action, namespace: &str) -> std::result::Result<Vec<Grant>, S
         Action::Wait(wait) => vec![objects(&wait.objects, ObjectVerbs::OBSERVE, namespace)],
         Action::Observe(wanted) => vec![objects(wanted, ObjectVerbs::OBSERVE, namespace)],
         Action::Delete(wanted) => vec![objects(wanted, ObjectVerbs::DELETE, namespace)],
-        Action::Helm(release) => vec![Grant::Helm(release.chart.clone())],
+        Action::Helm(release) => {
+            if let Some(values) = &release.values {
+                Yaml::load_from_str(&values.yaml)
+                    .map_err(|error| format!("`{}` is no YAML: {error}", values.file))?;
+            }
+            vec![Grant::Helm(release.chart.clone())]
+        }
         // What can be uninstalled is what could be installed; the host knows its own releases.
         Action::Uninstall(_) => Vec::new(),
         Action::Secret(secret) => {

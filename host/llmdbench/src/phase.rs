@@ -8,6 +8,7 @@ pub(crate) mod environment;
 pub(crate) mod lmbench;
 pub(crate) mod plan;
 pub(crate) mod run;
+pub(crate) mod server_metrics;
 pub(crate) mod smoketest;
 pub(crate) mod standup;
 pub(crate) mod supply;

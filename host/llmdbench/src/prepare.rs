@@ -4,6 +4,7 @@
 //! What these steps make outlives a run and carries the label `llmdbench.io/prepared`.
 
 use crate::action::{Action, Condition, Manifest, Objects, Secret, Wait, Which};
+use crate::error::Problem;
 use crate::experiment::Model;
 use crate::plan::Step;
 use crate::settings::Settings;
@@ -86,6 +87,14 @@ impl<'a> Preparation<'a> {
             ));
             let job = self.job_name(model);
             documents.push(self.download(&namespace, &job, model));
+            let objects = Objects {
+                api_version: "batch/v1".into(),
+                kind: "Job".into(),
+                namespace: Some(namespace.clone()),
+                which: Which::Name(job),
+            };
+            // What a Job runs cannot be changed, so an earlier one goes first.
+            actions.push(Action::Delete(objects.clone()));
             actions.push(apply(&file, documents.join("---\n")));
             // The Secret needs the namespace; the Job's pod waits for the Secret.
             let secret = self.secret(&namespace);
@@ -93,12 +102,7 @@ impl<'a> Preparation<'a> {
                 actions.push(secret);
             }
             actions.push(Action::Wait(Wait {
-                objects: Objects {
-                    api_version: "batch/v1".into(),
-                    kind: "Job".into(),
-                    namespace: Some(namespace.clone()),
-                    which: Which::Name(job),
-                },
+                objects,
                 until: Condition::Status { name: "Complete".into(), status: "True".into() },
                 timeout: Duration::from_secs(timeout),
             }));
@@ -118,8 +122,10 @@ impl<'a> Preparation<'a> {
                 metadata("fmperf-job-creator", Some(&namespace))
             ),
             format!(
-                "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: fmperf-job-creator\nsubjects:\n- kind: ServiceAccount\n  name: {account}\n  namespace: {namespace}\n",
-                metadata("fmperf-job-creator-binding", Some(&namespace))
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: fmperf-job-creator\nsubjects:\n- kind: ServiceAccount\n  name: {}\n  namespace: {}\n",
+                metadata("fmperf-job-creator-binding", Some(&namespace)),
+                quoted(&account),
+                quoted(&namespace)
             ),
         ];
         let claim = self.text("fmperf.pvc_name");
@@ -147,8 +153,10 @@ impl<'a> Preparation<'a> {
         }
         if self.is_openshift {
             documents.push(format!(
-                "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: system:openshift:scc:anyuid\nsubjects:\n- kind: ServiceAccount\n  name: {account}\n  namespace: {namespace}\n",
-                metadata("llmdbench-anyuid", Some(namespace))
+                "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: system:openshift:scc:anyuid\nsubjects:\n- kind: ServiceAccount\n  name: {}\n  namespace: {}\n",
+                metadata("llmdbench-anyuid", Some(namespace)),
+                quoted(&account),
+                quoted(namespace)
             ));
         }
         documents
@@ -202,13 +210,18 @@ kind: Job
           pip install --quiet --target /tmp/packages huggingface_hub
           PYTHONPATH=/tmp/packages python3 - <<'END'
           import os
+          import sys
           import huggingface_hub
           model = os.environ["MODEL"]
-          files = huggingface_hub.snapshot_download(model)
           link = "/cache/models/" + model
+          if os.path.isdir(link) and not os.path.islink(link) and os.listdir(link):
+              sys.exit(print(link, "is there already"))
+          files = huggingface_hub.snapshot_download(model)
           os.makedirs(os.path.dirname(link), exist_ok=True)
           if os.path.islink(link):
               os.remove(link)
+          elif os.path.isdir(link):
+              os.rmdir(link)
           os.symlink(os.path.relpath(files, os.path.dirname(link)), link)
           END
         env:
@@ -233,6 +246,51 @@ kind: Job
             quoted(&model.id),
         )
     }
+}
+
+/// What of the settings and models Kubernetes, or a shell in a pod, would not take.
+pub(crate) fn check(settings: &Settings, models: &[Model]) -> Vec<Problem> {
+    const NAMES: [&str; 7] = [
+        "vllm.common.namespace",
+        "vllm.common.service_account",
+        "vllm.common.pvc_name",
+        "vllm.common.hf_token_name",
+        "fmperf.namespace",
+        "fmperf.service_account",
+        "fmperf.pvc_name",
+    ];
+    let mut problems = Vec::new();
+    for path in NAMES {
+        let name = settings.text(path).unwrap_or_default();
+        if !is_dns_label(name) {
+            let problem =
+                Problem::new(format!("`{path}`: `{name}` is no name that Kubernetes takes"));
+            let problem = problem.hint("write small letters, digits and dashes, a letter or digit at both ends, at most 63");
+            problems.push(match settings.place(&crate::settings::pointer(path)) {
+                Some(place) => problem.at(place),
+                None => problem,
+            });
+        }
+    }
+    for model in models {
+        let is_id = |c: char| c.is_ascii_alphanumeric() || "._/-".contains(c);
+        if model.id.is_empty() || !model.id.chars().all(is_id) {
+            problems.push(
+                Problem::new(format!("`deploy.model`: `{}` is no id of a model", model.id))
+                    .hint("ids have letters, digits and . _ - /"),
+            );
+        }
+    }
+    problems
+}
+
+/// RFC 1123.
+fn is_dns_label(name: &str) -> bool {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(is_inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 fn apply(file: &str, yaml: String) -> Action {
@@ -317,6 +375,27 @@ mod tests {
                 "PersistentVolumeClaim workload-pvc",
             ]
         );
+    }
+
+    #[test]
+    fn names_that_kubernetes_or_a_shell_would_not_take_are_refused() {
+        let problems = |set: &[(&str, &str)], model: &str| -> String {
+            let mut layer = Layer::named(Source::Flag);
+            for (path, text) in set {
+                layer.set(path, "--flag", json!(text));
+            }
+            let settings = resolve(vec![layer]).unwrap();
+            let found = check(&settings, &[Model::named(model)]);
+            found.iter().map(|problem| problem.message.clone()).collect()
+        };
+        assert_eq!(problems(&[], "org/Model_1.5-x"), "");
+        for bad in ["Foo Bar", "/../evil", "-a", "a.b", ""] {
+            assert!(
+                problems(&[("fmperf.pvc_name", bad)], "m").contains("fmperf.pvc_name"),
+                "{bad}"
+            );
+        }
+        assert!(problems(&[], "a;touch x").contains("no id of a model"));
     }
 
     #[test]

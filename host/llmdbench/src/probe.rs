@@ -62,6 +62,11 @@ pub(crate) fn client(timeout: Duration) -> Result<Client> {
     client_for(timeout, None, false)
 }
 
+/// The same, checking certificates as the user wants.
+pub(crate) fn client_of(tls: &load::Tls, timeout: Duration) -> Result<Client> {
+    client_for(timeout, tls.ca_file.as_ref(), tls.insecure)
+}
+
 fn client_for(timeout: Duration, ca_file: Option<&PathBuf>, insecure: bool) -> Result<Client> {
     let failed = || Error::unexpected("cannot set up HTTP");
     let mut builder = Client::builder().timeout(timeout).tls_danger_accept_invalid_certs(insecure);
@@ -93,7 +98,7 @@ impl<'a> Probe<'a> {
         secrets: &'a Secrets,
         tls: &load::Tls,
     ) -> Result<Self> {
-        let client = client_for(Duration::from_secs(30), tls.ca_file.as_ref(), tls.insecure)?;
+        let client = client_of(tls, Duration::from_secs(30))?;
         Ok(Self { client, endpoint, secrets })
     }
 

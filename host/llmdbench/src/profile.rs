@@ -2,7 +2,7 @@
 
 use crate::document::nearest;
 use crate::error::{Error, Problem, Result};
-use crate::settings::{SETTINGS, Settings};
+use crate::settings::{SETTINGS, Settings, nearest_variable};
 use crate::{embedded, experiment};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ fn value_of(
         let mut problem =
             Problem::new(format!("`{MARK}{variable}`: there is no setting {variable}"));
         let names = SETTINGS.iter().map(|setting| setting.variable);
-        if let Some(near) = nearest(variable, names) {
+        if let Some(near) = nearest_variable(variable, names) {
             problem = problem.hint(format!("the nearest name is {near}"));
         }
         return Err(problem);

@@ -163,6 +163,7 @@ impl RunDir {
 }
 
 const RECORDS: &str = "records.jsonl";
+const SERVER_METRICS: &str = "server_metrics.jsonl";
 
 impl Results {
     /// Finds them from a path that a user gave: a run folder, one of its results folders, or a
@@ -244,6 +245,25 @@ impl Results {
             .collect();
         files.sort();
         files
+    }
+
+    /// `server_metrics.jsonl`: what the server said of itself.
+    pub(crate) fn server_metrics(&self) -> PathBuf {
+        self.results.join(SERVER_METRICS)
+    }
+
+    /// A file that an analyzer made.
+    pub(crate) fn artifact(&self, name: &str) -> PathBuf {
+        self.results.join(name)
+    }
+
+    /// Whether a name is that of a file of the run itself, or of another run's folder.
+    pub(crate) fn is_own(&self, name: &str) -> bool {
+        let first = Path::new(name).components().next();
+        let first = first.map(|part| part.as_os_str().to_string_lossy().into_owned());
+        let first = first.unwrap_or_default();
+        ["run.json", "plan.json", "logs", RECORDS, SERVER_METRICS].contains(&first.as_str())
+            || first.parse::<usize>().is_ok()
     }
 
     /// `run.json`: what ran.
@@ -367,6 +387,15 @@ mod tests {
         fails("results/2/none.jsonl", "there is no file or folder");
         make(&folder.path().join("empty")).unwrap();
         fails("empty", "there are no records in");
+    }
+
+    #[test]
+    fn files_of_the_run_itself_are_known() {
+        let results = RunDir::at(Path::new("w")).results(1);
+        for name in ["records.jsonl", "run.json", "plan.json", "logs/a", "2/records.jsonl"] {
+            assert!(results.is_own(name), "{name}");
+        }
+        assert!(!results.is_own("LMBench_a_1.csv") && !results.is_own("tail/stages.txt"));
     }
 
     #[test]

@@ -106,9 +106,10 @@ impl Layer {
                 None => {
                     let old: Vec<String> = legacy::all().map(|(name, _)| name).collect();
                     let names = SETTINGS.iter().map(|setting| setting.variable);
-                    let near = nearest(variable, names.chain(old.iter().map(String::as_str)))
-                        .map(|near| format!("; the nearest name is {near}"))
-                        .unwrap_or_default();
+                    let near =
+                        nearest_variable(variable, names.chain(old.iter().map(String::as_str)))
+                            .map(|near| format!("; the nearest name is {near}"))
+                            .unwrap_or_default();
                     let what = if place == variable {
                         format!("the environment variable {variable}")
                     } else {
@@ -297,6 +298,17 @@ pub(crate) fn environment(
     layer
 }
 
+/// The variable whose name is most like this one, what all begin with left out.
+pub(crate) fn nearest_variable<'a>(
+    name: &str,
+    names: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    const PREFIX: &str = "LLMDBENCH_";
+    let own = name.strip_prefix(PREFIX).unwrap_or(name);
+    let names = names.into_iter().map(|name| name.strip_prefix(PREFIX).unwrap_or(name));
+    nearest(own, names).map(|near| format!("{PREFIX}{near}"))
+}
+
 /// A value from the text of a flag, by the setting's kind. What does not fit stays a text, and is
 /// refused with its place when the layers are resolved.
 pub(crate) fn from_text(path: &str, text: &str) -> Value {
@@ -372,6 +384,15 @@ fn walk(
     for (key, value) in map {
         let here = if dotted.is_empty() { key.clone() } else { format!("{dotted}.{key}") };
         let here_pointer = format!("{at}/{}", escape(key));
+        if key.contains('.') {
+            let nested = key.replace('.', ": {") + ": ..." + &"}".repeat(key.matches('.').count());
+            problems.push(
+                Problem::new(format!("`{here}` is not a key of an experiment"))
+                    .at(layer.place(&here_pointer))
+                    .hint(format!("keys lie within each other: `{nested}`")),
+            );
+            continue;
+        }
         if SETTINGS.iter().any(|setting| setting.path == here) {
             continue;
         }
@@ -487,5 +508,9 @@ mod tests {
         check("- a\n", &["does not hold a mapping"]);
         check("deploy: local\nseed: -1\n", &["`deploy`: expected a mapping", "`seed`"]);
         check("load: {max_error_rate: 5}\n", &["from 0 to 1"]);
+        check(
+            "seed: 1\ndeploy.method: local\n",
+            &["`deploy.method` is not a key of an experiment"],
+        );
     }
 }

@@ -6,9 +6,9 @@ pub(crate) mod inputs;
 pub(crate) mod log;
 pub(crate) mod tokenizer;
 
-pub use inputs::Input;
 #[expect(unreachable_pub, reason = "the generated bindings export the resource's type")]
 pub use inputs::Reader;
+pub use inputs::{Input, contents};
 pub use log::LogLine;
 
 use wasmtime::component::ResourceTable;

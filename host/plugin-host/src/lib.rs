@@ -22,7 +22,7 @@ mod settings;
 pub mod wit;
 
 pub use call::{AnalyzerInstance, BackendInstance, HarnessInstance, WorkloadInstance};
-pub use capability::{Input, LogLine};
+pub use capability::{Input, LogLine, contents};
 pub use embedded::Embedded;
 pub use engine::{Host, HostOptions, Source};
 pub use error::{Details, Error, Fault};

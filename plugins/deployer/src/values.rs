@@ -2,7 +2,7 @@
 
 use crate::settings::Settings;
 use llmdbench_plugin::Error;
-use llmdbench_plugin::kubernetes::merge;
+use llmdbench_plugin::kubernetes::{merge, node_affinity};
 use serde_json::{Map, Value, json};
 
 /// Variables of the endpoint picker, in the original's order; the names of the settings are the
@@ -39,7 +39,10 @@ const REDIS: &str =
 /// When a setting makes no sense.
 pub(crate) fn of(settings: &Settings, model: &str) -> Result<Value, Error> {
     let resources = json!({&settings.accelerator_resource: settings.gpu_nr});
-    let affinity = affinity(&settings.affinity)?;
+    let affinity = match node_affinity(&settings.affinity)? {
+        Some(affinity) => json!({"affinity": affinity}),
+        None => json!({}),
+    };
     let mut values = json!({
         "sampleApplication": {
             "enabled": true,
@@ -96,20 +99,6 @@ fn role(replicas: u32, extra: &str) -> Value {
 
 fn image(repository: &str, tag: &str) -> Value {
     json!({"registry": "ghcr.io", "repository": repository, "tag": tag})
-}
-
-fn affinity(text: &str) -> Result<Value, Error> {
-    if text.is_empty() {
-        return Ok(json!({}));
-    }
-    let (key, value) = text.split_once(':').ok_or_else(|| {
-        Error::invalid_settings(format!("{text:?} is no node label"))
-            .at("/affinity")
-            .hint("write it as KEY:VALUE, or leave it empty for any node")
-    })?;
-    Ok(json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
-        "nodeSelectorTerms": [{"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}]
-    }}}}))
 }
 
 fn picker(settings: &Settings) -> Result<Value, Error> {

@@ -2,7 +2,7 @@
 //! as `run_benchmarks.sh` of LMBenchmark ran them.
 
 use crate::profile::Profile;
-use crate::schedule::{TICK, gap};
+use crate::schedule::{TICK, gap, users};
 use crate::settings::{Mode, Part, Rounds};
 use llmdbench_plugin::stages::{Arrival, LoadPlan, Stage, Stop};
 use llmdbench_plugin::{Error, label, log};
@@ -33,7 +33,7 @@ impl Scenario {
 
     /// The scenarios that the profile's word means.
     fn meant_by(word: &str) -> Result<Vec<Self>, Error> {
-        // The original's `all` leaves out long-long's sibling of the same length.
+        // The original's `all` is not all: long-long must be asked for.
         if word == "all" {
             return Ok(vec![Self::ShareGpt, Self::ShortInput, Self::LongInput]);
         }
@@ -84,12 +84,13 @@ pub(crate) fn plan(profile: &Profile, mode: Mode) -> Result<LoadPlan, Error> {
             Mode::Corrected => profile.clone(),
         };
         check(scenario, &profile)?;
-        for (level, (text, qps)) in (0_u64..).zip(&rates) {
+        let mut first_user = profile.init_user_id;
+        for (text, qps) in &rates {
             let named = Named { scenario, text, qps: *qps };
             if scenario == Scenario::ShareGpt {
                 stages.extend(named.replay(&profile));
             } else {
-                stages.extend(named.rounds(&profile, mode, level));
+                stages.extend(named.rounds(&profile, mode, &mut first_user));
             }
         }
     }
@@ -128,14 +129,20 @@ fn check(scenario: Scenario, profile: &Profile) -> Result<(), Error> {
     if scenario == Scenario::ShareGpt {
         return Ok(());
     }
-    for (name, value) in [
-        ("num_users", profile.num_users),
-        ("num_rounds", profile.num_rounds),
-        ("answer_len", profile.answer_len),
-        ("test_duration", profile.test_duration),
+    // Beyond these, a plan would not fit into memory, or would not end.
+    for (name, value, least, most) in [
+        ("num_users", profile.num_users, 1, 100_000),
+        ("num_rounds", profile.num_rounds, 1, 10_000),
+        ("answer_len", profile.answer_len, 1, u32::MAX),
+        ("test_duration", profile.test_duration, 1, 7 * 24 * 3600),
+        ("num_users_warmup", profile.num_users_warmup, 0, 7 * 24 * 3600),
+        ("system_prompt", profile.system_prompt, 0, 1_000_000),
+        ("chat_history", profile.chat_history, 0, 1_000_000),
     ] {
-        if value == 0 {
-            return Err(Error::invalid_settings(format!("`{name}` is 0")).at(format!("/{name}")));
+        if !(least..=most).contains(&value) {
+            let message = format!("`{name}` is {value}");
+            let hint = format!("choose a number from {least} to {most}");
+            return Err(Error::invalid_settings(message).at(format!("/{name}")).hint(hint));
         }
     }
     Ok(())
@@ -164,10 +171,9 @@ impl Named<'_> {
         vec![send("-warm-up", true), send("", false)]
     }
 
-    fn rounds(&self, profile: &Profile, mode: Mode, level: u64) -> Vec<Stage> {
+    /// `first_user` is moved on to where the next rate begins.
+    fn rounds(&self, profile: &Profile, mode: Mode, first_user: &mut u64) -> Vec<Stage> {
         let chat = profile.use_chat_completions;
-        // Each rate has users, and so prompts, of its own.
-        let first = profile.init_user_id + level * u64::from(profile.num_users_warmup);
         let measured = Rounds {
             users: profile.num_users,
             rounds: profile.num_rounds,
@@ -175,16 +181,23 @@ impl Named<'_> {
             system_prompt: profile.system_prompt,
             chat_history: profile.chat_history,
             answer_len: profile.answer_len,
-            init_user_id: first,
+            init_user_id: *first_user,
             length: u64::from(profile.test_duration) * SECOND,
             chat,
             mode,
         };
-        if level == 0 || mode == Mode::Compat {
-            for warning in self.warnings(&measured) {
-                log::warn(warning);
-            }
+        for warning in self.warnings(&measured) {
+            log::warn(warning);
         }
+        // The original moves on by the users that warm up, so that rates may share users and
+        // prompts; corrected, each has its own.
+        let own = match mode {
+            Mode::Compat => 0,
+            Mode::Corrected => {
+                users(&measured).iter().map(|user| user.id - *first_user).max().unwrap_or(0)
+            }
+        };
+        *first_user += own.max(u64::from(profile.num_users_warmup));
         let warm_up = Rounds {
             users: 1,
             rounds: 2,
@@ -343,6 +356,21 @@ mod tests {
         check(Mode::Compat, "long-long", [320, 20, 1, 1000, 100, 375]);
         check(Mode::Corrected, "short-input", [3, 5, 512, 64, 300, 2]);
         check(Mode::Compat, "long-input", [3, 5, 512, 64, 300, 2]);
+    }
+
+    #[test]
+    fn corrected_no_two_rates_share_a_user() {
+        let plan = plan(&profile("long-input", "2 4"), Mode::Corrected).unwrap();
+        let ids: Vec<Vec<u64>> = parts(&plan)
+            .iter()
+            .filter_map(|part| match part {
+                Part::Rounds(rounds) if rounds.mode == Mode::Corrected => {
+                    Some(users(rounds).iter().map(|user| user.id).collect())
+                }
+                _ => None,
+            })
+            .collect();
+        assert!(ids[0].iter().max() < ids[1].iter().min(), "{ids:?}");
     }
 
     #[test]

@@ -181,6 +181,9 @@ fn entries(text: &str) -> Result<Vec<Entry>, Error> {
                 entries.push(Entry { key: value.into_owned(), values: Vec::new(), line });
                 awaits_value = true;
             }
+            Event::Alias(_) => {
+                return Err(bad(line, "profiles have no aliases: write the value out".to_owned()));
+            }
             Event::Scalar(value, ..) => {
                 if let Some(entry) = entries.last_mut().filter(|_| depth <= 2) {
                     entry.values.push(value.into_owned());
@@ -240,5 +243,6 @@ mod tests {
         check("- a\n", "a mapping of keys");
         check("a: [\n", "this is not YAML");
         check("num_users: 1\nnum_users: 1\n", "stands twice");
+        check("num_users: &a 3\nnum_rounds: *a\n", "line 2: profiles have no aliases");
     }
 }

@@ -1,7 +1,8 @@
 //! Kubernetes objects as backends make them: names that the API server takes, objects as YAML, and
 //! the user's own fields merged in.
 
-use serde_json::{Map, Value};
+use crate::Error;
+use serde_json::{Map, Value, json};
 
 /// Longest DNS label (RFC 1123).
 const LONGEST: usize = 63;
@@ -51,6 +52,32 @@ pub fn merge(object: &mut Value, patch: &Value) {
             merge(map.entry(key.clone()).or_insert(Value::Null), value);
         }
     }
+}
+
+/// The affinity of pods to nodes with a label, written "KEY:VALUE". None: the text is empty.
+///
+/// # Errors
+/// When it is no label; the setting is taken to be `/affinity`.
+pub fn node_affinity(label: &str) -> Result<Option<Value>, Error> {
+    if label.is_empty() {
+        return Ok(None);
+    }
+    let (key, value) = label.split_once(':').ok_or_else(|| {
+        Error::invalid_settings(format!("{label:?} is no node label"))
+            .at("/affinity")
+            .hint("write it as KEY:VALUE, or leave it empty for any node")
+    })?;
+    Ok(Some(json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [
+            {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
+        ]
+    }}})))
+}
+
+/// A model's name as part of a file's name: a folder is none.
+#[must_use]
+pub fn file_part(model: &str) -> String {
+    model.replace('/', "___")
 }
 
 /// Whether an object is among those that the host observed (JSON texts).
@@ -144,7 +171,6 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn names_are_dns_labels_whatever_they_are_made_of() {

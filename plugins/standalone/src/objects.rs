@@ -1,7 +1,7 @@
 //! The Kubernetes objects of one model.
 
 use crate::settings::Settings;
-use llmdbench_plugin::kubernetes::{merge, name};
+use llmdbench_plugin::kubernetes::{file_part, merge, name, node_affinity};
 use llmdbench_plugin::model::Attributes;
 use llmdbench_plugin::{Context, Error};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(crate) struct Stack {
     namespace: String,
     deployment: String,
     service: String,
-    affinity: Option<(String, String)>,
+    affinity: Option<Value>,
 }
 
 impl Stack {
@@ -26,18 +26,7 @@ impl Stack {
     /// # Errors
     /// When a setting makes no sense.
     pub(crate) fn new(settings: Settings, context: &Context) -> Result<Self, Error> {
-        let affinity = match settings.affinity.as_str() {
-            "" => None,
-            text => Some(
-                text.split_once(':')
-                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                    .ok_or_else(|| {
-                        Error::invalid_settings(format!("{text:?} is no node label"))
-                            .at("/affinity")
-                            .hint("write it as KEY:VALUE, or leave it empty for any node")
-                    })?,
-            ),
-        };
+        let affinity = node_affinity(&settings.affinity)?;
         let attributes = Attributes::of(&context.model);
         let label = attributes.label();
         Ok(Self {
@@ -49,7 +38,7 @@ impl Stack {
                 &attributes.kind_of_tuning,
             ]),
             service: name(&["vllm-standalone", &label]),
-            file_part: context.model_alias.replace('/', "___"),
+            file_part: file_part(&context.model_alias),
             model: context.model.clone(),
             namespace: context.namespace.clone().unwrap_or_default(),
             affinity,
@@ -126,12 +115,8 @@ impl Stack {
         if settings.service_account != "default" {
             pod["serviceAccountName"] = json!(settings.service_account);
         }
-        if let Some((key, value)) = &self.affinity {
-            pod["affinity"] = json!({"nodeAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-                    {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
-                ]}
-            }});
+        if let Some(affinity) = &self.affinity {
+            pod["affinity"] = affinity.clone();
         }
         if !settings.image_pull_secrets.is_empty() {
             let secrets = settings.image_pull_secrets.iter();

@@ -204,27 +204,56 @@ fn every_scenario_writes_its_files_and_names_its_commands() {
 fn methods_and_models_can_be_others_and_several() {
     let bench = Bench::new();
     let id = "Qwen/Qwen2.5-0.5B-Instruct";
-    let args =
-        ["standup", "-n", "-c", "ocp_H100_deployer_llama-70b", "-t", "standalone,deployer", "-m"];
-    bench.run(&[&args[..], &[&format!("llama-8b,{id}")]].concat()).expect(0);
-    let files = yamls(&bench);
-    for file in [
-        "04_prepare_namespace_Qwen___Qwen2.5-0.5B-Instruct.yaml",
-        "04_prepare_namespace_llama-8b.yaml",
-        "06_a_deployment_Qwen___Qwen2.5-0.5B-Instruct.yaml",
-        "06_a_deployment_llama-8b.yaml",
-        "07_deployer_values.yaml",
-        "07_deployer_values_Qwen___Qwen2.5-0.5B-Instruct.yaml",
-    ] {
-        assert!(files.iter().any(|other| other == file), "no {file} in {files:?}");
-    }
+    let scenario = ["standup", "-n", "-c", "ocp_H100_deployer_llama-70b"];
+    // An alias and its id are one model.
+    let models = format!("llama-8b,{id},{LLAMA_8B}");
+    bench.run(&[&scenario[..], &["-t", "standalone", "-m", &models]].concat()).expect(0);
+    let of_step = |n: &str| -> Vec<String> {
+        yamls(&bench).into_iter().filter(|file| file.starts_with(n)).collect()
+    };
+    let files = |kind: &str| {
+        [format!("{kind}_Qwen___Qwen2.5-0.5B-Instruct.yaml"), format!("{kind}_llama-8b.yaml")]
+    };
+    assert_eq!(of_step("04_"), files("04_prepare_namespace"));
+    assert_eq!(of_step("06_a"), files("06_a_deployment"));
     let deployment = yaml(&bench, "06_a_deployment_Qwen___Qwen2.5-0.5B-Instruct.yaml");
     assert_eq!(deployment["metadata"]["name"], "vllm-standalone-0-5b-vllm-qwen2-5-0-5b-instruct");
-    let second = yaml(&bench, "07_deployer_values_Qwen___Qwen2.5-0.5B-Instruct.yaml");
-    assert_eq!(second["sampleApplication"]["model"]["modelName"], id);
-    let steps = commands(&bench);
-    let gateways = steps.iter().filter(|c| c.contains("helm upgrade --install kgateway ")).count();
-    assert_eq!(gateways, 1, "what both want is done once");
+
+    let both = Bench::new();
+    both.run(&[&scenario[..], &["-t", "standalone,deployer", "-m", id]].concat()).expect(0);
+    let files = yamls(&both);
+    for file in ["06_a_deployment_Qwen___Qwen2.5-0.5B-Instruct.yaml", "07_deployer_values.yaml"] {
+        assert!(files.iter().any(|other| other == file), "no {file} in {files:?}");
+    }
+
+    // What two models would take from each other is refused.
+    let clash = |method: &str, models: &str, what: &str| {
+        let args = [&scenario[..], &["-t", method, "-m", models]].concat();
+        bench.run(&args).expect(2).says(what);
+    };
+    clash("deployer", "llama-3b,llama-8b", "both want the release `llm-d`");
+    let alike = "Qwen/Qwen2.5-7B-Instruct,Qwen/Qwen2.5-7B-Instruct-AWQ";
+    clash(
+        "standalone",
+        alike,
+        "both want the Deployment `vllm-standalone-7b-vllm-qwen2-5-7b-instruct`",
+    );
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_refused_before_anything_is_written() {
+    let check = |variable: &str, value: &str, said: &str| {
+        let bench = Bench::new().env(variable, value);
+        bench.run(&["standup", "-n", "-t", "standalone"]).expect(2).says(said);
+        assert!(!bench.path("w").exists());
+    };
+    check(
+        "LLMDBENCH_FMPERF_PVC_NAME",
+        "/../../../evil",
+        "LLMDBENCH_FMPERF_PVC_NAME: `fmperf.pvc_name`",
+    );
+    check("LLMDBENCH_VLLM_COMMON_NAMESPACE", "Foo Bar", "is no name that Kubernetes takes");
+    check("LLMDBENCH_DEPLOY_MODEL_LIST", "a;touch x", "`a;touch x` is no id of a model");
 }
 
 #[test]
@@ -249,6 +278,8 @@ fn a_values_file_is_taken_as_it_is() {
     bench.write("mine.yaml", "my: {own: values}\n");
     bench.run(&["standup", "-n"]).expect(0);
     assert_eq!(bench.read("w/setup/yamls/07_deployer_values.yaml"), "my: {own: values}\n");
+    bench.write("mine.yaml", "a: [\n");
+    bench.run(&["standup", "-n"]).expect(2).says("`07_deployer_values.yaml` is no YAML");
     std::fs::remove_file(bench.path("mine.yaml")).unwrap();
     bench.run(&["standup", "-n"]).expect(2).says("there is no file `mine.yaml`");
 }

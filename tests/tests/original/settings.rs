@@ -143,6 +143,17 @@ fn the_scripts_names_are_the_commands() {
     // Without being told how, run.sh made the load of a profile.
     let run = bench.run_as("run.sh", &["-n", "-t", "local", "-m", "x"]).expect(0);
     assert!(run.stdout.contains("short-input-qps-0.5: as recorded, until 100s"), "{}", run.stdout);
+    let typed =
+        bench.run_as("run.sh", &["-n", "-t", "local", "-m", "x", "--rate", "3", "--requests", "2"]);
+    assert!(typed.expect(0).stdout.contains("rate-3: constant, 3/s"));
+    // A profile that lies in the environment does not stand above load that was typed.
+    let bench = bench.env("LLMDBENCH_FMPERF_EXPERIMENT_PROFILE", "sanity_sharegpt.yaml");
+    let profile = bench.run(&["run", "-n", "-t", "local", "-m", "x"]).expect(0);
+    assert!(profile.stdout.contains("sharegpt-qps-1.34"), "{}", profile.stdout);
+    let typed =
+        bench.run(&["run", "-n", "-t", "local", "-m", "x", "--rate", "3", "--requests", "2"]);
+    assert!(typed.expect(0).stdout.contains("rate-3: constant, 3/s"));
+    let bench = Bench::new();
     let other = bench.run(&["run", "-n", "-t", "local", "-m", "x"]).expect(2);
     assert!(other.stderr.contains("say how load is made"), "{}", other.stderr);
 }

@@ -58,7 +58,9 @@ impl File {
     /// When it is no such file.
     pub fn parse(name: &str, text: &str) -> Result<Self, BadFile> {
         let qps = qps(name).ok_or(BadFile::Name)?;
-        let mut reader = csv::ReaderBuilder::new().from_reader(text.as_bytes());
+        // A file that was cut off ends in the middle of a row.
+        let whole = text.rfind('\n').map_or(text, |end| &text[..=end]);
+        let mut reader = csv::ReaderBuilder::new().from_reader(whole.as_bytes());
         let broken = |error: csv::Error| BadFile::Csv(error.to_string());
         let header = reader.headers().map_err(broken)?.clone();
         let place = |name: &str| header.iter().position(|title| title.trim() == name);
@@ -77,8 +79,8 @@ impl File {
                     return Ok(None);
                 }
                 match cell.parse::<f64>() {
-                    Ok(number) if number.is_finite() => Ok(Some(number)),
-                    _ => Err(BadFile::Number { line, column, cell: cell.to_owned() }),
+                    Ok(number) => Ok(Some(number).filter(|number| number.is_finite())),
+                    Err(_) => Err(BadFile::Number { line, column, cell: cell.to_owned() }),
                 }
             };
             rows.push(Row {
@@ -115,7 +117,11 @@ impl Row {
 fn qps(name: &str) -> Option<f64> {
     let stem = name.strip_suffix(".csv")?;
     let last = stem.rsplit('_').next()?;
-    last.strip_prefix("qps").unwrap_or(last).parse().ok().filter(|qps: &f64| qps.is_finite())
+    last.strip_prefix("qps")
+        .unwrap_or(last)
+        .parse()
+        .ok()
+        .filter(|qps: &f64| qps.is_finite() && *qps > 0.0)
 }
 
 #[cfg(test)]
@@ -146,6 +152,11 @@ mod tests {
         let expected =
             BadFile::Number { line: 2, column: "generation_time", cell: "fast".to_owned() };
         check("a_1.csv", &bad, expected);
+        let cut = File::parse("a_1.csv", &format!("{FULL}75.0,20.0,0.1")).unwrap();
+        assert_eq!(cut.rows.len(), 1, "the row that was cut off is left out");
+        let undefined = File::parse("a_1.csv", &FULL.replace("0.9", "nan")).unwrap();
+        assert_eq!(undefined.rows[0].generation_time, None);
+        check("a_-1.csv", FULL, BadFile::Name);
         let ragged = format!("{FULL}1,2\n");
         assert!(matches!(File::parse("a_1.csv", &ragged), Err(BadFile::Csv(_))));
     }

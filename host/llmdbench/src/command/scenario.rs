@@ -109,7 +109,7 @@ struct Set {
 }
 
 fn set_by(name: &str, warnings: &mut Vec<String>) -> Result<Vec<Set>> {
-    let layer = experiment::scenario(name, None, warnings)?;
+    let (layer, _) = experiment::scenario(name, None, warnings)?;
     let settings = settings::all_or_error(settings::resolve(vec![layer]))?;
     Ok(settings
         .shown()

@@ -3,7 +3,7 @@
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase::analyzers::Findings;
-use crate::phase::lmbench;
+use crate::phase::{lmbench, server_metrics};
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::run_dir::{self, Results};
@@ -32,6 +32,7 @@ pub(crate) fn read(results: &Results, plan: Option<&Plan>, found: &Findings) -> 
         truncated: reader.truncated(),
         notes: plan.map(plan_notes).into_iter().flatten().chain(found.notes.clone()).collect(),
         plugins: found.reports.clone(),
+        server: server_metrics::snapshots(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan),
     };

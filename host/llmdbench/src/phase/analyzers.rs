@@ -262,7 +262,17 @@ fn keep(used: &Use, report: Report, results: &Results, findings: &mut Findings) 
             ));
             continue;
         }
-        run_dir::write(&results.results.join(&file.name), &file.contents)?;
+        if results.is_own(&file.name) {
+            findings.failures.push(Error::new(
+                Exit::Run,
+                format!(
+                    "the analyzer `{plugin}` made a file `{}`, which is the run's own",
+                    file.name
+                ),
+            ));
+            continue;
+        }
+        run_dir::write(&results.artifact(&file.name), &file.contents)?;
     }
     let mut found = PluginReport { plugin: plugin.clone(), ..PluginReport::default() };
     found.metrics = report
@@ -288,11 +298,25 @@ fn keep(used: &Use, report: Report, results: &Results, findings: &mut Findings) 
             }),
         }
     }
-    for table in found.tables.iter().filter(|table| is_inside(&table.name)) {
+    let mut refuse = |what: &str, name: &str| {
+        findings.failures.push(Error::new(
+            Exit::Run,
+            format!("the analyzer `{plugin}` names a {what} `{name}`, which is no plain name"),
+        ));
+    };
+    for table in &found.tables {
+        if !is_inside(&table.name) {
+            refuse("table", &table.name);
+            continue;
+        }
         let file = results.data(&format!("{plugin}-{}.csv", table.name));
         run_dir::write(&file, table.csv().as_bytes())?;
     }
-    for chart in found.charts.iter().filter(|chart| is_inside(&chart.name)) {
+    for chart in &found.charts {
+        if !is_inside(&chart.name) {
+            refuse("chart", &chart.name);
+            continue;
+        }
         let file = |ending: &str| results.plot(&format!("{plugin}-{}.{ending}", chart.name));
         let png = analysis::charts::figure_png(&chart.title, &chart.figure, 1200, 600);
         run_dir::write(&file("png"), &png)?;

@@ -22,11 +22,12 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
-        if path.is_dir() {
+        // Links are not followed: `workdir/latest` is one.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             if depth > 0 {
                 collect(&path, depth - 1, found);
             }
-        } else if name.starts_with("LMBench") && name.ends_with(".csv") {
+        } else if path.is_file() && name.starts_with("LMBench") && name.ends_with(".csv") {
             found.push(path);
         }
     }

@@ -8,7 +8,7 @@ use crate::experiment::{self, Experiment};
 use crate::permit;
 use crate::plan::{Finding, Plan, PluginUse, Step, WorkloadOutline};
 use crate::plugins::{Plugins, plugin_error};
-use crate::prepare::Preparation;
+use crate::prepare::{self, Preparation};
 use crate::printer::Printer;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, Settings, Source};
@@ -82,6 +82,11 @@ pub(crate) fn prepare(
         for problem in &mut error.problems {
             if let Some(pointer) = &problem.pointer {
                 problem.place = settings.place(pointer);
+                // What nobody set comes from the profile.
+                if problem.place.is_none() && pointer.starts_with("/harness/settings/") {
+                    let profile = chosen.harness.profiles.values().next();
+                    problem.place = profile.map(|profile| profile.source.display().to_string());
+                }
             }
         }
         error
@@ -193,6 +198,10 @@ fn steps(chosen: &Chosen, plan: &Plan, settings: &Settings) -> Result<Vec<Step>>
         }
     }
     if all.iter().flat_map(|step| &step.actions).any(Action::needs_cluster) {
+        let problems = prepare::check(settings, &deploy.models);
+        if !problems.is_empty() {
+            return Err(Error::problems(problems));
+        }
         let is_openshift = deploy.platform == "openshift";
         all.extend(Preparation::new(settings, &deploy.models, is_openshift).steps());
     }

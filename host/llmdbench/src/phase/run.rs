@@ -4,10 +4,10 @@ use crate::chosen::line_text;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::outcome::Outcome;
-use crate::phase::environment;
 use crate::phase::plan::Prepared;
 use crate::phase::smoketest::{check_model, parse};
 use crate::phase::supply::{AHEAD, Supply};
+use crate::phase::{environment, server_metrics};
 use crate::plan::Target;
 use crate::printer::Printer;
 use crate::probe::{Models, Probe};
@@ -51,6 +51,7 @@ pub(crate) fn run(
     }
     // Afterwards the server may be gone, or busy.
     let server_version = probe.version();
+    let pages = server_metrics::pages(target, experiment)?;
     let facts = plan.facts();
     let planned = prepared.chosen.load(&facts, Some(target))?;
     let stages = planned.stages;
@@ -115,10 +116,16 @@ pub(crate) fn run(
         target.endpoints.join(", "),
         target.model
     ));
+    let reading = pages
+        .map(|pages| server_metrics::begin(pages, &results, std::time::Instant::now()))
+        .transpose()?;
     let running = load::start(load_plan, supplies, journal)
         .map_err(|error| Error::unexpected("cannot start the load").because(error))?;
     let interrupted = follow(&running, stages.len(), &failure, printer);
     let ended = running.finish();
+    if let Some(reading) = reading {
+        reading.end();
+    }
     // The load wants no more sessions, so the feeding ends as soon as the plugin returns.
     let _ = feeding.join();
     let plugin_failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::steps::HOST_STEPS;
 use plugin_host::wit;
+use saphyr::{LoadableYamlNode, Yaml};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -192,6 +193,9 @@ fn process(process: wit::commands::Process, folder: Option<&Path>) -> Process {
 /// wanted twice is done once, and files of one name with other contents get the model's name.
 pub(crate) fn merge(all: &mut Vec<Step>, more: Vec<Step>, model: &str) -> Result<()> {
     for mut step in more {
+        for action in &step.actions {
+            refuse_clash(all, action, model)?;
+        }
         for action in &mut step.actions {
             let Some(manifest) = action.files_mut() else { continue };
             let clashes = all
@@ -227,6 +231,45 @@ pub(crate) fn merge(all: &mut Vec<Step>, more: Vec<Step>, model: &str) -> Result
     }
     all.sort_by_key(|step| step.number);
     Ok(())
+}
+
+/// Refuses what one model would take from another: objects or releases of one name with different
+/// contents.
+fn refuse_clash(all: &[Step], action: &Action, model: &str) -> Result<()> {
+    let others = all.iter().flat_map(|step| &step.actions).filter(|other| *other != action);
+    for other in others {
+        let shared = identities(other).into_iter().find(|own| identities(action).contains(own));
+        if let Some(shared) = shared {
+            return Err(Error::usage(format!(
+                "`{model}` and another of the models or methods both want {shared}"
+            ))
+            .hint("stand them up one after the other, each in a namespace of its own"));
+        }
+    }
+    Ok(())
+}
+
+/// What an action puts into the cluster, by kind, namespace and name.
+fn identities(action: &Action) -> Vec<String> {
+    match action {
+        Action::Helm(release) => vec![format!("the release `{}`", release.name)],
+        Action::Apply(manifest) => {
+            let documents = Yaml::load_from_str(&manifest.yaml).unwrap_or_default();
+            let text = |value: Option<&Yaml<'_>>| value.and_then(Yaml::as_str).map(str::to_owned);
+            documents
+                .iter()
+                .filter_map(|document| {
+                    let metadata = document.as_mapping_get("metadata");
+                    let of = |name: &str| text(metadata.and_then(|m| m.as_mapping_get(name)));
+                    let kind = text(document.as_mapping_get("kind"))?;
+                    let within =
+                        of("namespace").map(|ns| format!(" in `{ns}`")).unwrap_or_default();
+                    Some(format!("the {kind} `{}`{within}", of("name")?))
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// A model's name as part of a file's name.
@@ -308,6 +351,20 @@ mod tests {
             .map(|manifest| manifest.file.as_str())
             .collect();
         assert_eq!(files, ["07_same.yaml", "07_values.yaml", "07_values_org___b.yaml"]);
+        let release = || translate(vec![step(9, "s", vec![helm("llm-d")])]).unwrap();
+        let mut different = release();
+        let Action::Helm(changed) = &mut different[0].actions[0] else { panic!("a release") };
+        changed.version = Some("2".into());
+        let mut releases = release();
+        merge(&mut releases, release(), "same").unwrap();
+        assert_eq!(releases[0].actions.len(), 1, "what is wanted twice is done once");
+        let error = merge(&mut releases, different, "other").unwrap_err().to_string();
+        assert!(
+            error.contains(
+                "`other` and another of the models or methods both want the release `llm-d`"
+            ),
+            "{error}"
+        );
         let other = translate(vec![step(0, "other", Vec::new())]).unwrap();
         let error = merge(&mut all, other, "c").unwrap_err().to_string();
         assert!(error.contains("two backends number different steps 0"), "{error}");

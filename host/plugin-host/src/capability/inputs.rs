@@ -146,8 +146,11 @@ impl Reader {
     }
 }
 
-/// The contents of a file: what a compressed one holds, whatever its name.
-fn contents(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
+/// The contents of a file: what a compressed one holds (gzip, zstd), whatever its name.
+///
+/// # Errors
+/// The operating system's.
+pub fn contents(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     const GZIP: [u8; 2] = [0x1f, 0x8b];
     const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
     let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
