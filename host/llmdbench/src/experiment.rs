@@ -198,12 +198,21 @@ fn find(name: &str, folder: Option<&Path>, what: &str, built_in: &[(&str, &str)]
 
 /// A file in the same folder whose name is like the one that is missing.
 pub(crate) fn near_file(path: &Path) -> Option<String> {
+    near(path, Path::is_file)
+}
+
+/// A file or folder in the same folder whose name is like the one that is missing.
+pub(crate) fn near_path(path: &Path) -> Option<String> {
+    near(path, Path::exists)
+}
+
+fn near(path: &Path, fits: fn(&Path) -> bool) -> Option<String> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let wanted = path.file_name()?.to_string_lossy().into_owned();
     let names: Vec<String> = std::fs::read_dir(folder)
         .ok()?
         .flatten()
-        .filter(|entry| entry.path().is_file())
+        .filter(|entry| fits(&entry.path()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| *name != wanted)
         .collect();

@@ -91,6 +91,17 @@ fn client_for(timeout: Duration, ca_file: Option<&PathBuf>, insecure: bool) -> R
     builder.no_proxy().redirect(Policy::none()).build().map_err(|error| failed().because(error))
 }
 
+/// A request with the user's key and headers.
+pub(crate) fn signed(mut request: RequestBuilder, secrets: &Secrets) -> RequestBuilder {
+    if let Some(key) = &secrets.api_key {
+        request = request.bearer_auth(key.expose_secret());
+    }
+    for (name, value) in &secrets.headers {
+        request = request.header(name, value.expose_secret());
+    }
+    request
+}
+
 impl<'a> Probe<'a> {
     /// A way to ask this endpoint, as the load will.
     pub(crate) fn new(
@@ -195,13 +206,7 @@ impl<'a> Probe<'a> {
 
     /// Sends a request and reads the answer, as long as the user does not interrupt it.
     fn send(&self, request: RequestBuilder, url: &str) -> Result<Answer> {
-        let mut request = request;
-        if let Some(key) = &self.secrets.api_key {
-            request = request.bearer_auth(key.expose_secret());
-        }
-        for (name, value) in &self.secrets.headers {
-            request = request.header(name, value.expose_secret());
-        }
+        let request = signed(request, self.secrets);
         let (answers, answer) = mpsc::sync_channel(1);
         std::thread::Builder::new()
             .name("probe".into())

@@ -191,7 +191,7 @@ impl Results {
         }
         if !path.exists() {
             let error = Error::usage(format!("there is no file or folder `{}`", path.display()));
-            return Err(match crate::experiment::near_file(path) {
+            return Err(match crate::experiment::near_path(path) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error,
             });

@@ -51,7 +51,7 @@ pub(crate) fn run(
     }
     // Afterwards the server may be gone, or busy.
     let server_version = probe.version();
-    let pages = server_metrics::pages(target, experiment)?;
+    let pages = server_metrics::pages(target, experiment, &prepared.secrets)?;
     let facts = plan.facts();
     let planned = prepared.chosen.load(&facts, Some(target))?;
     let stages = planned.stages;
@@ -116,9 +116,8 @@ pub(crate) fn run(
         target.endpoints.join(", "),
         target.model
     ));
-    let reading = pages
-        .map(|pages| server_metrics::begin(pages, &results, std::time::Instant::now()))
-        .transpose()?;
+    let redaction = prepared.secrets.redaction();
+    let reading = server_metrics::begin(pages, &results, redaction, std::time::Instant::now())?;
     let running = load::start(load_plan, supplies, journal)
         .map_err(|error| Error::unexpected("cannot start the load").because(error))?;
     let interrupted = follow(&running, stages.len(), &failure, printer);

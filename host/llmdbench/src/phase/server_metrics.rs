@@ -6,9 +6,10 @@ use crate::experiment::Experiment;
 use crate::plan::Target;
 use crate::probe;
 use crate::run_dir::Results;
+use crate::secrets::{Redaction, Secrets};
 use analysis::server::{self, Snapshot};
 use load::Endpoint;
-use reqwest::blocking::Client;
+use reqwest::blocking::RequestBuilder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,28 +39,48 @@ pub(crate) struct Reading {
     thread: JoinHandle<()>,
 }
 
-/// Where the target's metrics are, if anywhere: what the backend says, else `/metrics` beside the
-/// API. None: nothing that is known is there.
+/// A page that is read.
+#[derive(Debug)]
+pub(crate) struct Page {
+    url: String,
+    request: RequestBuilder,
+}
+
+/// Where the target's metrics are: what the backend says, else `/metrics` beside the API. Pages
+/// that do not answer, or have nothing that is known, are left out.
 pub(crate) fn pages(
     target: &Target,
     experiment: &Experiment,
-) -> Result<Option<(Client, Vec<String>)>> {
+    secrets: &Secrets,
+) -> Result<Vec<Page>> {
     let client = probe::client_of(&experiment.tls(), PATIENCE)?;
-    let mut pages: Vec<String> = target.metrics.iter().map(|source| source.url.clone()).collect();
-    if pages.is_empty() {
-        let endpoints = target.endpoints.iter().filter_map(|url| Endpoint::parse(url).ok());
-        pages = endpoints.map(|endpoint| endpoint.url("/metrics")).collect();
-    }
-    pages.retain(|page| !read(&client, page).is_empty());
-    Ok((!pages.is_empty()).then_some((client, pages)))
+    let beside: Vec<String> = target
+        .endpoints
+        .iter()
+        .filter_map(|url| Some(Endpoint::parse(url).ok()?.url("/metrics")))
+        .collect();
+    let named: Vec<String> = target.metrics.iter().map(|source| source.url.clone()).collect();
+    let urls = if named.is_empty() { beside.clone() } else { named };
+    let pages = urls.into_iter().map(|url| {
+        let request = client.get(&url);
+        // The user's key is for the API's own address and for no other.
+        let is_beside = beside.contains(&url);
+        let request = if is_beside { probe::signed(request, secrets) } else { request };
+        Page { url, request }
+    });
+    Ok(pages.filter(|page| !read(page).is_empty()).collect())
 }
 
-/// Begins to read. `start` is when the run's clock reads 0.
+/// Begins to read. `start` is when the run's clock reads 0. None: there is no page.
 pub(crate) fn begin(
-    (client, pages): (Client, Vec<String>),
+    pages: Vec<Page>,
     results: &Results,
+    redaction: Redaction,
     start: Instant,
-) -> Result<Reading> {
+) -> Result<Option<Reading>> {
+    if pages.is_empty() {
+        return Ok(None);
+    }
     let path = results.server_metrics();
     let file = File::create(&path).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
@@ -67,9 +88,9 @@ pub(crate) fn begin(
     let (stop, stopped) = channel();
     let thread = std::thread::Builder::new()
         .name("server-metrics".into())
-        .spawn(move || follow(&client, &pages, file, start, &stopped))
+        .spawn(move || follow(&pages, file, &redaction, start, &stopped))
         .map_err(|error| Error::unexpected("cannot start a thread").because(error))?;
-    Ok(Reading { stop, thread })
+    Ok(Some(Reading { stop, thread }))
 }
 
 impl Reading {
@@ -82,9 +103,9 @@ impl Reading {
 }
 
 fn follow(
-    client: &Client,
-    pages: &[String],
+    pages: &[Page],
     mut file: File,
+    redaction: &Redaction,
     start: Instant,
     stopped: &Receiver<()>,
 ) {
@@ -92,10 +113,10 @@ fn follow(
     let mut is_last = false;
     loop {
         let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let series = pages.iter().flat_map(|page| read(client, page)).collect();
+        let series = pages.iter().flat_map(read).collect();
         let line = serde_json::to_string(&Line { at, series });
         // A file that cannot be written to loses readings of the server, and no measurement.
-        let is_kept = line.is_ok_and(|line| writeln!(file, "{line}").is_ok());
+        let is_kept = line.is_ok_and(|line| writeln!(file, "{}", redaction.clean(&line)).is_ok());
         if is_last || !is_kept {
             return;
         }
@@ -107,14 +128,15 @@ fn follow(
 
 /// The known series of a page, those of several pages told apart by their address. Empty: it cannot
 /// be had, or has none.
-fn read(client: &Client, page: &str) -> Vec<(String, f64)> {
-    let answer = client.get(page).send().and_then(|answer| answer.error_for_status());
-    let Ok(text) = answer.and_then(|answer| answer.text()) else { return Vec::new() };
+fn read(page: &Page) -> Vec<(String, f64)> {
+    let request = page.request.try_clone();
+    let answer = request.and_then(|request| request.send().ok()?.error_for_status().ok());
+    let Some(text) = answer.and_then(|answer| answer.text().ok()) else { return Vec::new() };
     server::parse(&text)
         .into_iter()
         .filter(|series| server::is_known(&series.name) && series.value.is_finite())
         .map(|mut series| {
-            series.labels.push(("page".to_owned(), page.to_owned()));
+            series.labels.push(("page".to_owned(), page.url.clone()));
             (series.key(), series.value)
         })
         .collect()
