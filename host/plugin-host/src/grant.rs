@@ -102,24 +102,38 @@ impl Grant {
         }
     }
 
-    /// The line of llmdbench.plugins.yaml that grants it.
-    pub(crate) fn to_yaml(&self) -> String {
+    /// The lines of llmdbench.plugins.yaml that grant these: one for each kind of permission.
+    pub(crate) fn to_yaml(grants: &[&Self]) -> Vec<String> {
+        let mut lines: Vec<(String, Vec<String>)> = Vec::new();
+        for grant in grants {
+            let (name, item) = grant.entry();
+            match lines.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, items)) => items.push(item),
+                None => lines.push((name, vec![item])),
+            }
+        }
+        lines.into_iter().map(|(name, items)| format!("{name}: [{}]", items.join(", "))).collect()
+    }
+
+    /// Key and item of a list in llmdbench.plugins.yaml.
+    fn entry(&self) -> (String, String) {
         match self {
             Self::Objects(objects) => {
                 let namespace =
                     objects.namespace.as_ref().map(|name| format!(", namespace: {name}"));
-                format!(
-                    "objects: [{{group: {:?}, kind: {:?}{}, verbs: [{}]}}]",
+                let item = format!(
+                    "{{group: {:?}, kind: {:?}{}, verbs: [{}]}}",
                     objects.group,
                     objects.kind,
                     namespace.unwrap_or_default(),
                     objects.verb_names().join(", "),
-                )
+                );
+                ("objects".to_owned(), item)
             }
             other => {
                 let text = other.to_string();
                 let (name, value) = text.split_once('=').unwrap_or((&text, ""));
-                format!("{name}: [{value:?}]")
+                (name.to_owned(), format!("{value:?}"))
             }
         }
     }
@@ -298,6 +312,19 @@ mod tests {
         check("objects=apps/Deployment:apply,observe", "objects=apps/Deployment:apply", true);
         check("objects=apps/Deployment:apply", "objects=apps/Deployment:delete", false);
         check("objects=Pod:observe", "objects=Pod@kube-system:observe", false);
+    }
+
+    #[test]
+    fn grants_of_one_kind_are_one_line_of_the_file() {
+        let grants =
+            ["http=a.org", "objects=Pod:observe", "http=b.org", "objects=apps/Deployment:apply"];
+        let grants = grants.map(|text| Grant::parse(text).unwrap());
+        let lines = Grant::to_yaml(&grants.iter().collect::<Vec<_>>());
+        let expected = [
+            "http: [\"a.org\", \"b.org\"]",
+            "objects: [{group: \"\", kind: \"Pod\", verbs: [observe]}, {group: \"apps\", kind: \"Deployment\", verbs: [apply]}]",
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[test]

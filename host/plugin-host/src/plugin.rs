@@ -122,7 +122,7 @@ impl Plugin {
         let options: Vec<String> =
             missing.iter().map(|grant| format!("--grant '{grant}'")).collect();
         let lines: Vec<String> =
-            missing.iter().map(|grant| format!("      {}", grant.to_yaml())).collect();
+            Grant::to_yaml(&missing).into_iter().map(|line| format!("      {line}")).collect();
         Err(self
             .error(
                 Fault::Denied,

@@ -261,6 +261,17 @@ mod tests {
     }
 
     #[test]
+    fn settings_that_follow_one_of_the_hosts_are_named_with_its_variable() {
+        let schema = json!({"$defs": {"backend": {"properties": {
+            "replicas": {"type": "integer", "x-setting": "LLMDBENCH_REPLICAS"},
+            "own": {"type": "integer"}
+        }}}});
+        let expected = [("replicas".to_owned(), "LLMDBENCH_REPLICAS".to_owned())];
+        assert_eq!(linked(&schema, Kind::Backend), expected);
+        assert!(linked(&schema, Kind::Harness).is_empty());
+    }
+
+    #[test]
     fn a_plugin_of_several_kinds_has_a_schema_for_each() {
         let both = json!({"$defs": {
             "harness": {"type": "object", "properties": {"a": {"$ref": "#/$defs/count"}}},
