@@ -1,6 +1,6 @@
 //! The part of the page that analyzer plugins fill.
 
-use super::escape;
+use super::{escape, themed};
 use crate::report::{NOTHING, short};
 use crate::{Analysis, PluginReport, Table, charts};
 use std::fmt::Write as _;
@@ -17,13 +17,13 @@ pub(super) fn sections(page: &mut String, analysis: &Analysis) {
             put!(page, "<h3>{}</h3>\n", escape(&shown.title));
             table(page, shown);
         }
-        for chart in &found.charts {
-            let svg = charts::figure_svg(None, &chart.figure, 720, 360);
-            put!(
-                page,
-                "<figure>\n<figcaption>{}</figcaption>\n{svg}</figure>\n",
-                escape(&chart.title)
-            );
+        if !found.charts.is_empty() {
+            page.push_str("<div class=\"charts\">\n");
+            for chart in &found.charts {
+                let svg = themed(&charts::figure_svg(None, &chart.figure, 560, 310));
+                put!(page, "<figure>\n<h3>{}</h3>\n{svg}\n</figure>\n", escape(&chart.title));
+            }
+            page.push_str("</div>\n");
         }
         page.push_str("</section>\n");
     }
@@ -55,8 +55,9 @@ pub(super) fn table(page: &mut String, table: &Table) {
     page.push_str("</tr></thead>\n<tbody>\n");
     for row in &table.rows {
         page.push_str("<tr>");
-        for cell in row {
-            put!(page, "<td>{}</td>", escape(cell));
+        for (i, cell) in row.iter().enumerate() {
+            let tag = if i == 0 { "th" } else { "td" };
+            put!(page, "<{tag}>{}</{tag}>", escape(cell));
         }
         page.push_str("</tr>\n");
     }
