@@ -85,8 +85,17 @@ fn words(line: &str) -> std::result::Result<Vec<(usize, Word)>, Refused> {
             '$' | '`' => {
                 return Err((column, format!("`{c}` stands for what a shell would put in")));
             }
+            '~' if quote.is_none() && starts_a_path(word.as_ref()) => {
+                return Err((column, "`~` stands for a folder that a shell would put in".into()));
+            }
             '\\' => match characters.next() {
-                Some((_, next)) => push(&mut word, column, next),
+                Some((_, next)) => {
+                    // Between double quotes it stands for itself before most characters.
+                    if quote.is_some() && !matches!(next, '$' | '`' | '"' | '\\') {
+                        push(&mut word, column, c);
+                    }
+                    push(&mut word, column, next);
+                }
                 None => return Err((column, "a line that goes on in the next one".into())),
             },
             _ if quote.is_some() => push(&mut word, column, c),
@@ -107,6 +116,11 @@ fn words(line: &str) -> std::result::Result<Vec<(usize, Word)>, Refused> {
     }
     words.extend(word);
     Ok(words)
+}
+
+/// Whether a shell would take a `~` that comes next for the home folder.
+fn starts_a_path(word: Option<&(usize, Word)>) -> bool {
+    word.is_none_or(|(_, word)| word.text.ends_with(['=', ':']))
 }
 
 fn push(word: &mut Option<(usize, Word)>, column: usize, c: char) {
@@ -139,6 +153,8 @@ mod tests {
         check("export A=", &[(8, "A", "")]);
         check("export A='$HOME'", &[(8, "A", "$HOME")]);
         check("export A=a\\ b\r", &[(8, "A", "a b")]);
+        check(r#"export A="a\nb \"q\" \$c""#, &[(8, "A", r#"a\nb "q" $c"#)]);
+        check("export A=x~1 B='~/x'", &[(8, "A", "x~1"), (14, "B", "~/x")]);
     }
 
     #[test]
@@ -149,6 +165,8 @@ mod tests {
         };
         check("\nexport A=$(date)", "s.sh:2:10: `$` stands for");
         check("export A=\"${B}\"", "s.sh:1:11: `$` stands for");
+        check("export A=~/x", "s.sh:1:10: `~` stands for a folder");
+        check("export A=/x:~/y", "s.sh:1:13: `~` stands for a folder");
         check("if true; then", "s.sh:1:8: `;` is an instruction");
         check("echo hi", "s.sh:1:1: `echo` is no assignment");
         check("export A='x", "s.sh:1:10: the quote ' is not closed");
