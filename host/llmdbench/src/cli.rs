@@ -64,7 +64,8 @@ pub(crate) fn typed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStri
     let called = arguments.first().map(PathBuf::from);
     let called = called.as_ref().and_then(|path| path.file_name());
     if let Some((_, command)) = SCRIPTS.iter().find(|(script, _)| called == Some(script.as_ref())) {
-        arguments.splice(1..1, [OsString::from(command), OsString::from("--as-script")]);
+        // Help and errors then show what can be typed under the program's own name.
+        arguments.splice(..1, ["llmdbench", command, "--as-script"].map(OsString::from));
     }
     arguments
 }

@@ -140,6 +140,13 @@ pub(crate) fn scenario(
     } else {
         settings::file(Source::Scenario, found.document()?)?
     };
+    if layer.get("/scenario").is_some_and(|name| !name.is_null()) {
+        return Err(Error::problems(vec![
+            Problem::new("a scenario cannot name another one").at(layer.place("/scenario")).hint(
+                "take the line out, and choose the scenario with -c or in the experiment file",
+            ),
+        ]));
+    }
     Ok((layer, found.folder.is_none()))
 }
 
@@ -162,14 +169,33 @@ impl Found {
 }
 
 /// Where scenarios are looked for by name before the built-in ones.
-pub(crate) const SCENARIO_FOLDER: &str = "scenarios";
+const SCENARIO_FOLDER: &str = "scenarios";
+
+/// The names of the user's own scenarios, in their order.
+pub(crate) fn own_scenarios() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(SCENARIO_FOLDER)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let file = entry.file_name().into_string().ok()?;
+            let name = embedded::stem(&file);
+            (name != file).then(|| name.to_owned())
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
 
 /// Reads a file by its path or name, or a built-in one by its name.
 fn find(name: &str, folder: Option<&Path>, what: &str, built_in: &[(&str, &str)]) -> Result<Found> {
     let path = locate(name, folder);
     let named = |ending: &str| Path::new(SCENARIO_FOLDER).join(format!("{name}{ending}"));
     let mut places = vec![path.clone()];
+    let mut own = Vec::new();
     if what == "scenario" {
+        own = own_scenarios();
         places.extend(["", ".sh", ".yaml"].map(named));
     }
     if let Some(path) = places.iter().find(|path| path.is_file()) {
@@ -189,9 +215,13 @@ fn find(name: &str, folder: Option<&Path>, what: &str, built_in: &[(&str, &str)]
         return Err(Error::usage(format!("`{name}` is a folder and no {what} file")));
     }
     let mut error = Error::usage(format!("there is no {what} file `{name}`"));
-    let built_in = || crate::document::nearest(name, names.iter().copied()).map(str::to_owned);
-    if let Some(near) = near_file(&path).or_else(built_in) {
+    let known = own.iter().map(String::as_str).chain(names.iter().copied());
+    let by_name = || crate::document::nearest(name, known).map(str::to_owned);
+    if let Some(near) = near_file(&path).or_else(by_name) {
         error = error.hint(format!("did you mean `{near}`?"));
+    }
+    if !own.is_empty() {
+        error = error.hint(format!("those in {SCENARIO_FOLDER}/ are {}", own.join(", ")));
     }
     Err(error.hint(format!("the built-in ones are {}", names.join(", "))))
 }
@@ -250,6 +280,11 @@ impl Experiment {
             }
             problems.push(problem);
         }
+        let methods = items(settings.text("deploy.method").unwrap_or_default());
+        if methods.is_empty() && endpoint.is_none() {
+            let message = "`deploy.method` names no method: what shall stand the stack up?";
+            problems.push(at(settings, "deploy.method", message));
+        }
         for path in ["target.tokenizer", "target.ca_file"] {
             if let Some(found) = path_of(path).filter(|found| !found.exists()) {
                 problems.push(at(
@@ -280,7 +315,7 @@ impl Experiment {
             scenario: settings.text("scenario").map(str::to_owned),
             deploy: Deploy {
                 models,
-                methods: items(&text("deploy.method")),
+                methods,
                 platform: platform(settings).to_owned(),
                 endpoint,
                 settings: settings.get("deploy.settings").clone(),

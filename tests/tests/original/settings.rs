@@ -51,6 +51,24 @@ fn scenarios_are_found_by_name_by_path_and_not_at_all() {
     assert_eq!(setting(&none, &["-c", "none"], "deploy.method").0, "deployer");
     let ended = bench.run(&["env", "-c", "ocp_L40_standalone_lama-8b"]).expect(2);
     ended.says("did you mean `ocp_L40_standalone_llama-8b`?");
+    let ended = bench.run(&["env", "-c", "mien"]).expect(2);
+    ended.says("did you mean `mine`?").says("those in scenarios/ are mine, plain");
+}
+
+#[test]
+fn a_scenario_names_no_other_one_and_a_list_of_methods_is_not_empty() {
+    let bench = Bench::new();
+    bench.write("scenarios/chain.sh", "export LLMDBENCH_DEPLOY_SCENARIO=ocp_other\n");
+    bench.write("scenarios/chain2.yaml", "scenario: ocp_other\n");
+    for (name, place) in [("chain", "chain.sh:1:8"), ("chain2", "chain2.yaml:1:1")] {
+        let ended = bench.run(&["env", "-c", name]).expect(2);
+        ended.says(&format!("scenarios/{place}: a scenario cannot name another one"));
+    }
+    bench.write("scenarios/empty.sh", "export LLMDBENCH_DEPLOY_METHODS=\n");
+    for args in [&["-t", ","][..], &["-c", "empty"]] {
+        let ended = bench.run(&[&["standup", "-n"], args].concat()).expect(2);
+        ended.says("`deploy.method` names no method");
+    }
 }
 
 #[test]
@@ -93,9 +111,18 @@ fn scenarios_are_listed_and_shown() {
     let bench = Bench::new();
     bench.write("scenarios/mine.sh", SCENARIO);
     let list = bench.run(&["scenario", "list"]).expect(0).stdout;
-    for text in ["mine ", "scenarios/", "kubernetes_H200_deployer_llama-8b", "deployer, llama-8b"] {
+    for text in [
+        "mine ",
+        "scenarios/  from-scenario, 1 other setting",
+        "kubernetes_H200_deployer_llama-8b",
+        "deployer, llama-8b, 8 other settings",
+    ] {
         assert!(list.contains(text), "no `{text}` in\n{list}");
     }
+    let list = bench.run(&["--output", "json", "scenario", "list"]).expect(0).stdout;
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let mine = list.as_array().unwrap().iter().find(|found| found["name"] == "mine").unwrap();
+    assert_eq!(mine["sets"]["vllm.common.replicas"], 3);
     let shown = bench.run(&["scenario", "show", "ocp_H100_deployer_llama-70b"]).expect(0);
     let shown = shown.says("LLMDBENCH_VLLM_P2P_LMCACHE_MAX_LOCAL_CPU_SIZE does nothing");
     for text in [
@@ -136,6 +163,8 @@ fn options_are_taken_in_every_spelling() {
 #[test]
 fn the_scripts_names_are_the_commands() {
     let bench = Bench::new();
+    let help = bench.run_as("run.sh", &["-h"]).expect(0);
+    assert!(help.stdout.contains("Usage: llmdbench run [OPTIONS]"), "{}", help.stdout);
     let standup = bench.run_as("setup/standup.sh", &["-n", "-t", "local", "-m", "x"]).expect(0);
     assert!(standup.stdout.contains("06_start_local_server"), "{}", standup.stdout);
     let teardown = bench.run_as("setup/teardown.sh", &["-n", "-t", "standalone"]).expect(0);

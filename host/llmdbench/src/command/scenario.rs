@@ -29,14 +29,8 @@ pub(crate) fn run(command: &ScenarioCommand, printer: &Printer) -> Result<Exit> 
 }
 
 fn list(printer: &Printer) {
-    let mut scenarios: Vec<(String, &str)> = Vec::new();
-    let folder = std::fs::read_dir(experiment::SCENARIO_FOLDER);
-    for entry in folder.into_iter().flatten().flatten() {
-        let file = entry.file_name().to_string_lossy().into_owned();
-        if embedded::stem(&file) != file {
-            scenarios.push((embedded::stem(&file).to_owned(), "scenarios/"));
-        }
-    }
+    let mut scenarios: Vec<(String, &str)> =
+        experiment::own_scenarios().into_iter().map(|name| (name, "scenarios/")).collect();
     for (file, _) in embedded::SCENARIOS {
         let name = embedded::stem(file);
         // A file of the user hides the built-in one.
@@ -45,28 +39,49 @@ fn list(printer: &Printer) {
         }
     }
     scenarios.sort();
-    let brief = |name: &str| -> String {
-        match set_by(name, &mut Vec::new()) {
-            Ok(values) => ["deploy.method", "deploy.model"]
-                .iter()
-                .filter_map(|path| values.iter().find(|set| set.path == *path))
-                .map(|set| plain(&set.value))
-                .collect::<Vec<_>>()
-                .join(", "),
-            Err(_) => "cannot be read; `scenario show` says why".to_owned(),
-        }
-    };
+    let sets = |name: &str| set_by(name, &mut Vec::new());
     printer.result(
         || {
             let width = scenarios.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
             let lines: Vec<String> = scenarios
                 .iter()
-                .map(|(name, from)| format!("{name:<width$}  {from:<10}  {}", brief(name)))
+                .map(|(name, from)| {
+                    let brief = sets(name).map_or_else(
+                        |_| "cannot be read; `scenario show` says why".to_owned(),
+                        |values| brief(&values),
+                    );
+                    format!("{name:<width$}  {from:<10}  {brief}")
+                })
                 .collect();
             lines.join("\n")
         },
-        || scenarios.iter().map(|(name, from)| json!({"name": name, "from": from})).collect(),
+        || {
+            let value = |name: &str| match sets(name) {
+                Ok(values) => {
+                    values.into_iter().map(|set| (set.path.to_owned(), set.value)).collect()
+                }
+                // It cannot be read; `scenario show` says why.
+                Err(_) => Value::Null,
+            };
+            let listed = scenarios.iter();
+            listed
+                .map(|(name, from)| json!({"name": name, "from": from, "sets": value(name)}))
+                .collect()
+        },
     );
+}
+
+/// Method and model, and how much else a scenario sets.
+fn brief(values: &[Set]) -> String {
+    const SHOWN: [&str; 2] = ["deploy.method", "deploy.model"];
+    let shown = SHOWN.iter().filter_map(|path| values.iter().find(|set| set.path == *path));
+    let mut parts: Vec<String> = shown.map(|set| plain(&set.value)).collect();
+    match values.len() - parts.len() {
+        0 => {}
+        1 => parts.push("1 other setting".to_owned()),
+        n => parts.push(format!("{n} other settings")),
+    }
+    parts.join(", ")
 }
 
 fn show(name: &str, printer: &Printer) -> Result<()> {
@@ -93,7 +108,7 @@ fn show(name: &str, printer: &Printer) -> Result<()> {
         || {
             values
                 .iter()
-                .map(|set| json!({"path": set.path, "variable": set.variable, "value": set.value}))
+                .map(|set| json!({"path": set.path, "variable": set.variable, "value": set.value, "doc": set.doc}))
                 .collect()
         },
     );
