@@ -133,8 +133,11 @@ fn of_what_an_analyzer_reports_the_good_is_kept_and_the_rest_is_told() {
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
     let notes = bench.summary()["notes"].to_string();
-    for part in ["Nothing here is right", "is not drawn: \\\"group\\\" has not one value for each"]
-    {
+    for part in [
+        "Nothing here is right",
+        "It asked for series (vllm:*)",
+        "is not drawn: \\\"group\\\" has not one value for each",
+    ] {
         assert!(notes.contains(part), "no `{part}` in {notes}");
     }
     let report = bench.read("w/analysis/report.html");

@@ -7,7 +7,7 @@ use crate::plan::Plan;
 use crate::plugins::plugin_error;
 use crate::printer::Printer;
 use crate::run_dir::Results;
-use analysis::{Note, PluginReport};
+use analysis::{Note, PluginReport, Severity};
 use plugin_host::wit::analyzer::Report;
 use plugin_host::wit::log::Level;
 use plugin_host::wit::results::{Columns, LabelColumn, StageFacts, TokenTimes};
@@ -29,7 +29,7 @@ const UNKNOWN: u32 = u32::MAX;
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) reports: Vec<PluginReport>,
-    /// What of it cannot be shown.
+    /// What they asked for or found, and what the host cannot do with it.
     pub(crate) notes: Vec<Note>,
     /// What others found is kept.
     pub(crate) failures: Vec<Error>,
@@ -50,7 +50,7 @@ pub(crate) fn run(
     let stages = stage_facts(results, plan)?;
     for used in analyzers {
         let log = PluginLog::default();
-        let outcome = one(used, results, plan, &stages, &log);
+        let outcome = one(used, results, plan, &stages, &log, &mut findings.notes);
         for line in log.take() {
             let text = format!("{}: {}", line.plugin, line_text(&line));
             if matches!(line.level, Level::Warn | Level::Error) {
@@ -73,6 +73,7 @@ fn one(
     plan: &Plan,
     stages: &[StageFacts],
     log: &PluginLog,
+    notes: &mut Vec<Note>,
 ) -> Result<Report> {
     let facts: Facts = plan.facts();
     let setup = Setup {
@@ -84,6 +85,16 @@ fn one(
     let failed = |error: &plugin_host::Error| plugin_error(error);
     let (mut instance, needs) =
         used.plugin.analyzer(setup, stages).map_err(|error| failed(&error))?;
+    if !needs.series.is_empty() {
+        notes.push(Note {
+            severity: Severity::Warning,
+            source: used.plugin.name().to_owned(),
+            text: format!(
+                "It asked for series ({}), and this version of llmdbench feeds analyzers requests only.",
+                needs.series.join(", ")
+            ),
+        });
+    }
     let mut batch = Vec::with_capacity(BATCH);
     let mut reader = open(results)?;
     loop {

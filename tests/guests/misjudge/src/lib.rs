@@ -1,8 +1,8 @@
 //! An analyzer that does what no analyzer should: the run's seed says what.
 
 use llmdbench_plugin::analyzer::{
-    Artifact, Axis, BarGroup, Bars, Cells, Chart, Drawing, Finding, Points, Report, Severity,
-    Table, TableColumn,
+    Artifact, Axis, BarGroup, Bars, Cells, Chart, Drawing, Finding, Needs, Points, Report,
+    Severity, Table, TableColumn,
 };
 use llmdbench_plugin::results::{Columns, StageFacts, TokenTimes};
 use llmdbench_plugin::{Analyzer, Context, Error, Info, log};
@@ -30,6 +30,10 @@ impl Analyzer for Misjudge {
     fn configure(_: Settings, context: Context, _: Vec<StageFacts>) -> Result<Self, Error> {
         log::warn("this analyzer misjudges on purpose");
         Ok(Self { how: context.seed })
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { warm_up: true, token_times: true, series: vec!["vllm:*".to_owned()] }
     }
 
     fn feed(&mut self, _: Columns, _: Option<TokenTimes>) -> Result<(), Error> {
