@@ -18,9 +18,9 @@ pub struct Options {
     pub slo: Slo,
     /// The records file ended in the middle of a line.
     pub truncated: bool,
-    /// Findings of plugins, and whatever else the reader should know.
+    /// Whatever the reader should know.
     pub notes: Vec<Note>,
-    /// What analyzer plugins found, beside their findings.
+    /// What analyzer plugins found.
     pub plugins: Vec<PluginReport>,
     /// Readings of the server's own metrics, in order of time.
     pub server: Vec<Snapshot>,
@@ -134,7 +134,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         total,
         notes,
         server,
-        plugins: options.plugins.iter().flat_map(|found| found.metrics.clone()).collect(),
+        plugins: options.plugins.iter().map(|found| found.results.clone()).collect(),
     };
     let messages = run.messages.iter().map(|(kind, texts)| (kind.name().to_owned(), texts.clone()));
     Analysis {

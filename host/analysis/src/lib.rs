@@ -26,7 +26,7 @@ pub use collector::Collector;
 pub use health::{Health, Reason, Verdict, health_markdown};
 pub use metric::{Better, METRICS, Metric, metric, metrics_markdown};
 pub use notes::{Note, Severity};
-pub use plugin::{PluginChart, PluginMetric, PluginReport, Table};
+pub use plugin::{PluginChart, PluginFinding, PluginMetric, PluginReport, PluginResults, Table};
 pub use slo::{Limit, Slo, SloError};
 pub use summary::{Distribution, FORMAT, Measured, Pace, Single, StageSummary, Summary, VERSION};
 pub use timeline::{Bin, Phase, Timeline};

@@ -3,6 +3,7 @@
 
 use crate::collector::Request;
 use crate::summarise::Tally;
+use serde::{Deserialize, Serialize};
 
 /// Something that is measured.
 #[derive(Debug)]
@@ -24,7 +25,8 @@ pub struct Metric {
 }
 
 /// Which way of a metric is good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Better {
     /// Small values.
     Lower,

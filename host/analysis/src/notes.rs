@@ -52,6 +52,7 @@ pub(crate) fn collect(
     options: &Options,
 ) -> Vec<Note> {
     let mut notes = options.notes.clone();
+    notes.extend(options.plugins.iter().flat_map(|found| found.results.notes()));
     let mut say = |severity, text: String| {
         notes.push(Note { severity, source: "analysis".to_owned(), text });
     };

@@ -1,36 +1,58 @@
 //! What analyzer plugins found, as reports and files show it.
 
-use crate::charts::Figure;
+use crate::charts::Drawing;
+use crate::metric::Better;
+use crate::notes::{Note, Severity};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What one analyzer found. Its findings stand among the notes.
+/// All that one analyzer found.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PluginReport {
-    /// The plugin's name.
-    pub plugin: String,
-    /// Its numbers.
-    pub metrics: Vec<PluginMetric>,
+    /// What the summary keeps.
+    pub results: PluginResults,
     /// Its tables.
     pub tables: Vec<Table>,
     /// Its pictures.
     pub charts: Vec<PluginChart>,
 }
 
+/// What an analyzer found, as far as the summary keeps it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PluginResults {
+    /// The plugin's name.
+    pub name: String,
+    /// Its numbers.
+    pub metrics: Vec<PluginMetric>,
+    /// Its sentences. Reports show them among the notes.
+    pub findings: Vec<PluginFinding>,
+}
+
 /// A number that an analyzer reckoned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PluginMetric {
-    /// The plugin's name.
-    pub plugin: String,
     /// The metric's name.
     pub name: String,
     /// Its unit; "1" for plain numbers.
     pub unit: String,
     /// None: it could not be reckoned.
     pub value: Option<f64>,
+    /// Which way of it is good.
+    pub better: Better,
     /// What it is about.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// Something that an analyzer wants the reader to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginFinding {
+    /// How grave it is.
+    pub severity: Severity,
+    /// One line.
+    pub title: String,
+    /// Explanation; may be empty.
+    pub text: String,
 }
 
 /// A table of an analyzer.
@@ -54,14 +76,28 @@ pub struct PluginChart {
     /// Its heading.
     pub title: String,
     /// What it shows.
-    pub figure: Figure,
+    pub drawing: Drawing,
+}
+
+impl PluginResults {
+    /// Its findings as notes of a report.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = Note> {
+        self.findings.iter().map(|finding| Note {
+            severity: finding.severity,
+            source: self.name.clone(),
+            text: match finding.text.trim() {
+                "" => finding.title.clone(),
+                text => format!("{}: {text}", finding.title),
+            },
+        })
+    }
 }
 
 impl Table {
     /// The table as a CSV file (RFC 4180).
     #[must_use]
     pub fn csv(&self) -> String {
-        let cell = |text: &String| match text.contains([',', '"', '\n']) {
+        let cell = |text: &String| match text.contains([',', '"', '\n', '\r']) {
             true => format!("\"{}\"", text.replace('"', "\"\"")),
             false => text.clone(),
         };

@@ -2,7 +2,7 @@
 
 use crate::health::Health;
 use crate::notes::Note;
-use crate::plugin::PluginMetric;
+use crate::plugin::PluginResults;
 use crate::server::ServerView;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -40,9 +40,9 @@ pub struct Summary {
     /// What the server says of itself, for each measured stage and for all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server: Vec<ServerView>,
-    /// Numbers of analyzer plugins.
+    /// What analyzer plugins found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub plugins: Vec<PluginMetric>,
+    pub plugins: Vec<PluginResults>,
 }
 
 /// The results of a stage, or of all of them.

@@ -35,7 +35,7 @@ impl Exit {
         (Exit::Unexpected, "unexpected: a fault of llmdbench or of the machine"),
         (Exit::Usage, "the command line, the experiment or a plugin is not usable"),
         (Exit::Standup, "standup failed"),
-        (Exit::Run, "the run failed: it was aborted, or no request succeeded"),
+        (Exit::Run, "the run failed: it was aborted, no request succeeded, or an analyzer failed"),
         (Exit::Objective, "an objective or a comparison failed"),
         (Exit::Teardown, "teardown is incomplete"),
         (Exit::Invalid, "the run is invalid: the load generator was the limit"),

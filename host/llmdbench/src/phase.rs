@@ -1,6 +1,8 @@
 //! The phases of a benchmark: plan, standup, smoketest, run, analyze, teardown. Each reads what
 //! the one before it wrote, so that each can be repeated alone.
 
+mod analyzer_report;
+
 pub(crate) mod analyze;
 pub(crate) mod analyzers;
 pub(crate) mod dry_run;

@@ -1,7 +1,8 @@
-//! Analyzer: the slowest request of each stage, as a number, a sentence, a table, a line and a file.
+//! Analyzer: the slowest request of each stage, as a number, a sentence, a table, a bar and a file.
 
 use llmdbench_plugin::analyzer::{
-    Artifact, Axis, Cells, Chart, Drawing, Finding, Points, Report, Severity, Table, TableColumn,
+    Artifact, Axis, BarGroup, Bars, Cells, Chart, Drawing, Finding, Report, Severity, Table,
+    TableColumn,
 };
 use llmdbench_plugin::results::{Columns, Direction, Metric, StageFacts, TokenTimes};
 use llmdbench_plugin::{Analyzer, Context, Error, Info, label};
@@ -97,13 +98,10 @@ impl Analyzer for Tail {
                 title: "Slowest request by stage".to_owned(),
                 x: axis("stage", ""),
                 y: axis("latency", "ms"),
-                drawing: Drawing::Line(vec![Points {
-                    name: "slowest".to_owned(),
-                    x: (1..=numbers.len()).map(|n| n as f64).collect(),
-                    y: numbers,
-                    low: Vec::new(),
-                    high: Vec::new(),
-                }]),
+                drawing: Drawing::Bar(Bars {
+                    categories: names.clone(),
+                    groups: vec![BarGroup { name: "slowest".to_owned(), values: numbers }],
+                }),
             }],
             files: vec![Artifact {
                 name: "tail/stages.txt".to_owned(),

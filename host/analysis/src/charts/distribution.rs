@@ -1,6 +1,6 @@
 //! How a metric's values lie: one empirical distribution function for each stage.
 
-use super::{Axis, Figure, Line};
+use super::{Axis, Figure, Join, Line};
 use crate::metric::metric;
 use crate::{Analysis, Curve, Pace, StageSummary};
 
@@ -46,7 +46,12 @@ fn distribution(analysis: &Analysis, name: &str) -> Figure {
             Some(Pace::Capped) => " (capped)",
             Some(Pace::Open) | None => "",
         };
-        Line { name: format!("{}{pace}", stage.name), points, steps: true }
+        Line {
+            name: format!("{}{pace}", stage.name),
+            points,
+            join: Join::Steps,
+            spreads: Vec::new(),
+        }
     };
     let title = metric(name).map_or(name, |metric| metric.title);
     Figure {

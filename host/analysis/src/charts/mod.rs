@@ -1,11 +1,15 @@
 //! [`CHARTS`]: every picture of a run. A chart turns an [`Analysis`] into a [`Figure`], which is
 //! plain values; one renderer draws figures as PNG and as SVG. A new chart is one file here and
-//! one line in the table.
+//! one line in the table. Analyzer plugins bring a [`Drawing`], which may also be of bars or of
+//! coloured fields.
 
+mod bars;
 mod distribution;
+mod heatmap;
 mod in_flight;
 mod over_time;
 mod render;
+mod scale;
 mod throughput;
 
 use crate::Analysis;
@@ -101,6 +105,56 @@ pub const CHARTS: &[Chart] = &[
     },
 ];
 
+/// What a picture shows, as values.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Drawing {
+    /// Lines and points.
+    Figure(Figure),
+    /// Bars side by side.
+    Bars(Bars),
+    /// Coloured fields.
+    Heatmap(Heatmap),
+}
+
+/// Bars side by side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bars {
+    /// What the categories are.
+    pub x: Axis,
+    /// The vertical axis.
+    pub y: Axis,
+    /// Names on the horizontal axis.
+    pub categories: Vec<String>,
+    /// In the order of the legend.
+    pub groups: Vec<BarGroup>,
+}
+
+/// Bars with one colour.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BarGroup {
+    /// Its name in the legend.
+    pub name: String,
+    /// Its height at each category. None: no bar.
+    pub values: Vec<Option<f64>>,
+}
+
+/// Coloured fields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Heatmap {
+    /// The horizontal axis.
+    pub x: Axis,
+    /// The vertical axis.
+    pub y: Axis,
+    /// Edges of the columns, rising: one more than there are columns.
+    pub x_edges: Vec<f64>,
+    /// Edges of the rows, rising: one more than there are rows.
+    pub y_edges: Vec<f64>,
+    /// Row by row, from the lowest. None: no colour.
+    pub values: Vec<Option<f64>>,
+    /// What the colour means.
+    pub legend: Axis,
+}
+
 /// What a chart shows, as values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
@@ -125,6 +179,8 @@ pub struct Axis {
     pub end: Option<f64>,
     /// Its values are shares of 1, written as per cent.
     pub percent: bool,
+    /// Values lie by their logarithms; it begins above zero.
+    pub logarithmic: bool,
 }
 
 /// A line of a figure.
@@ -134,8 +190,21 @@ pub struct Line {
     pub name: String,
     /// Its points, from left to right. A gap has no value.
     pub points: Vec<(f64, Option<f64>)>,
-    /// It goes across to the next point and then up.
-    pub steps: bool,
+    /// How they are joined.
+    pub join: Join,
+    /// Error bars: where, their lower ends, their upper ends.
+    pub spreads: Vec<(f64, f64, f64)>,
+}
+
+/// How the points of a line are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Join {
+    /// From point to point.
+    Straight,
+    /// Across to the next point and then up.
+    Steps,
+    /// Not at all: each is a dot.
+    Dots,
 }
 
 /// A stretch of the horizontal axis.
@@ -154,7 +223,31 @@ pub struct Band {
 impl Axis {
     /// An axis that begins at zero.
     pub fn new(title: impl Into<String>) -> Self {
-        Self { title: title.into(), start: 0.0, end: None, percent: false }
+        Self { title: title.into(), start: 0.0, end: None, percent: false, logarithmic: false }
+    }
+
+    /// An axis as long as these values need; it begins at zero where they begin close to it.
+    #[must_use]
+    pub fn around(self, values: impl Iterator<Item = f64>) -> Self {
+        let Some((least, most)) = self.extent(values) else {
+            return Self { start: if self.logarithmic { 1.0 } else { 0.0 }, ..self };
+        };
+        let (start, end) = if self.logarithmic {
+            (least / 1.2, most * 1.2)
+        } else {
+            let margin = 0.04 * (most - least).max(1e-9 * most.abs());
+            let start = least - margin;
+            (if least >= 0.0 { start.max(0.0) } else { start }, most + margin)
+        };
+        Self { start, end: Some(end), ..self }
+    }
+
+    /// The least and the largest of the values that the axis can show. None: there are none.
+    fn extent(&self, values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+        let (least, most) = values
+            .filter(|value| !self.logarithmic || *value > 0.0)
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)));
+        (least <= most).then_some((least, most))
     }
 }
 
@@ -167,30 +260,30 @@ pub fn chart(name: &str) -> Option<&'static Chart> {
 /// Draws a chart as a PNG file of so many pixels.
 #[must_use]
 pub fn png(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> Vec<u8> {
-    render::png(chart.title, &(chart.draw)(analysis), width, height)
+    render::png(chart.title, &Drawing::Figure((chart.draw)(analysis)), width, height)
 }
 
 /// Draws a chart as an SVG file of so many pixels.
 #[must_use]
 pub fn svg(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> String {
-    render::svg(Some(chart.title), &(chart.draw)(analysis), width, height)
+    render::svg(Some(chart.title), &Drawing::Figure((chart.draw)(analysis)), width, height)
 }
 
-/// Draws a figure with a title as a PNG file of so many pixels.
+/// Draws values with a title as a PNG file of so many pixels.
 #[must_use]
-pub fn figure_png(title: &str, figure: &Figure, width: u32, height: u32) -> Vec<u8> {
-    render::png(title, figure, width, height)
+pub fn drawing_png(title: &str, drawing: &Drawing, width: u32, height: u32) -> Vec<u8> {
+    render::png(title, drawing, width, height)
 }
 
-/// Draws a figure as an SVG file of so many pixels; without a title for pages that have one.
+/// Draws values as an SVG file of so many pixels; without a title for pages that have one.
 #[must_use]
-pub fn figure_svg(title: Option<&str>, figure: &Figure, width: u32, height: u32) -> String {
-    render::svg(title, figure, width, height)
+pub fn drawing_svg(title: Option<&str>, drawing: &Drawing, width: u32, height: u32) -> String {
+    render::svg(title, drawing, width, height)
 }
 
 /// The same without its title, for pages that have one of their own.
 pub(crate) fn untitled_svg(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> String {
-    render::svg(None, &(chart.draw)(analysis), width, height)
+    render::svg(None, &Drawing::Figure((chart.draw)(analysis)), width, height)
 }
 
 impl Figure {

@@ -1,6 +1,6 @@
 //! Latencies and lateness over time: the median and the 99th percentile of each step.
 
-use super::{Axis, Band, Figure, Line};
+use super::{Axis, Band, Figure, Join, Line};
 use crate::{Analysis, Bin, Timeline};
 
 pub(super) fn ttft(analysis: &Analysis) -> Figure {
@@ -42,5 +42,10 @@ pub(super) fn figure(timeline: &Timeline, y: &str, lines: Vec<Line>) -> Figure {
 pub(super) fn line(timeline: &Timeline, name: &str, value: impl Fn(&Bin) -> Option<f64>) -> Line {
     let middle = |i: usize| (i as f64 + 0.5) * timeline.step_s;
     let points = timeline.bins.iter().enumerate().map(|(i, bin)| (middle(i), value(bin)));
-    Line { name: name.to_owned(), points: points.collect(), steps: false }
+    Line {
+        name: name.to_owned(),
+        points: points.collect(),
+        join: Join::Straight,
+        spreads: Vec::new(),
+    }
 }

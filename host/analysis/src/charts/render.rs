@@ -1,6 +1,8 @@
-//! Draws a [`Figure`] with plotters, as PNG and as SVG.
+//! Draws a [`Drawing`] with plotters, as PNG and as SVG: lines itself, bars and coloured fields on
+//! its frame.
 
-use super::{Axis, Band, Figure, Line};
+use super::scale::Scale;
+use super::{Axis, Band, Drawing, Figure, Join, Line, bars, heatmap};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -37,13 +39,13 @@ pub(crate) const FITS: &str =
 /// a chart looks the same at any resolution.
 const HEIGHT: f64 = 360.0;
 
-pub(super) fn png(title: &str, figure: &Figure, width: u32, height: u32) -> Vec<u8> {
+pub(super) fn png(title: &str, drawing: &Drawing, width: u32, height: u32) -> Vec<u8> {
     // Plotters draws lines with hard edges: drawn twice as large and averaged they are smooth.
     let (wide, high) = (2 * width, 2 * height);
     let mut pixels = vec![0u8; wide as usize * high as usize * 3];
     {
         let area = BitMapBackend::with_buffer(&mut pixels, (wide, high)).into_drawing_area();
-        draw(&area, Some(title), figure, f64::from(high) / HEIGHT);
+        draw(&area, Some(title), drawing, f64::from(high) / HEIGHT);
         area.present().expect(FITS);
     }
     encode(&halved(&pixels, wide as usize), width, height)
@@ -74,12 +76,12 @@ pub(crate) fn encode(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
     file
 }
 
-pub(super) fn svg(title: Option<&str>, figure: &Figure, width: u32, height: u32) -> String {
+pub(super) fn svg(title: Option<&str>, drawing: &Drawing, width: u32, height: u32) -> String {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
         // The backend writes text a fifth smaller than it measures it.
-        draw(&area, title, figure, f64::from(height) / HEIGHT * 1.2);
+        draw(&area, title, drawing, f64::from(height) / HEIGHT * 1.2);
         area.present().expect(FITS);
     }
     svg
@@ -94,35 +96,100 @@ pub(crate) fn register_font() {
     });
 }
 
-fn text(size: f64) -> TextStyle<'static> {
-    (FONT, size).into_font().color(&INK)
-}
-
 fn draw<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
     title: Option<&str>,
-    figure: &Figure,
+    drawing: &Drawing,
     unit: f64,
 ) {
     register_font();
-    let px = |n: f64| (n * unit).round() as u32;
     area.fill(&PAPER).expect(FITS);
+    let canvas = Canvas { area, unit, top: if title.is_some() { 40.0 } else { 8.0 } };
     if let Some(title) = title {
-        let at = (px(16.0) as i32, px(10.0) as i32);
-        area.draw(&Text::new(title, at, text(18.0 * unit))).expect(FITS);
+        let at = (canvas.px(16.0), canvas.px(10.0));
+        area.draw(&Text::new(title, at, canvas.text(18.0))).expect(FITS);
     }
-    let names = if figure.bands.is_empty() { 0.0 } else { 14.0 };
-    let top = names + if title.is_some() { 40.0 } else { 8.0 };
-    let (x, y) = (end_of(&figure.x, figure, |p| Some(p.0)), end_of(&figure.y, figure, |p| p.1));
-    let mut chart = ChartBuilder::on(area)
-        .margin(px(10.0))
-        .margin_right(px(20.0))
-        .margin_top(px(top))
-        .x_label_area_size(px(42.0))
-        .y_label_area_size(px(58.0))
-        .build_cartesian_2d(figure.x.start..x, figure.y.start..y)
-        .expect(FITS);
+    match drawing {
+        Drawing::Figure(figure) => lines(&canvas, figure),
+        Drawing::Bars(bars) => bars::draw(&canvas, bars),
+        Drawing::Heatmap(heatmap) => heatmap::draw(&canvas, heatmap),
+    }
+}
 
+/// What there is to draw on.
+pub(super) struct Canvas<'a, DB: DrawingBackend> {
+    pub(super) area: &'a DrawingArea<DB, Shift>,
+    /// Pixels of the length 1 in which sizes are given.
+    unit: f64,
+    /// What the title takes of the height.
+    top: f64,
+}
+
+pub(super) type Plot<'a, DB> = ChartContext<'a, DB, Cartesian2d<Scale, Scale>>;
+
+impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
+    pub(super) fn px(&self, n: f64) -> i32 {
+        (n * self.unit).round() as i32
+    }
+
+    pub(super) fn text(&self, size: f64) -> TextStyle<'static> {
+        (FONT, size * self.unit).into_font().color(&INK)
+    }
+
+    /// Room for a plot, with more of it above and to the right.
+    pub(super) fn plot(&self, across: &Scale, up: &Scale, above: f64, right: f64) -> Plot<'a, DB> {
+        let px = |n: f64| self.px(n).unsigned_abs();
+        ChartBuilder::on(self.area)
+            .margin(px(10.0))
+            .margin_right(px(20.0 + right))
+            .margin_top(px(self.top + above))
+            .x_label_area_size(px(42.0))
+            .y_label_area_size(px(58.0))
+            .build_cartesian_2d(across.clone(), up.clone())
+            .expect(FITS)
+    }
+
+    /// Draws grid, labels and titles; `x_labels` is how many the horizontal axis may have.
+    pub(super) fn mesh(&self, plot: &mut Plot<'a, DB>, x: &Axis, y: &Axis, x_labels: usize) {
+        let (across, up) = (plot.as_coord_spec().x_spec().clone(), plot.as_coord_spec().y_spec());
+        let up = up.clone();
+        let (across, up) =
+            (|value: &f64| across.label(*value, x), |value: &f64| up.label(*value, y));
+        let mut mesh = plot.configure_mesh();
+        if x_labels == 0 {
+            mesh.disable_x_mesh();
+        }
+        mesh.light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(INK.mix(0.6))
+            .label_style(self.text(13.0))
+            .axis_desc_style(self.text(14.0))
+            .x_labels(x_labels)
+            .y_labels(6)
+            .x_desc(&x.title)
+            .y_desc(&y.title)
+            .x_label_formatter(&across)
+            .y_label_formatter(&up)
+            .draw()
+            .expect(FITS);
+    }
+
+    /// Says in the middle of a plot that it shows nothing.
+    pub(super) fn nothing(&self, plot: &Plot<'a, DB>) {
+        let (across, down) = plot.plotting_area().get_pixel_range();
+        let at = ((across.start + across.end) / 2, (down.start + down.end) / 2);
+        let style = self.text(16.0).pos(Pos::new(HPos::Center, VPos::Center));
+        self.area.draw(&Text::new("nothing was measured", at, style)).expect(FITS);
+    }
+}
+
+fn lines<DB: DrawingBackend>(canvas: &Canvas<'_, DB>, figure: &Figure) {
+    let points = || figure.lines.iter().flat_map(|line| &line.points);
+    let across = Scale::of(&figure.x, points().map(|point| point.0));
+    let up = Scale::of(&figure.y, points().filter_map(|point| point.1));
+    let names = if figure.bands.is_empty() { 0.0 } else { 14.0 };
+    let mut chart = canvas.plot(&across, &up, names, 0.0);
+    let (x, y) = (across.end(), up.end());
     let plot = chart.plotting_area();
     for band in &figure.bands {
         if band.shaded {
@@ -130,56 +197,63 @@ fn draw<DB: DrawingBackend>(
             plot.draw(&Rectangle::new(corners, SHADE.filled())).expect(FITS);
         }
     }
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(INK.mix(0.6))
-        .label_style(text(13.0 * unit))
-        .axis_desc_style(text(14.0 * unit))
-        .x_labels(8)
-        .y_labels(6)
-        .x_desc(&figure.x.title)
-        .y_desc(&figure.y.title)
-        .x_label_formatter(&|value| write(*value, &figure.x, x))
-        .y_label_formatter(&|value| write(*value, &figure.y, y))
-        .draw()
-        .expect(FITS);
-
-    bands(area, &chart, &figure.bands, (x, y), unit);
-    let width = px(1.5);
-    for (line, colour) in figure.lines.iter().zip(PALETTE.iter().cycle()) {
-        let style = colour.stroke_width(width.max(1));
+    canvas.mesh(&mut chart, &figure.x, &figure.y, 8);
+    bands(canvas, &chart, &figure.bands, (x, y));
+    let stroke = canvas.px(1.5).max(1).unsigned_abs();
+    let dot = |at: (f64, f64), colour: RGBColor| {
+        let dot = Circle::new(at, canvas.px(2.5), colour.filled());
+        chart.plotting_area().draw(&dot).expect(FITS);
+    };
+    for (line, &colour) in figure.lines.iter().zip(PALETTE.iter().cycle()) {
+        spreads(canvas, &chart, line, colour);
         for run in unbroken(line) {
             // A single point would be invisible as a line.
-            if let [point] = run[..] {
-                let dot = Circle::new(point, px(2.5), colour.filled());
-                chart.draw_series([dot]).expect(FITS);
+            if line.join == Join::Dots || run.len() == 1 {
+                run.into_iter().for_each(|at| dot(at, colour));
+                continue;
             }
-            chart.draw_series(LineSeries::new(run, style)).expect(FITS);
+            let path = PathElement::new(run, colour.stroke_width(stroke));
+            chart.plotting_area().draw(&path).expect(FITS);
         }
     }
     if figure.is_empty() {
-        let centre = Pos::new(HPos::Center, VPos::Center);
-        let style = text(16.0 * unit).pos(centre);
-        let nothing =
-            Text::new("nothing was measured", ((figure.x.start + x) / 2.0, y / 2.0), style);
-        chart.draw_series([nothing]).expect(FITS);
+        canvas.nothing(&chart);
     } else {
-        legend(area, &chart, figure, unit);
+        let names: Vec<&str> = figure.lines.iter().map(|line| line.name.as_str()).collect();
+        legend(canvas, &chart, &names, |corner, size| covered(&chart, figure, corner, size));
+    }
+}
+
+/// Error bars of a line.
+fn spreads<DB: DrawingBackend>(
+    canvas: &Canvas<'_, DB>,
+    chart: &Plot<'_, DB>,
+    line: &Line,
+    colour: RGBColor,
+) {
+    let cap = canvas.px(3.0);
+    for &(x, low, high) in &line.spreads {
+        let plot = chart.plotting_area();
+        let (from, to) = (plot.map_coordinate(&(x, low)), plot.map_coordinate(&(x, high)));
+        let stroke = |path: [(i32, i32); 2]| {
+            canvas.area.draw(&PathElement::new(path, colour)).expect(FITS);
+        };
+        stroke([from, to]);
+        for (x, y) in [from, to] {
+            stroke([(x - cap, y), (x + cap, y)]);
+        }
     }
 }
 
 /// Names stages above the plot and draws a line where each begins.
 fn bands<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    chart: &ChartContext<DB, Cartesian>,
+    canvas: &Canvas<'_, DB>,
+    chart: &Plot<'_, DB>,
     bands: &[Band],
     (x, y): (f64, f64),
-    unit: f64,
 ) {
-    let plot = chart.plotting_area();
-    let style = text(12.0 * unit);
+    let (area, plot) = (canvas.area, chart.plotting_area());
+    let style = canvas.text(12.0);
     let top = plot.map_coordinate(&(0.0, y)).1;
     let mut free_from = i32::MIN;
     for band in bands {
@@ -194,34 +268,32 @@ fn bands<DB: DrawingBackend>(
         let wide = area.estimate_text_size(&name, &style).map_or(0, |size| size.0 as i32);
         // Names that have no room are left out rather than drawn over each other.
         if wide + 4 <= to - from && from >= free_from {
-            let at = (from + 3, top - (14.0 * unit) as i32);
+            let at = (from + 3, top - canvas.px(14.0));
             area.draw(&Text::new(name, at, style.clone())).expect(FITS);
             free_from = from + wide;
         }
     }
 }
 
-type Cartesian =
-    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>;
-
-/// Names the lines in a box where it covers least, unless there is but one.
-fn legend<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
-    chart: &ChartContext<DB, Cartesian>,
-    figure: &Figure,
-    unit: f64,
+/// Names what has a colour in a box where it covers least, unless there is but one.
+pub(super) fn legend<DB: DrawingBackend>(
+    canvas: &Canvas<'_, DB>,
+    chart: &Plot<'_, DB>,
+    shown: &[&str],
+    covered: impl Fn((i32, i32), (i32, i32)) -> usize,
 ) {
-    if figure.lines.len() < 2 {
+    if shown.len() < 2 {
         return;
     }
-    let style = text(13.0 * unit);
+    let area = canvas.area;
+    let style = canvas.text(13.0);
     let size = |name: &str| area.estimate_text_size(name, &style).map_or(0, |size| size.0 as i32);
-    let px = |n: f64| (n * unit).round() as i32;
+    let px = |n: f64| canvas.px(n);
     let (row, swatch, pad) = (px(18.0), px(22.0), px(8.0));
     let (across, down) = chart.plotting_area().get_pixel_range();
     let inset = px(8.0);
     let room = ((down.end - down.start - 2 * inset - pad) / row).max(2) as usize;
-    let mut names: Vec<String> = figure.lines.iter().map(|line| line.name.clone()).collect();
+    let mut names: Vec<String> = shown.iter().map(|name| (*name).to_owned()).collect();
     if names.len() > room {
         let more = names.len() - (room - 1);
         names.truncate(room - 1);
@@ -234,12 +306,12 @@ fn legend<DB: DrawingBackend>(
         (across.end - inset - wide, down.start + inset),
         (across.start + inset, down.start + inset),
     ];
-    let covered = |corner: &(i32, i32)| covered(chart, figure, *corner, (wide, high));
-    let Some(&(left, top)) = corners.iter().min_by_key(|corner| covered(corner)) else { return };
+    let least = corners.into_iter().min_by_key(|corner| covered(*corner, (wide, high)));
+    let Some((left, top)) = least else { return };
     let corners = [(left, top), (left + wide, top + high)];
     area.draw(&Rectangle::new(corners, PAPER.filled())).expect(FITS);
     area.draw(&Rectangle::new(corners, GRID)).expect(FITS);
-    let left_out = figure.lines.len() > room;
+    let left_out = shown.len() > room;
     let last = names.len() - 1;
     for (i, (name, colour)) in names.into_iter().zip(PALETTE.iter().cycle()).enumerate() {
         let middle = top + pad / 2 + row * i as i32 + row / 2;
@@ -257,7 +329,7 @@ fn legend<DB: DrawingBackend>(
 
 /// How much of the lines a box would cover, in pieces of their segments.
 fn covered<DB: DrawingBackend>(
-    chart: &ChartContext<DB, Cartesian>,
+    chart: &Plot<'_, DB>,
     figure: &Figure,
     (left, top): (i32, i32),
     (wide, high): (i32, i32),
@@ -293,7 +365,7 @@ fn unbroken(line: &Line) -> Vec<Vec<(f64, f64)>> {
             open = true;
         }
         let run = runs.last_mut().expect("a run was just begun");
-        if line.steps
+        if line.join == Join::Steps
             && let Some(&(_, before)) = run.last()
         {
             run.push((x, before));
@@ -301,27 +373,4 @@ fn unbroken(line: &Line) -> Vec<Vec<(f64, f64)>> {
         run.push((x, y));
     }
     runs
-}
-
-/// Where an axis ends: a little beyond what it shows, and never where it begins.
-fn end_of(axis: &Axis, figure: &Figure, of: fn(&(f64, Option<f64>)) -> Option<f64>) -> f64 {
-    let points = figure.lines.iter().flat_map(|line| &line.points);
-    let largest = || points.filter_map(of).fold(0.0, f64::max) * 1.08;
-    let end = axis.end.unwrap_or_else(largest);
-    if end.is_finite() && end > axis.start { end } else { axis.start + 1.0 }
-}
-
-/// A label of an axis that ends at `end`, with decimals enough to tell labels apart.
-fn write(value: f64, axis: &Axis, end: f64) -> String {
-    if axis.percent {
-        return format!("{:.0} %", value * 100.0);
-    }
-    let decimals = match end - axis.start {
-        span if span < 0.05 => 4,
-        span if span < 0.5 => 3,
-        span if span < 5.0 => 2,
-        span if span < 20.0 => 1,
-        _ => 0,
-    };
-    crate::report::grouped(value, decimals)
 }

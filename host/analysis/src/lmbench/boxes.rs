@@ -24,7 +24,8 @@ impl BoxOf {
         let low = inner.next().unwrap_or(q1);
         let high = inner.next_back().unwrap_or(low);
         let beyond = values.iter().copied().filter(|value| !within(value)).collect();
-        Some(Self { low, q1, median, q3, high: high.max(q3), beyond })
+        // Quartiles lie between values, and may lie beyond all that are within reach.
+        Some(Self { low: low.min(q1), q1, median, q3, high: high.max(q3), beyond })
     }
 }
 
@@ -45,6 +46,9 @@ mod tests {
         let expected =
             BoxOf { low: 1.0, q1: 2.25, median: 3.5, q3: 4.75, high: 5.0, beyond: vec![100.0] };
         assert_eq!(found, expected);
+        // The lower quartile lies below every value within reach.
+        let found = BoxOf::of(vec![0.0, 10.0, 10.0, 10.0]).unwrap();
+        assert_eq!((found.low, found.q1, found.beyond), (7.5, 7.5, vec![0.0]));
         assert_eq!(BoxOf::of(vec![2.0]).unwrap().median, 2.0);
         assert_eq!(BoxOf::of(Vec::new()), None);
     }

@@ -58,8 +58,7 @@ impl File {
     /// When it is no such file.
     pub fn parse(name: &str, text: &str) -> Result<Self, BadFile> {
         let qps = qps(name).ok_or(BadFile::Name)?;
-        // A file that was cut off ends in the middle of a row.
-        let whole = text.rfind('\n').map_or(text, |end| &text[..=end]);
+        let whole = without_cut_row(text.trim_start_matches('\u{feff}'));
         let mut reader = csv::ReaderBuilder::new().from_reader(whole.as_bytes());
         let broken = |error: csv::Error| BadFile::Csv(error.to_string());
         let header = reader.headers().map_err(broken)?.clone();
@@ -113,6 +112,16 @@ impl Row {
     }
 }
 
+/// Without the last row where it ends before its last cell: the file was cut off there.
+fn without_cut_row(text: &str) -> &str {
+    let cells = |line: &str| line.split(',').count();
+    let header = text.lines().next().unwrap_or_default();
+    match text.rfind('\n') {
+        Some(end) if cells(&text[end + 1..]) < cells(header) => &text[..=end],
+        _ => text,
+    }
+}
+
 /// What stands behind the last `_`, without `qps`.
 fn qps(name: &str) -> Option<f64> {
     let stem = name.strip_suffix(".csv")?;
@@ -154,6 +163,10 @@ mod tests {
         check("a_1.csv", &bad, expected);
         let cut = File::parse("a_1.csv", &format!("{FULL}75.0,20.0,0.1")).unwrap();
         assert_eq!(cut.rows.len(), 1, "the row that was cut off is left out");
+        let unended = File::parse("a_1.csv", FULL.trim_end()).unwrap();
+        assert_eq!(unended.rows.len(), 1, "a last line needs no line break");
+        let marked = File::parse("a_1.csv", &format!("\u{feff}{FULL}")).unwrap();
+        assert_eq!(marked.rows.len(), 1, "a mark of the encoding is no part of the header");
         let undefined = File::parse("a_1.csv", &FULL.replace("0.9", "nan")).unwrap();
         assert_eq!(undefined.rows[0].generation_time, None);
         check("a_-1.csv", FULL, BadFile::Name);

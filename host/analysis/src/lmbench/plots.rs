@@ -37,7 +37,8 @@ pub const THROUGHPUT: Plot = Plot {
     file: "throughput_analysis.png",
     meaning: "left, by rate: (mean prompt tokens + mean generated tokens) / mean generation time. \
         This is a figure of the mean request, as the original had it, and not the throughput of \
-        the system, which `summary.json` has. Right: mean tokens of prompts and answers.",
+        the system (of a run of llmdbench `summary.json` has that). Right: mean tokens of prompts \
+        and answers.",
     width: 2700,
     height: 750,
     draw: throughput,
@@ -129,13 +130,14 @@ fn throughput(area: &Area<'_>, rates: &[Rate]) {
     for (i, value) in per_second.iter().enumerate() {
         draw_bar(&chart, i as f64 - 0.4, i as f64 + 0.4, *value, 0);
     }
-    let chart =
-        frame(&parts[1], "Token Counts vs QPS", "Mean Tokens", rates, top(&[&prompt, &generated]));
+    // The legend stands above the bars.
+    let room = 1.25 * top(&[&prompt, &generated]);
+    let chart = frame(&parts[1], "Token Counts vs QPS", "Mean Tokens", rates, room);
     for (i, values) in prompt.iter().zip(&generated).enumerate() {
         draw_bar(&chart, i as f64 - 0.4, i as f64, *values.0, 0);
         draw_bar(&chart, i as f64, i as f64 + 0.4, *values.1, 1);
     }
-    legend(&parts[1], &["prompt_tokens", "generation_tokens"]);
+    legend(&parts[1], "Token Type", &["prompt_tokens", "generation_tokens"]);
 }
 
 type Chart<'a, 'b> = ChartContext<
@@ -155,10 +157,10 @@ fn frame<'a, 'b>(
     let top = if top > 0.0 { top * 1.05 } else { 1.0 };
     let count = rates.len();
     let mut chart = ChartBuilder::on(area)
-        .caption(title, (FONT, px(30)).into_font().color(&INK))
+        .caption(title, (FONT, px(36)).into_font().color(&INK))
         .margin(px(20))
         .x_label_area_size(px(80))
-        .y_label_area_size(px(120))
+        .y_label_area_size(px(130))
         .build_cartesian_2d(-0.6..count as f64 - 0.4, 0.0..top)
         .expect(FITS);
     let names: Vec<String> = rates.iter().map(|rate| format!("{:?}", rate.qps)).collect();
@@ -170,14 +172,16 @@ fn frame<'a, 'b>(
         .axis_style(ShapeStyle::from(&INK).stroke_width(px(1)))
         .x_labels(0)
         .y_labels(8)
-        .y_label_style(text(20))
-        .axis_desc_style(text(24))
+        .y_label_style(text(24))
+        .axis_desc_style(text(28))
+        // Numbers that differ by rounding alone read the same.
+        .y_label_formatter(&|value| ((value * 1e6).round() / 1e6).to_string())
         .x_desc("Queries per Second")
         .y_desc(unit)
         .draw()
         .expect(FITS);
     // The library labels round numbers; categories need their own.
-    let style = text(20).pos(Pos::new(HPos::Center, VPos::Top));
+    let style = text(24).pos(Pos::new(HPos::Center, VPos::Top));
     for (i, name) in names.iter().enumerate() {
         let (x, y) = chart.backend_coord(&(i as f64, 0.0));
         let (left, above) = area.get_base_pixel();
@@ -216,17 +220,19 @@ fn draw_bar(chart: &Chart<'_, '_>, from: f64, to: f64, value: Option<f64>, colou
     }
 }
 
-/// Names of colours, at the upper right.
-fn legend(area: &Area<'_>, names: &[&str]) {
+/// Names of colours, at the upper right of the plot.
+fn legend(area: &Area<'_>, title: &str, names: &[&str]) {
     let (wide, _) = area.dim_in_pixel();
-    let left = wide as i32 - px(330) as i32;
-    for (i, name) in names.iter().enumerate() {
-        let top = px(20 + 34 * u32::try_from(i).unwrap_or(0)) as i32;
-        let patch = [(left, top), (left + px(24) as i32, top + px(24) as i32)];
-        area.draw(&Rectangle::new(patch, PALETTE[i].mix(0.75).filled())).expect(FITS);
-        let style = text(22).pos(Pos::new(HPos::Left, VPos::Center));
-        let at = (left + px(36) as i32, top + px(12) as i32);
-        area.draw(&Text::new(*name, at, style)).expect(FITS);
+    let left = wide as i32 - px(310) as i32;
+    let write = |words: &str, x: i32, y: u32| {
+        let style = text(24).pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(words, (x, px(y) as i32), style)).expect(FITS);
+    };
+    write(title, left, 92);
+    for ((name, colour), y) in names.iter().zip(PALETTE).zip((126..).step_by(34)) {
+        let patch = [(left, px(y - 12) as i32), (left + px(24) as i32, px(y + 12) as i32)];
+        area.draw(&Rectangle::new(patch, colour.mix(0.75).filled())).expect(FITS);
+        write(name, left + px(36) as i32, y);
     }
 }
 

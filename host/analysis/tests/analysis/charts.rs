@@ -1,7 +1,9 @@
 //! Every chart draws whatever there is.
 
 use crate::run::{Run, answer, stage};
-use analysis::charts::{CHARTS, png, svg};
+use analysis::charts::{
+    Axis, BarGroup, Bars, CHARTS, Drawing, Figure, Heatmap, Join, Line, drawing_svg, png, svg,
+};
 use analysis::{Analysis, Options};
 use records::{LoopKind, Record};
 
@@ -54,4 +56,74 @@ fn a_legend_names_as_many_stages_as_there_is_room_for() {
     assert!(drawn.contains("stage-0\n") && drawn.contains(" more\n"), "{drawn}");
     assert!(!drawn.contains("stage-39\n"));
     check("of forty stages", &analysis);
+}
+
+/// Whether each text stands in a drawing.
+fn check_texts(drawing: &Drawing, shown: &[&str], missing: &[&str]) {
+    let svg = drawing_svg(None, drawing, 640, 360);
+    let stands = |text: &&&str| svg.contains(&format!("\n{text}\n"));
+    assert_eq!(shown.iter().filter(|text| !stands(text)).collect::<Vec<_>>(), [&""; 0], "{svg}");
+    assert_eq!(missing.iter().filter(stands).collect::<Vec<_>>(), [&""; 0], "{svg}");
+}
+
+fn bars(categories: usize, groups: &[&str]) -> Drawing {
+    let group = |name: &&str| BarGroup {
+        name: (*name).to_owned(),
+        values: (0..categories).map(|i| Some(i as f64)).collect(),
+    };
+    Drawing::Bars(Bars {
+        x: Axis::new("stage"),
+        y: Axis::new("latency, ms").around([0.0, categories as f64].into_iter()),
+        categories: (0..categories).map(|i| format!("stage-{i}")).collect(),
+        groups: groups.iter().map(group).collect(),
+    })
+}
+
+#[test]
+fn bars_have_names_as_far_as_there_is_room() {
+    check_texts(&bars(3, &["p50"]), &["stage", "latency, ms", "stage-0", "stage-2"], &["p50"]);
+    check_texts(&bars(3, &["p50", "p99"]), &["p50", "p99"], &["nothing was measured"]);
+    check_texts(&bars(40, &["p50"]), &["stage-0"], &["stage-1"]);
+    check_texts(&bars(0, &[]), &["nothing was measured"], &[]);
+}
+
+#[test]
+fn fields_have_a_colour_by_value_and_a_key_that_says_which() {
+    let map = |values: [Option<f64>; 2]| {
+        Drawing::Heatmap(Heatmap {
+            x: Axis::new("input tokens"),
+            y: Axis::new("time, s"),
+            x_edges: vec![0.0, 100.0, 200.0],
+            y_edges: vec![0.0, 60.0],
+            values: values.to_vec(),
+            legend: Axis::new("TTFT, ms"),
+        })
+    };
+    check_texts(&map([Some(20.0), Some(420.0)]), &["TTFT, ms", "20", "220", "420"], &[]);
+    check_texts(&map([None, None]), &["nothing was measured"], &["TTFT, ms"]);
+    let fields = |drawing: &Drawing| drawing_svg(None, drawing, 640, 360).matches("<rect").count();
+    assert_eq!(fields(&map([Some(1.0), Some(2.0)])), fields(&map([Some(1.0), None])) + 1);
+}
+
+#[test]
+fn points_are_joined_or_not_and_lie_by_their_logarithms_where_the_axis_says_so() {
+    let figure = |join: Join, logarithmic: bool| {
+        let points = vec![(1.0, Some(10.0)), (10.0, Some(100.0)), (100.0, Some(1000.0))];
+        let axis = |title: &str, ends: [f64; 2]| {
+            Axis { logarithmic, ..Axis::new(title) }.around(ends.into_iter())
+        };
+        Drawing::Figure(Figure {
+            x: axis("rate", [1.0, 100.0]),
+            y: axis("latency", [10.0, 1000.0]),
+            lines: vec![Line { name: "a".to_owned(), points, join, spreads: Vec::new() }],
+            bands: Vec::new(),
+        })
+    };
+    let count = |drawing: &Drawing, element: &str| {
+        drawing_svg(None, drawing, 640, 360).matches(element).count()
+    };
+    assert_eq!(count(&figure(Join::Dots, false), "<circle"), 3);
+    assert_eq!(count(&figure(Join::Straight, false), "<circle"), 0);
+    check_texts(&figure(Join::Straight, true), &["2", "50", "1,000"], &["40", "400"]);
+    check_texts(&figure(Join::Straight, false), &["40", "400"], &["2", "50"]);
 }

@@ -3,6 +3,7 @@
 use crate::chosen;
 use crate::cli::Global;
 use crate::error::{Exit, Result};
+use crate::outcome::Outcome;
 use crate::phase;
 use crate::phase::analyzers::Findings;
 use crate::plan::Plan;
@@ -47,7 +48,7 @@ pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> 
         || path.display().to_string(),
         || serde_json::json!({"report": path.display().to_string()}),
     );
-    Ok(Exit::Ok)
+    Ok(failed(&found).tell(printer))
 }
 
 /// Analyses the records of a results folder.
@@ -56,11 +57,18 @@ pub(crate) fn results(results: &Results, global: &Global, printer: &Printer) -> 
     let found = run_analyzers(results, plan.as_ref(), global, printer)?;
     let analysis = phase::analyze::read(results, plan.as_ref(), &found)?;
     phase::analyze::write(&analysis, results, printer)?;
-    let mut outcome = phase::analyze::show(&analysis, results, printer);
+    let mut outcome = failed(&found);
+    outcome.join(phase::analyze::show(&analysis, results, printer));
+    Ok(outcome.tell(printer))
+}
+
+/// What analyzers failed at.
+fn failed(found: &Findings) -> Outcome {
+    let mut outcome = Outcome::default();
     for failure in &found.failures {
         outcome.fail(failure.exit, failure);
     }
-    Ok(outcome.tell(printer))
+    outcome
 }
 
 /// Runs the analyzers that the plan names and those given now. One that cannot be found is said,
@@ -71,7 +79,12 @@ fn run_analyzers(
     global: &Global,
     printer: &Printer,
 ) -> Result<Findings> {
-    let Some(plan) = plan else { return Ok(Findings::default()) };
+    let Some(plan) = plan else {
+        if !global.plugins.is_empty() {
+            printer.warning("analyzers are not run: there is no plan.json beside the records, or in a folder above, that says what ran");
+        }
+        return Ok(Findings::default());
+    };
     let named = phase::analyzers::of_plan(plan);
     if named.is_empty() && global.plugins.is_empty() {
         return Ok(Findings::default());
@@ -102,7 +115,7 @@ fn run_analyzers(
             analyzers.push(chosen::analyzer(&plugins, plugin.clone(), printer)?);
         }
     }
-    phase::analyzers::run(&analyzers, results, plan)
+    phase::analyzers::run(&analyzers, results, plan, printer)
 }
 
 fn find(args: &AnalyzeArgs, global: &Global) -> Result<Results> {

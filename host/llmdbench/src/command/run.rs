@@ -80,7 +80,7 @@ pub(crate) fn load_and_analyze(
 ) -> Result<Outcome> {
     let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
     let analyzers = &prepared.chosen.analyzers;
-    let found = phase::analyzers::run(analyzers, &results, &prepared.plan)?;
+    let found = phase::analyzers::run(analyzers, &results, &prepared.plan, printer)?;
     let analysis = phase::analyze::read(&results, Some(&prepared.plan), &found)?;
     phase::analyze::write(&analysis, &results, printer)?;
     for failure in &found.failures {

@@ -59,8 +59,8 @@ pub(crate) fn write(analysis: &Analysis, results: &Results, printer: &Printer) -
     for found in &analysis.plugins {
         for chart in &found.charts {
             readme.push_str(&format!(
-                "- `{}-{}.png`, `.svg`: {}, by the analyzer {0}\n",
-                found.plugin, chart.name, chart.title
+                "- `{0}-{1}.png`, `{0}-{1}.svg`: {2}, by the analyzer {0}\n",
+                found.results.name, chart.name, chart.title
             ));
         }
     }

@@ -1,21 +1,22 @@
 //! Runs analyzer plugins over the records of a load run.
 
-use crate::chosen::{Facts, PluginLog, Use, context};
+use crate::chosen::{Facts, PluginLog, Use, context, line_text};
 use crate::error::{Error, Exit, Result};
+use crate::phase::analyzer_report::keep;
 use crate::plan::Plan;
 use crate::plugins::plugin_error;
-use crate::run_dir::{self, Results};
-use crate::translate;
-use analysis::charts::{Axis, Figure, Line};
-use analysis::{Note, PluginChart, PluginMetric, PluginReport, Severity, Table};
-use plugin_host::wit::analyzer::{Cells, Chart, Drawing, Report};
+use crate::printer::Printer;
+use crate::run_dir::Results;
+use analysis::{Note, PluginReport, Severity};
+use plugin_host::wit::analyzer::Report;
+use plugin_host::wit::log::Level;
 use plugin_host::wit::results::{Columns, LabelColumn, StageFacts, TokenTimes};
 use plugin_host::{AnalyzerInstance, Setup, wit};
 use records::{Entry, Event, Header, Reader, Record, StagePhase};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
-use std::path::{Component, Path};
+use std::path::Path;
 
 /// Requests that an analyzer is fed at once.
 const BATCH: usize = 4096;
@@ -24,34 +25,57 @@ const BATCH: usize = 4096;
 const NEVER: u64 = u64::MAX;
 const UNKNOWN: u32 = u32::MAX;
 
-/// What analyzers found, and which of them failed.
+/// What analyzers found, and what of it failed.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) reports: Vec<PluginReport>,
+    /// What they asked for or found, and what the host cannot do with it.
     pub(crate) notes: Vec<Note>,
     /// What others found is kept.
     pub(crate) failures: Vec<Error>,
 }
 
-/// Runs every analyzer, and keeps the files that they made among the results.
-pub(crate) fn run(analyzers: &[Use], results: &Results, plan: &Plan) -> Result<Findings> {
+/// Runs every analyzer, and keeps the files that they made among the results. One that fails ends
+/// the program with the code of a failed run in the end, for what was asked is not there.
+pub(crate) fn run(
+    analyzers: &[Use],
+    results: &Results,
+    plan: &Plan,
+    printer: &Printer,
+) -> Result<Findings> {
     let mut findings = Findings::default();
     if analyzers.is_empty() {
         return Ok(findings);
     }
     let stages = stage_facts(results, plan)?;
     for used in analyzers {
-        match one(used, results, plan, &stages) {
-            Ok(report) => keep(used, report, results, &mut findings)?,
+        let log = PluginLog::default();
+        let outcome = one(used, results, plan, &stages, &log, &mut findings.notes);
+        for line in log.take() {
+            let text = format!("{}: {}", line.plugin, line_text(&line));
+            if matches!(line.level, Level::Warn | Level::Error) {
+                printer.warning(&text);
+            } else {
+                printer.detail(&text);
+            }
+        }
+        match outcome {
+            Ok(report) => keep(used.plugin.name(), report, results, &mut findings),
             Err(error) => findings.failures.push(error.exit(Exit::Run)),
         }
     }
     Ok(findings)
 }
 
-fn one(used: &Use, results: &Results, plan: &Plan, stages: &[StageFacts]) -> Result<Report> {
+fn one(
+    used: &Use,
+    results: &Results,
+    plan: &Plan,
+    stages: &[StageFacts],
+    log: &PluginLog,
+    notes: &mut Vec<Note>,
+) -> Result<Report> {
     let facts: Facts = plan.facts();
-    let log = PluginLog::default();
     let setup = Setup {
         seed: plan.experiment.seed,
         grants: used.grants().to_vec(),
@@ -61,6 +85,16 @@ fn one(used: &Use, results: &Results, plan: &Plan, stages: &[StageFacts]) -> Res
     let failed = |error: &plugin_host::Error| plugin_error(error);
     let (mut instance, needs) =
         used.plugin.analyzer(setup, stages).map_err(|error| failed(&error))?;
+    if !needs.series.is_empty() {
+        notes.push(Note {
+            severity: Severity::Warning,
+            source: used.plugin.name().to_owned(),
+            text: format!(
+                "It asked for series ({}), and this version of llmdbench feeds analyzers requests only.",
+                needs.series.join(", ")
+            ),
+        });
+    }
     let mut batch = Vec::with_capacity(BATCH);
     let mut reader = open(results)?;
     loop {
@@ -233,164 +267,6 @@ fn token_times(batch: &[Record]) -> TokenTimes {
     times
 }
 
-/// Puts what an analyzer found where it belongs.
-fn keep(used: &Use, report: Report, results: &Results, findings: &mut Findings) -> Result<()> {
-    let plugin = used.plugin.name().to_owned();
-    for finding in report.findings {
-        use wit::analyzer::Severity as Wit;
-        findings.notes.push(Note {
-            severity: match finding.severity {
-                Wit::Info => Severity::Info,
-                Wit::Warning => Severity::Warning,
-                Wit::Problem => Severity::Problem,
-            },
-            source: plugin.clone(),
-            text: match finding.text.trim() {
-                "" => finding.title,
-                text => format!("{}: {text}", finding.title),
-            },
-        });
-    }
-    for file in report.files {
-        if !is_inside(&file.name) {
-            findings.failures.push(Error::new(
-                Exit::Run,
-                format!(
-                    "the analyzer `{plugin}` made a file `{}`, which would lie outside of the results",
-                    file.name
-                ),
-            ));
-            continue;
-        }
-        if results.is_own(&file.name) {
-            findings.failures.push(Error::new(
-                Exit::Run,
-                format!(
-                    "the analyzer `{plugin}` made a file `{}`, which is the run's own",
-                    file.name
-                ),
-            ));
-            continue;
-        }
-        run_dir::write(&results.artifact(&file.name), &file.contents)?;
-    }
-    let mut found = PluginReport { plugin: plugin.clone(), ..PluginReport::default() };
-    found.metrics = report
-        .metrics
-        .into_iter()
-        .map(|metric| PluginMetric {
-            plugin: plugin.clone(),
-            name: metric.name,
-            unit: metric.unit,
-            value: metric.value.is_finite().then_some(metric.value),
-            labels: translate::labels(metric.labels),
-        })
-        .collect();
-    found.tables = report.tables.into_iter().map(table).collect();
-    for chart in report.charts {
-        let title = chart.title.clone();
-        match self::chart(chart) {
-            Some(chart) => found.charts.push(chart),
-            None => findings.notes.push(Note {
-                severity: Severity::Warning,
-                source: plugin.clone(),
-                text: format!("The chart \"{title}\" is not drawn: this version of llmdbench draws lines only."),
-            }),
-        }
-    }
-    let mut refuse = |what: &str, name: &str| {
-        findings.failures.push(Error::new(
-            Exit::Run,
-            format!("the analyzer `{plugin}` names a {what} `{name}`, which is no plain name"),
-        ));
-    };
-    for table in &found.tables {
-        if !is_inside(&table.name) {
-            refuse("table", &table.name);
-            continue;
-        }
-        let file = results.data(&format!("{plugin}-{}.csv", table.name));
-        run_dir::write(&file, table.csv().as_bytes())?;
-    }
-    for chart in &found.charts {
-        if !is_inside(&chart.name) {
-            refuse("chart", &chart.name);
-            continue;
-        }
-        let file = |ending: &str| results.plot(&format!("{plugin}-{}.{ending}", chart.name));
-        let png = analysis::charts::figure_png(&chart.title, &chart.figure, 1200, 600);
-        run_dir::write(&file("png"), &png)?;
-        let svg = analysis::charts::figure_svg(Some(&chart.title), &chart.figure, 1200, 600);
-        run_dir::write(&file("svg"), svg.as_bytes())?;
-    }
-    findings.reports.push(found);
-    Ok(())
-}
-
-/// Whether a name leads to no place outside of the folder that it starts from.
-fn is_inside(name: &str) -> bool {
-    let mut parts = Path::new(name).components().peekable();
-    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
-}
-
-fn table(table: wit::analyzer::Table) -> Table {
-    let columns: Vec<Vec<String>> = table
-        .columns
-        .iter()
-        .map(|column| match &column.cells {
-            Cells::Texts(texts) => texts.clone(),
-            Cells::Numbers(numbers) => numbers
-                .iter()
-                .map(|n| if n.is_finite() { n.to_string() } else { String::new() })
-                .collect(),
-        })
-        .collect();
-    let rows = columns.iter().map(Vec::len).max().unwrap_or(0);
-    let with_unit = |column: &wit::analyzer::TableColumn| match column.unit.as_str() {
-        "" => column.title.clone(),
-        unit => format!("{}, {unit}", column.title),
-    };
-    Table {
-        name: table.name,
-        title: table.title,
-        columns: table.columns.iter().map(with_unit).collect(),
-        rows: (0..rows)
-            .map(|row| columns.iter().map(|c| c.get(row).cloned().unwrap_or_default()).collect())
-            .collect(),
-    }
-}
-
-/// A chart of lines. None: it is another one.
-fn chart(chart: Chart) -> Option<PluginChart> {
-    let Drawing::Line(lines) = chart.drawing else { return None };
-    let axis = |axis: &wit::analyzer::Axis| match axis.unit.as_str() {
-        "" => Axis::new(axis.title.clone()),
-        unit => Axis::new(format!("{}, {unit}", axis.title)),
-    };
-    Some(PluginChart {
-        name: chart.name,
-        title: chart.title,
-        figure: Figure {
-            x: axis(&chart.x),
-            y: axis(&chart.y),
-            lines: lines
-                .into_iter()
-                .map(|points| Line {
-                    name: points.name,
-                    points: points
-                        .x
-                        .into_iter()
-                        .zip(points.y)
-                        .map(|(x, y)| (x, y.is_finite().then_some(y)))
-                        .collect(),
-                    steps: false,
-                })
-                .collect(),
-            bands: Vec::new(),
-        },
-    })
-}
-
 /// The analyzers of a run that is analysed again, as its plan names them.
 pub(crate) fn of_plan(plan: &Plan) -> BTreeMap<&str, Option<&Path>> {
     let used = plan.plugins.iter().filter(|used| used.kind == "analyzer");
@@ -400,17 +276,6 @@ pub(crate) fn of_plan(plan: &Plan) -> BTreeMap<&str, Option<&Path>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_of_plugins_stay_in_their_folder() {
-        let check = |name: &str, expected: bool| assert_eq!(is_inside(name), expected, "{name}");
-        check("LMBench_short_input_qps0.5.csv", true);
-        check("a/b.csv", true);
-        check("../a", false);
-        check("a/../../b", false);
-        check("/etc/passwd", false);
-        check("", false);
-    }
 
     #[test]
     fn records_become_columns_with_marks_for_what_is_not_known() {

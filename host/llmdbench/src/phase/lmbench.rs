@@ -35,11 +35,17 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
 
 /// Where the analysis of a folder of CSV files goes: as the original had it, beside a folder
 /// `results`, else in it.
-pub(crate) fn analysis_folder(folder: &Path) -> PathBuf {
-    let is_results = folder.file_name().is_some_and(|name| name == "results");
-    match folder.parent().filter(|_| is_results) {
-        Some(parent) => parent.join("analysis"),
-        None => folder.join("analysis"),
+fn analysis_folder(folder: &Path) -> PathBuf {
+    let is_results = |path: &Path| path.file_name().is_some_and(|name| name == "results");
+    match folder.parent() {
+        Some(parent) if is_results(folder) => parent.join("analysis"),
+        // `.` has no name of its own.
+        _ if folder.file_name().is_none()
+            && folder.canonicalize().is_ok_and(|p| is_results(&p)) =>
+        {
+            folder.join("../analysis")
+        }
+        _ => folder.join("analysis"),
     }
 }
 
@@ -90,4 +96,26 @@ pub(crate) fn foreign(folder: &Path, files: &[PathBuf], printer: &Printer) -> Re
     );
     printer.step(&format!("analysis: {}", analysis.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_analysis_lies_beside_results_and_in_any_other_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = folder.path().join("w/results/deep");
+        std::fs::create_dir_all(results).unwrap();
+        let check = |path: &str, expected: &str| {
+            let found = analysis_folder(&folder.path().join(path));
+            assert_eq!(found, folder.path().join(expected), "{path}");
+        };
+        check("w/results", "w/analysis");
+        check("w/results/", "w/analysis");
+        check("w", "w/analysis");
+        check("w/results/deep", "w/results/deep/analysis");
+        check("w/results/deep/..", "w/results/deep/../../analysis");
+        check("w/results/..", "w/results/../analysis");
+    }
 }

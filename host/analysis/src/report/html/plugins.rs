@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 /// A section for each analyzer that found something to show.
 pub(super) fn sections(page: &mut String, analysis: &Analysis) {
     for found in &analysis.plugins {
-        if found.metrics.is_empty() && found.tables.is_empty() && found.charts.is_empty() {
+        if found.results.metrics.is_empty() && found.tables.is_empty() && found.charts.is_empty() {
             continue;
         }
-        put!(page, "<section>\n<h2>{}</h2>\n", escape(&found.plugin));
+        put!(page, "<section>\n<h2>{}</h2>\n", escape(&found.results.name));
         table(page, &metrics(found));
         for shown in &found.tables {
             put!(page, "<h3>{}</h3>\n", escape(&shown.title));
@@ -20,7 +20,7 @@ pub(super) fn sections(page: &mut String, analysis: &Analysis) {
         if !found.charts.is_empty() {
             page.push_str("<div class=\"charts\">\n");
             for chart in &found.charts {
-                let svg = themed(&charts::figure_svg(None, &chart.figure, 560, 310));
+                let svg = themed(&charts::drawing_svg(None, &chart.drawing, 560, 310));
                 put!(page, "<figure>\n<h3>{}</h3>\n{svg}\n</figure>\n", escape(&chart.title));
             }
             page.push_str("</div>\n");
@@ -39,7 +39,7 @@ fn metrics(found: &PluginReport) -> Table {
     };
     Table {
         columns: ["metric", "about", "value", "unit"].map(str::to_owned).to_vec(),
-        rows: found.metrics.iter().map(row).collect(),
+        rows: found.results.metrics.iter().map(row).collect(),
         ..Table::default()
     }
 }
