@@ -80,8 +80,11 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
         {
             return;
         }
-        let place = place(stage.request_places.as_ref(), &mut phase, &mut waited).await;
+        // The first turn has waited for the session's place, too.
+        let mut held = index == 0 && waited;
+        let place = place(stage.request_places.as_ref(), &mut phase, &mut held).await;
         let (Some(_place), true) = (place, stage.is_open()) else { return };
+        waited |= held;
         if index == 0 {
             stage.first_turns_sent.fetch_add(1, Relaxed);
             stage.capped.fetch_add(u64::from(waited), Relaxed);
@@ -89,9 +92,9 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
         let exchange =
             Exchange { worker, stage, session: &session, index, endpoint, due: due.map(|_| start) };
         let Some(ended) = exchange.run(&mut message, &mut phase).await else { return };
-        // On a quantum the planned start counts, or lateness would carry turns to the next one.
-        let started = if stage.plan.quantum.is_some() { start } else { ended.started };
-        clock.ended(started, ended.finished);
+        // The planned start counts, or the lateness of every turn would add to that of the next
+        // ones. A turn that was kept waiting on purpose has moved them all.
+        clock.ended(if held { ended.started } else { start }, ended.finished);
         answers.push(ended.text);
     }
 }

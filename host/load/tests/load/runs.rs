@@ -222,6 +222,37 @@ fn every_turn_of_a_stage_with_a_quantum_starts_on_it_and_lateness_does_not_carry
 }
 
 #[test]
+fn turns_keep_to_the_plan_unless_they_were_kept_waiting_for_a_place() {
+    let server = Server::start(vec![Script::answer(1, 100), Script::answer(1, 2)]);
+    let session_with = |id, gap: u64| {
+        let mut turns: Vec<_> = (0..3).map(|_| turn(request("a"), 0)).collect();
+        for turn in &mut turns[1..] {
+            turn.pacing = Pacing::AfterPreviousStart(gap);
+        }
+        session_of(id, turns)
+    };
+    // The second session comes while the answer to the first one holds the only place.
+    let sessions = [session_with(0, 150 * MS), session_with(1, 130 * MS)];
+    let stage = Stage { max_in_flight: Some(1), ..open(100.0, Stop::default()) };
+    let done = begin(plan(&server.url(), vec![stage]), vec![feed(sessions)]).finish();
+    assert_sound(&done);
+    let begin = done.stage_begin(0);
+    let of = |session| {
+        let mut all: Vec<_> =
+            done.records().into_iter().filter(|record| record.session == session).collect();
+        all.sort_by_key(|record| record.turn);
+        all
+    };
+    let due: Vec<u64> = of(0).iter().map(|record| record.due.unwrap() - begin).collect();
+    assert_eq!(due, [0, 150 * MS, 300 * MS], "however late they left");
+    let second = of(1);
+    assert_eq!(second[0].due, Some(begin + 10 * MS));
+    assert!(second[0].started >= begin + 100 * MS, "it waited");
+    assert_eq!(second[1].due, Some(second[0].started + 130 * MS));
+    assert_eq!(second[2].due, Some(second[0].started + 260 * MS));
+}
+
+#[test]
 fn a_failing_turn_ends_its_session() {
     let server = Server::start(vec![
         Script::answer(1, 2),
