@@ -3,7 +3,7 @@
 
 use llmdbench_plugin::{Error, inputs, tokenizer};
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use std::fmt;
 
 /// A request.
@@ -29,7 +29,7 @@ const NO_ANSWER: u32 = 20;
 enum Item {
     Entry(Entry),
     Conversation { conversations: Vec<Said> },
-    Other(serde::de::IgnoredAny),
+    Other(IgnoredAny),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -117,10 +117,11 @@ impl<'de> Visitor<'de> for First {
             match item {
                 Item::Entry(entry) => entries.push(entry),
                 Item::Conversation { conversations: said } => {
-                    // The original reads on as well; what comes later is not kept.
-                    let alternates = said.windows(2).all(|two| two[0].from != two[1].from);
-                    if alternates && conversations.len() < LIMIT {
+                    if said.windows(2).all(|two| two[0].from != two[1].from) {
                         conversations.push(said);
+                    }
+                    if conversations.len() == LIMIT {
+                        break;
                     }
                 }
                 Item::Other(_) => {
@@ -130,6 +131,8 @@ impl<'de> Visitor<'de> for First {
                 }
             }
         }
+        // What is left is not needed, yet must be passed over.
+        while items.next_element::<IgnoredAny>()?.is_some() {}
         Ok((entries, conversations))
     }
 }
