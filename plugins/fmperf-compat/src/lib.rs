@@ -6,6 +6,8 @@
 //! original wrote.
 
 mod analyzer;
+#[cfg(test)]
+mod conformance;
 mod csv;
 mod plan;
 mod profile;
@@ -27,11 +29,11 @@ struct Compat(LoadPlan);
 impl Harness for Compat {
     type Settings = HarnessSettings;
 
-    fn configure(settings: HarnessSettings, _: Context) -> Result<Self, Error> {
+    fn configure(settings: HarnessSettings, context: Context) -> Result<Self, Error> {
         let mut text = String::new();
         inputs::open(&settings.profile)?.read_to_string(&mut text)?;
         let profile = profile::parse(&text).map_err(|error| error.at("/profile"))?;
-        let profile = settings.over(profile);
+        let profile = settings.over(profile).for_model(&context.model);
         plan::plan(&profile, settings.mode).map(Self)
     }
 

@@ -2,8 +2,8 @@
 //! as `run_benchmarks.sh` of LMBenchmark ran them.
 
 use crate::profile::Profile;
-use crate::schedule::{TICK, gap, users};
-use crate::settings::{Mode, Part, Rounds};
+use crate::schedule::{TICK, end, gap, users};
+use crate::settings::{Call, Mode, Part, Rounds};
 use llmdbench_plugin::stages::{Arrival, LoadPlan, Stage, Stop};
 use llmdbench_plugin::{Error, label, log};
 use serde_json::json;
@@ -158,14 +158,14 @@ struct Named<'a> {
 
 impl Named<'_> {
     fn replay(&self, profile: &Profile) -> Vec<Stage> {
-        let chat = profile.use_chat_completions;
+        let call = call(profile);
         let send = |name: &str, warm_up: bool| Stage {
             warm_up,
             cool_down: PAUSE,
             ..self.stage(
                 name,
                 Arrival::Constant(self.qps),
-                &Part::Replay { qps: self.qps, chat, warm_up },
+                &Part::Replay { qps: self.qps, call: call.clone(), warm_up },
             )
         };
         vec![send("-warm-up", true), send("", false)]
@@ -173,7 +173,7 @@ impl Named<'_> {
 
     /// `first_user` is moved on to where the next rate begins.
     fn rounds(&self, profile: &Profile, mode: Mode, first_user: &mut u64) -> Vec<Stage> {
-        let chat = profile.use_chat_completions;
+        let call = call(profile);
         let measured = Rounds {
             users: profile.num_users,
             rounds: profile.num_rounds,
@@ -183,7 +183,7 @@ impl Named<'_> {
             answer_len: profile.answer_len,
             init_user_id: *first_user,
             length: u64::from(profile.test_duration) * SECOND,
-            chat,
+            call: call.clone(),
             mode,
         };
         for warning in self.warnings(&measured) {
@@ -202,8 +202,7 @@ impl Named<'_> {
             users: 1,
             rounds: 2,
             qps: 2.0,
-            // Of no length is one tick of the loop.
-            length: (u64::from(profile.num_users_warmup / 2) * SECOND).max(TICK),
+            length: u64::from(profile.num_users_warmup / 2) * SECOND,
             // What it is for, warm prompts of the users to come, the original's arithmetic does.
             mode: Mode::Compat,
             ..measured.clone()
@@ -212,10 +211,10 @@ impl Named<'_> {
             concurrency: Some(ENGINE_WARM_UP),
             stop: Stop { sessions: Some(u64::from(ENGINE_WARM_UP)), ..no_end() },
             warm_up: true,
-            ..self.stage(name, Arrival::Closed, &Part::EngineWarmUp { chat })
+            ..self.stage(name, Arrival::Closed, &Part::EngineWarmUp { call: call.clone() })
         };
         let ask = |name: &str, rounds: &Rounds| Stage {
-            stop: Stop { after: Some(rounds.length), ..no_end() },
+            stop: Stop { after: Some(end(rounds)), ..no_end() },
             quantum: (rounds.mode == Mode::Compat).then_some(TICK),
             ..self.stage(name, Arrival::Trace(1.0), &Part::Rounds(rounds.clone()))
         };
@@ -262,6 +261,11 @@ impl Named<'_> {
         }
         warnings
     }
+}
+
+fn call(profile: &Profile) -> Call {
+    let model = Some(profile.model_name.clone()).filter(|name| !name.is_empty());
+    Call { chat: profile.use_chat_completions, model }
 }
 
 fn no_end() -> Stop {
@@ -379,9 +383,24 @@ mod tests {
         let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
         assert_eq!(names[..2], ["sharegpt-qps-1-warm-up", "sharegpt-qps-1"]);
         assert_eq!(names.len(), 2 * (2 + 4 + 4));
-        assert_eq!(parts(&plan)[0], Part::Replay { qps: 1.0, chat: true, warm_up: true });
+        assert_eq!(
+            parts(&plan)[0],
+            Part::Replay { qps: 1.0, call: Call { chat: true, model: None }, warm_up: true }
+        );
         assert!(matches!(plan.stages[1].arrival, Arrival::Constant(rate) if rate == 1.0));
         assert_eq!(plan.stages[1].stop.after, None);
+    }
+
+    #[test]
+    fn every_stage_asks_for_the_model_and_the_api_of_the_profile() {
+        let profile = Profile { model_name: "adapter".into(), ..profile("all", "1") };
+        let plan = plan(&profile, Mode::Compat).unwrap();
+        for part in parts(&plan) {
+            let (Part::EngineWarmUp { call }
+            | Part::Replay { call, .. }
+            | Part::Rounds(Rounds { call, .. })) = part;
+            assert_eq!(call, Call { chat: true, model: Some("adapter".into()) });
+        }
     }
 
     #[test]
@@ -396,7 +415,7 @@ mod tests {
                 answer_len: 1,
                 init_user_id: 1,
                 length: 100 * SECOND,
-                chat: false,
+                call: Call { chat: false, model: None },
                 mode,
             };
             let named = Named { scenario: Scenario::LongInput, text: "0.5", qps: 0.5 };

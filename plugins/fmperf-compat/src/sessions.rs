@@ -1,7 +1,7 @@
 //! The workload: what users and data sets ask, word for word as the original's generators did.
 
 use crate::schedule::{self, User};
-use crate::settings::{Part, Rounds, WorkloadSettings};
+use crate::settings::{Call, Part, Rounds, WorkloadSettings};
 use crate::sharegpt::{self, Entry};
 use crate::synthetic;
 use llmdbench_plugin::requests::{Message, Pacing, Part as Piece, Prompt, Request, Session, Turn};
@@ -17,13 +17,11 @@ pub(crate) struct Compat {
 enum Source {
     /// It was not made for a stage.
     Nothing,
-    EngineWarmUp {
-        chat: bool,
-    },
+    EngineWarmUp(Call),
     Rounds(Rounds, Vec<User>),
     Replay {
         qps: f64,
-        chat: bool,
+        call: Call,
         entries: Vec<Entry>,
     },
 }
@@ -40,14 +38,14 @@ impl Workload for Compat {
     fn configure(settings: WorkloadSettings, _: Context) -> Result<Self, Error> {
         let source = match settings.stage {
             None => Source::Nothing,
-            Some(Part::EngineWarmUp { chat }) => Source::EngineWarmUp { chat },
+            Some(Part::EngineWarmUp { call }) => Source::EngineWarmUp(call),
             Some(Part::Rounds(rounds)) => {
                 let users = schedule::users(&rounds);
                 Source::Rounds(rounds, users)
             }
-            Some(Part::Replay { qps, chat, warm_up }) => Source::Replay {
+            Some(Part::Replay { qps, call, warm_up }) => Source::Replay {
                 qps,
-                chat,
+                call,
                 entries: match (&settings.dataset, &settings.warmup_dataset) {
                     (Some(file), warmup) => sharegpt::read(file, warmup.as_deref(), warm_up)?,
                     (None, Some(_)) => {
@@ -66,7 +64,7 @@ impl Workload for Compat {
         let count = |n: usize| u64::try_from(n).ok();
         match &self.source {
             Source::Nothing => Size::default(),
-            Source::EngineWarmUp { .. } => Size {
+            Source::EngineWarmUp(_) => Size {
                 sessions: count(ENGINE_WARM_UP),
                 requests: count(ENGINE_WARM_UP),
                 ..Size::default()
@@ -89,15 +87,15 @@ impl Workload for Compat {
         let until = |all: usize| all.min(from + max as usize);
         let sessions: Vec<Session> = match &self.source {
             Source::Nothing => Vec::new(),
-            Source::EngineWarmUp { chat } => {
-                (from..until(ENGINE_WARM_UP)).map(|i| engine_warm_up(i as u64, *chat)).collect()
+            Source::EngineWarmUp(call) => {
+                (from..until(ENGINE_WARM_UP)).map(|i| engine_warm_up(i as u64, call)).collect()
             }
             Source::Rounds(rounds, users) => users[from..until(users.len())]
                 .iter()
                 .map(|user| user_session(rounds, *user))
                 .collect(),
-            Source::Replay { qps, chat, entries } => (from..until(entries.len()))
-                .map(|i| replayed(i as u64, *qps, *chat, &entries[i]))
+            Source::Replay { qps, call, entries } => (from..until(entries.len()))
+                .map(|i| replayed(i as u64, *qps, call, &entries[i]))
                 .collect(),
         };
         self.given += sessions.len();
@@ -105,9 +103,10 @@ impl Workload for Compat {
     }
 }
 
-fn request(chat: bool, text: String, most: u32) -> Request {
+fn request(call: &Call, text: String, most: u32) -> Request {
     Request {
-        api: Some(if chat { "chat" } else { "completions" }.to_owned()),
+        model: call.model.clone(),
+        api: Some(if call.chat { "chat" } else { "completions" }.to_owned()),
         max_output_tokens: Some(most),
         expected_output_tokens: Some(most),
         extra: Some(r#"{"temperature":0.0}"#.to_owned()),
@@ -119,10 +118,10 @@ fn request(chat: bool, text: String, most: u32) -> Request {
     }
 }
 
-fn engine_warm_up(id: u64, chat: bool) -> Session {
+fn engine_warm_up(id: u64, call: &Call) -> Session {
     let words = "hi ".repeat(100);
     let text = format!("WARMUP: Hi, I'm user {id}. Here are some text: {words}.");
-    Session::single(id, request(chat, text, 100))
+    Session::single(id, request(call, text, 100))
 }
 
 /// Everything a user asks from his first question on.
@@ -143,7 +142,7 @@ fn user_session(rounds: &Rounds, user: User) -> Session {
                     true => vec![label(LAST_ROUND, "true")],
                     false => Vec::new(),
                 },
-                ..request(rounds.chat, text, rounds.answer_len)
+                ..request(&rounds.call, text, rounds.answer_len)
             };
             let pacing = if is_first { 0 } else { gap };
             Turn { pacing: Pacing::AfterPreviousStart(pacing), ..Turn::new(request) }
@@ -163,15 +162,17 @@ fn beginning(rounds: &Rounds, user: u64) -> String {
 }
 
 /// The rate before each prompt keeps the rates from each other's prefixes.
-fn replayed(id: u64, qps: f64, chat: bool, entry: &Entry) -> Session {
+fn replayed(id: u64, qps: f64, call: &Call, entry: &Entry) -> Session {
     let text = format!("{qps:?} {}", entry.input);
-    Session::single(id, request(chat, text, entry.output_length))
+    Session::single(id, request(call, text, entry.output_length))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::settings::Mode;
+
+    const COMPLETIONS: Call = Call { chat: false, model: None };
 
     fn rounds() -> Rounds {
         Rounds {
@@ -183,7 +184,7 @@ mod tests {
             answer_len: 5,
             init_user_id: 10,
             length: 4_000_000_000,
-            chat: true,
+            call: Call { chat: true, model: Some("adapter".into()) },
             mode: Mode::Compat,
         }
     }
@@ -219,21 +220,14 @@ mod tests {
         assert_eq!(request.headers[0].value, "12");
         assert_eq!(request.max_output_tokens, Some(5));
         assert_eq!(request.api.as_deref(), Some("chat"));
+        assert_eq!(request.model.as_deref(), Some("adapter"));
         assert_eq!(request.extra.as_deref(), Some(r#"{"temperature":0.0}"#));
         assert!(request.streamed && !request.exact_output);
     }
 
     #[test]
     fn ten_requests_wake_the_server_up() {
-        let settings = WorkloadSettings {
-            stage: Some(Part::EngineWarmUp { chat: false }),
-            ..WorkloadSettings::default()
-        };
-        let source = match settings.stage {
-            Some(Part::EngineWarmUp { chat }) => Source::EngineWarmUp { chat },
-            _ => Source::Nothing,
-        };
-        let mut workload = Compat { source, given: 0 };
+        let mut workload = Compat { source: Source::EngineWarmUp(COMPLETIONS), given: 0 };
         let sessions = workload.next_batch(0, 64).unwrap();
         assert_eq!(sessions.len(), 10);
         let expected =
@@ -247,9 +241,9 @@ mod tests {
     #[test]
     fn replayed_prompts_begin_with_the_rate_as_the_original_printed_it() {
         let entry = Entry { input: "a\nb".into(), output_length: 9 };
-        let begins = |qps: f64| text(&replayed(0, qps, false, &entry), 0).to_owned();
+        let begins = |qps: f64| text(&replayed(0, qps, &COMPLETIONS, &entry), 0).to_owned();
         assert_eq!([begins(1.0), begins(1.34)], ["1.0 a\nb", "1.34 a\nb"]);
-        let session = replayed(3, 0.5, false, &entry);
+        let session = replayed(3, 0.5, &COMPLETIONS, &entry);
         assert_eq!(session.turns[0].request.api.as_deref(), Some("completions"));
         assert_eq!(session.turns[0].request.max_output_tokens, Some(9));
     }

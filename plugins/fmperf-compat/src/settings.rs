@@ -22,6 +22,7 @@ pub(crate) struct HarnessSettings {
     pub(crate) profile: String,
     #[serde(default)]
     pub(crate) mode: Mode,
+    model_name: Option<String>,
     scenarios: Option<String>,
     qps_values: Option<String>,
     num_users_warmup: Option<u32>,
@@ -43,6 +44,7 @@ impl HarnessSettings {
                 to.clone_from(value);
             }
         }
+        set(&mut profile.model_name, &self.model_name);
         set(&mut profile.scenarios, &self.scenarios);
         set(&mut profile.qps_values, &self.qps_values);
         set(&mut profile.num_users_warmup, &self.num_users_warmup);
@@ -70,23 +72,30 @@ pub(crate) struct WorkloadSettings {
     pub(crate) stage: Option<Part>,
 }
 
+/// How a server is asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Call {
+    /// The chat API rather than completions.
+    pub(crate) chat: bool,
+    /// The model that requests name. None: the run's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<String>,
+}
+
 /// What a stage sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Part {
     /// Ten requests that wake the server up.
-    EngineWarmUp {
-        /// The chat API rather than completions.
-        chat: bool,
-    },
+    EngineWarmUp { call: Call },
     /// Users who ask one question after the other.
     Rounds(Rounds),
     /// Requests of a data set.
     Replay {
         /// Requests a second; stands before each prompt.
         qps: f64,
-        /// The chat API rather than completions.
-        chat: bool,
+        call: Call,
         /// The set that warms up rather than the one that is measured.
         warm_up: bool,
     },
@@ -112,7 +121,6 @@ pub(crate) struct Rounds {
     pub(crate) init_user_id: u64,
     /// Length in nanoseconds.
     pub(crate) length: u64,
-    /// The chat API rather than completions.
-    pub(crate) chat: bool,
+    pub(crate) call: Call,
     pub(crate) mode: Mode,
 }

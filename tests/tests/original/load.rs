@@ -102,6 +102,20 @@ fn completion_prompts_are_lines_of_roles() {
 }
 
 #[test]
+fn requests_name_the_model_that_the_profile_names() {
+    let bench = Bench::new();
+    let profile = PROFILE.replace("REPLACE_ENV_LLMDBENCH_DEPLOY_CURRENT_MODEL", "adapter");
+    bench.write("mine.yaml", profile.replace("test_duration: 2", "test_duration: 1"));
+    let stub = Stub::good();
+    bench
+        .run(&["run", "--endpoint", &stub.url, "--model", "m", "--profile", "mine.yaml"])
+        .expect(0)
+        .says("requests name the model `adapter`");
+    let all = stub.completions();
+    assert!(all.len() > 20 && all.iter().all(|request| request.json()["model"] == "adapter"));
+}
+
+#[test]
 fn data_sets_go_out_at_the_rate_with_the_rate_before_each_prompt() {
     let bench = Bench::new();
     let entries = |n: usize, name: &str| {
