@@ -243,6 +243,10 @@ mod tests {
                       {"id": "2", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}]"#;
         let Items::Conversations(kept) = items(text.as_bytes()).unwrap() else { panic!("no") };
         assert_eq!(kept.len(), 1, "two turns of one speaker in a row");
+        let one = r#"{"conversations": [{"from": "human", "value": "a"}]}"#;
+        let many = format!("[{}]", vec![one; LIMIT + 2].join(","));
+        let Items::Conversations(kept) = items(many.as_bytes()).unwrap() else { panic!("no") };
+        assert_eq!(kept.len(), LIMIT, "as many as the original took");
         for bad in [r#"{"a": 1}"#, "[1]", "[{\"input\": \"a\"}]", "x"] {
             let error = items(bad.as_bytes()).unwrap_err();
             assert!(error.message.contains("cannot be understood"), "{bad}: {}", error.message);
