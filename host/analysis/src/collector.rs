@@ -170,6 +170,11 @@ impl Collector {
         }
     }
 
+    /// When each stage began and ended, in nanoseconds since the run's start. None: it did not.
+    pub fn stage_times(&self) -> impl Iterator<Item = (Option<u64>, Option<u64>)> {
+        self.run.stages.iter().map(|stage| (stage.begin, stage.end.as_ref().map(|end| end.at)))
+    }
+
     /// Reckons the results.
     #[must_use]
     pub fn finish(self, options: &Options) -> Analysis {

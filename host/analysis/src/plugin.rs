@@ -97,13 +97,12 @@ impl Table {
     /// The table as a CSV file (RFC 4180).
     #[must_use]
     pub fn csv(&self) -> String {
-        let cell = |text: &String| match text.contains([',', '"', '\n', '\r']) {
-            true => format!("\"{}\"", text.replace('"', "\"\"")),
-            false => text.clone(),
-        };
-        let line = |cells: &Vec<String>| cells.iter().map(cell).collect::<Vec<_>>().join(",");
-        let lines = std::iter::once(&self.columns).chain(&self.rows).map(line);
-        lines.map(|line| line + "\n").collect()
+        let mut writer = ::csv::WriterBuilder::new().flexible(true).from_writer(Vec::new());
+        for row in std::iter::once(&self.columns).chain(&self.rows) {
+            writer.write_record(row).expect("writing to memory does not fail");
+        }
+        let bytes = writer.into_inner().expect("writing to memory does not fail");
+        String::from_utf8(bytes).expect("every cell is a string")
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a step does, as data: what the plan holds, a dry run shows, and standup carries out.
 
+use saphyr::{LoadableYamlNode, Yaml};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -287,12 +288,52 @@ impl Action {
 /// Where the files of a plan lie, from the run folder.
 const YAMLS: &str = "setup/yamls";
 
+/// What an object of a manifest says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// "apps/v1".
+    pub(crate) api_version: String,
+    /// "Deployment".
+    pub(crate) kind: String,
+    /// None: the API server is to make one up.
+    pub(crate) name: Option<String>,
+    /// None: the run's namespace, or that of no object of its kind.
+    pub(crate) namespace: Option<String>,
+}
+
 impl Manifest {
+    /// Its objects.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    pub(crate) fn objects(&self) -> Result<Vec<Identity>, String> {
+        let documents = Yaml::load_from_str(&self.yaml)
+            .map_err(|error| format!("`{}` is no YAML: {error}", self.file))?;
+        let text = |value: Option<&Yaml<'_>>| value.and_then(Yaml::as_str).map(str::to_owned);
+        documents
+            .iter()
+            .filter(|document| !document.is_null())
+            .map(|document| {
+                let field = |name: &str| text(document.as_mapping_get(name));
+                let metadata = document.as_mapping_get("metadata");
+                let own = |name: &str| text(metadata.and_then(|all| all.as_mapping_get(name)));
+                let (Some(api_version), Some(kind)) = (field("apiVersion"), field("kind")) else {
+                    return Err(format!(
+                        "`{}` holds a document without apiVersion or kind",
+                        self.file
+                    ));
+                };
+                Ok(Identity { api_version, kind, name: own("name"), namespace: own("namespace") })
+            })
+            .collect()
+    }
+
     /// The file, and the namespace of objects that name none; kubectl refuses another one than
     /// theirs.
     fn argument(&self, namespace: &str) -> String {
-        let own = self.yaml.lines().any(|line| line.trim_start().starts_with("namespace:"));
-        let within = if own { String::new() } else { format!(" --namespace {namespace}") };
+        let objects = self.objects().unwrap_or_default();
+        let is_named = objects.iter().any(|object| object.namespace.is_some());
+        let within = if is_named { String::new() } else { format!(" --namespace {namespace}") };
         format!("{within} --filename {YAMLS}/{}", self.file)
     }
 }

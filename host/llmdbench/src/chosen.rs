@@ -319,8 +319,7 @@ impl Chosen {
     /// stage has none.
     pub(crate) fn stage_settings(&self, planned: &PlannedStage) -> Result<Option<Value>> {
         let Some(patch) = &planned.workload_settings else { return Ok(None) };
-        let mut merged = self.workload.settings.clone();
-        settings::merge(&mut merged, patch);
+        let merged = plugin_host::merge(&self.workload.settings, patch);
         let checked = self.workload.plugin.check_settings(Kind::Workload, &merged);
         checked.map(Some).map_err(|errors| {
             Error::problems(

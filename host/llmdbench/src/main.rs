@@ -24,6 +24,7 @@ mod printer;
 mod probe;
 mod process;
 mod profile;
+mod records_file;
 mod run_dir;
 mod secrets;
 mod settings;

@@ -1,6 +1,6 @@
 //! Whether a backend may have done what its steps say: every effect must be granted.
 
-use crate::action::{Action, Manifest, Objects};
+use crate::action::{Action, Identity, Manifest, Objects};
 use crate::chosen::Use;
 use crate::error::{Error, Result};
 use crate::plan::Step;
@@ -65,25 +65,11 @@ fn objects(objects: &Objects, verbs: ObjectVerbs, namespace: &str) -> Grant {
 }
 
 fn objects_in(manifest: &Manifest, namespace: &str) -> std::result::Result<Vec<Grant>, String> {
-    let documents = Yaml::load_from_str(&manifest.yaml)
-        .map_err(|error| format!("`{}` is no YAML: {error}", manifest.file))?;
-    let text = |value: Option<&Yaml<'_>>| value.and_then(Yaml::as_str).map(str::to_owned);
-    documents
-        .iter()
-        .filter(|document| !document.is_null())
-        .map(|document| {
-            let field = |name: &str| text(document.as_mapping_get(name));
-            let (Some(version), Some(kind)) = (field("apiVersion"), field("kind")) else {
-                return Err(format!(
-                    "`{}` holds a document without apiVersion or kind",
-                    manifest.file
-                ));
-            };
-            let own = document.as_mapping_get("metadata");
-            let own = text(own.and_then(|metadata| metadata.as_mapping_get("namespace")));
-            Ok(grant(&version, &kind, own.as_deref(), ObjectVerbs::APPLY, namespace))
-        })
-        .collect()
+    let grant_of = |object: Identity| {
+        let own = object.namespace.as_deref();
+        grant(&object.api_version, &object.kind, own, ObjectVerbs::APPLY, namespace)
+    };
+    Ok(manifest.objects()?.into_iter().map(grant_of).collect())
 }
 
 fn grant(

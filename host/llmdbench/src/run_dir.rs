@@ -240,7 +240,7 @@ impl Results {
             .map(|entry| entry.path())
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with("LMBench") && name.ends_with(".csv")
+                analysis::lmbench::is_name(&name)
             })
             .collect();
         files.sort();

@@ -15,6 +15,7 @@ pub(crate) use table::{Kind, SETTINGS, Setting};
 
 use crate::document::{Document, escape, nearest, path};
 use crate::error::{Error, Problem, Result};
+use plugin_host::merge;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -264,11 +265,8 @@ pub(crate) fn resolve(
             }
         }
         if let (Some((strongest, _)), Kind::Plugin) = (&mut found, setting.kind) {
-            let mut whole = Value::Null;
-            for value in weaker.iter().rev().chain([&*strongest]) {
-                merge(&mut whole, value);
-            }
-            *strongest = whole;
+            let weakest_first = weaker.iter().rev().chain([&*strongest]);
+            *strongest = weakest_first.fold(Value::Null, |whole, value| merge(&whole, value));
         }
         let found = found.unwrap_or_else(|| (value::default(setting), Source::Default));
         values.insert(setting.path, found);
@@ -314,26 +312,6 @@ pub(crate) fn nearest_variable<'a>(
 pub(crate) fn from_text(path: &str, text: &str) -> Value {
     let kind = SETTINGS.iter().find(|s| s.path == path).map_or(Kind::Text, |s| s.kind);
     value::from_text(kind, text)
-}
-
-/// Merges `patch` into `target` as RFC 7396 says.
-pub(crate) fn merge(target: &mut Value, patch: &Value) {
-    match patch {
-        Value::Object(patch) => {
-            if !target.is_object() {
-                *target = Value::Object(Map::new());
-            }
-            let map = target.as_object_mut().expect("made an object in the lines before");
-            for (key, value) in patch {
-                if value.is_null() {
-                    map.shift_remove(key);
-                } else {
-                    merge(map.entry(key.clone()).or_insert(Value::Null), value);
-                }
-            }
-        }
-        other => *target = other.clone(),
-    }
 }
 
 /// The JSON pointer of a dotted path.

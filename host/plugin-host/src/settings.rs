@@ -112,7 +112,7 @@ pub fn merge(settings: &Value, patch: &Value) -> Value {
     let mut merged = settings.as_object().cloned().unwrap_or_else(Map::new);
     for (key, value) in patch {
         if value.is_null() {
-            merged.remove(key);
+            merged.shift_remove(key);
         } else {
             let old = merged.get(key).cloned().unwrap_or(Value::Null);
             merged.insert(key.clone(), merge(&old, value));

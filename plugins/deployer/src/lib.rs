@@ -6,10 +6,8 @@ mod values;
 use llmdbench_plugin::backend::{
     Action, Condition, ConditionTest, Document, Release, RemoteDocument, Step, Wait,
 };
-use llmdbench_plugin::permission::{ObjectPermission, ObjectVerbs};
-use llmdbench_plugin::types::{
-    Endpoint, ObjectRef, ObjectSelector, Objects, PortRef, Reach, Target,
-};
+use llmdbench_plugin::permission::ObjectVerbs;
+use llmdbench_plugin::types::{Endpoint, ObjectSelector, Objects, PortRef, Reach, Target};
 use llmdbench_plugin::{Backend, Context, Error, Info, Permission, inputs, kubernetes, label};
 use serde_json::{Value, json};
 use settings::Settings;
@@ -196,12 +194,7 @@ impl Deployer {
                 yaml: kubernetes::yaml(&self.route()),
             }));
         }
-        actions.push(Action::Observe(Objects::One(ObjectRef {
-            api_version: "v1".to_owned(),
-            kind: "Service".to_owned(),
-            namespace: None,
-            name: GATEWAY.to_owned(),
-        })));
+        actions.push(Action::Observe(kubernetes::object("v1", "Service", GATEWAY)));
         actions
     }
 
@@ -239,15 +232,6 @@ fn model_label(model: &str) -> String {
 }
 
 fn manifest() -> Info {
-    let objects = |group: &str, kind: &str, verbs| {
-        Permission::Objects(ObjectPermission {
-            group: group.to_owned(),
-            kind: kind.to_owned(),
-            namespace: None,
-            cluster_scoped: false,
-            verbs,
-        })
-    };
     llmdbench_plugin::info!()
         .schema(include_str!("schema.json"))
         .permission(Permission::Http("github.com".to_owned()))
@@ -255,9 +239,9 @@ fn manifest() -> Info {
         .permission(Permission::Helm("oci://cr.kgateway.dev/kgateway-dev/charts/".to_owned()))
         // The chart is the one that the user's own settings name.
         .permission(Permission::Helm("*".to_owned()))
-        .permission(objects("", "Pod", ObjectVerbs::OBSERVE))
-        .permission(objects("", "Service", ObjectVerbs::OBSERVE))
-        .permission(objects("route.openshift.io", "Route", ObjectVerbs::APPLY))
+        .permission(kubernetes::permission("", "Pod", ObjectVerbs::OBSERVE))
+        .permission(kubernetes::permission("", "Service", ObjectVerbs::OBSERVE))
+        .permission(kubernetes::permission("route.openshift.io", "Route", ObjectVerbs::APPLY))
 }
 
 llmdbench_plugin::export! { manifest: manifest, backend: Deployer }

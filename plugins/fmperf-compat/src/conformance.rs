@@ -232,8 +232,8 @@ fn every_request_leaves_in_the_tick_in_which_the_original_sent_it() {
     check(15, 20, "0.5", 100, 52);
     check(3, 5, "0.1", 300, 37);
     check(3, 5, "0.25", 300, 93);
-    // Known with a tick of exactly 0.1 s, of which the times between users are multiples, are 366
-    // and 1800.
+    // A tick of exactly 0.1 s divides the times between these users, and the last digit of a sum
+    // then decides about a whole tick: 366 come out at 1/s, and from 1667 to 1874 at 5/s.
     check(3, 5, "1", 300, 374);
     check(3, 5, "5", 300, 1872);
     // One round: one new user each tick, whatever the rate, the last one 0.4 ms before the end.

@@ -1,7 +1,9 @@
-//! Kubernetes objects as backends make them: names that the API server takes, objects as YAML, and
-//! the user's own fields merged in.
+//! Kubernetes objects as backends make them: names that the API server takes, objects as YAML, the
+//! user's own fields merged in, and how actions and permissions name objects.
 
-use crate::Error;
+use crate::permission::{ObjectPermission, ObjectVerbs};
+use crate::types::{ObjectRef, Objects};
+use crate::{Error, Permission};
 use serde_json::{Map, Value, json};
 
 /// Longest DNS label (RFC 1123).
@@ -72,6 +74,30 @@ pub fn node_affinity(label: &str) -> Result<Option<Value>, Error> {
             {"matchExpressions": [{"key": key, "operator": "In", "values": [value]}]}
         ]
     }}})))
+}
+
+/// The object of this kind and name in the run's namespace.
+#[must_use]
+pub fn object(api_version: &str, kind: &str, name: &str) -> Objects {
+    Objects::One(ObjectRef {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        namespace: None,
+        name: name.to_owned(),
+    })
+}
+
+/// The permission to do this to objects of a kind in the run's namespace; the group of core objects
+/// is empty.
+#[must_use]
+pub fn permission(group: &str, kind: &str, verbs: ObjectVerbs) -> Permission {
+    Permission::Objects(ObjectPermission {
+        group: group.to_owned(),
+        kind: kind.to_owned(),
+        namespace: None,
+        cluster_scoped: false,
+        verbs,
+    })
 }
 
 /// A model's name as part of a file's name: a folder is none.

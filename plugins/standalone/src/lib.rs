@@ -4,9 +4,9 @@ mod objects;
 mod settings;
 
 use llmdbench_plugin::backend::{Action, Condition, Document, Step, Wait};
-use llmdbench_plugin::permission::{ObjectPermission, ObjectVerbs};
-use llmdbench_plugin::types::{Endpoint, ObjectRef, Objects, PortRef, Reach, Target};
-use llmdbench_plugin::{Backend, Context, Error, Info, Permission, kubernetes, label};
+use llmdbench_plugin::permission::ObjectVerbs;
+use llmdbench_plugin::types::{Endpoint, PortRef, Reach, Target};
+use llmdbench_plugin::{Backend, Context, Error, Info, kubernetes, label};
 use objects::Stack;
 use serde_json::Value;
 use settings::Settings;
@@ -76,41 +76,28 @@ impl Standalone {
             Action::Apply(Document { file_name: file, yaml: kubernetes::yaml(&object) })
         };
         let mut actions: Vec<Action> = stack.objects().into_iter().map(apply).collect();
-        let one = |api_version: &str, kind: &str, name: &str| {
-            Objects::One(ObjectRef {
-                api_version: api_version.to_owned(),
-                kind: kind.to_owned(),
-                namespace: None,
-                name: name.to_owned(),
-            })
-        };
         actions.push(Action::Wait(Wait {
-            objects: one("apps/v1", "Deployment", stack.deployment_name()),
+            objects: kubernetes::object("apps/v1", "Deployment", stack.deployment_name()),
             until: Condition::Rollout,
             timeout: self.timeout,
         }));
-        actions.push(Action::Observe(one("v1", "Service", stack.service_name())));
+        actions.push(Action::Observe(kubernetes::object("v1", "Service", stack.service_name())));
         actions
     }
 }
 
 fn manifest() -> Info {
-    let objects = |group: &str, kind: &str, verbs| {
-        Permission::Objects(ObjectPermission {
-            group: group.to_owned(),
-            kind: kind.to_owned(),
-            namespace: None,
-            cluster_scoped: false,
-            verbs,
-        })
-    };
     let both = ObjectVerbs::APPLY | ObjectVerbs::OBSERVE;
     llmdbench_plugin::info!()
         .schema(include_str!("schema.json"))
-        .permission(objects("apps", "Deployment", both))
-        .permission(objects("", "Service", both))
-        .permission(objects("gateway.networking.k8s.io", "HTTPRoute", ObjectVerbs::APPLY))
-        .permission(objects("route.openshift.io", "Route", ObjectVerbs::APPLY))
+        .permission(kubernetes::permission("apps", "Deployment", both))
+        .permission(kubernetes::permission("", "Service", both))
+        .permission(kubernetes::permission(
+            "gateway.networking.k8s.io",
+            "HTTPRoute",
+            ObjectVerbs::APPLY,
+        ))
+        .permission(kubernetes::permission("route.openshift.io", "Route", ObjectVerbs::APPLY))
 }
 
 llmdbench_plugin::export! { manifest: manifest, backend: Standalone }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::objects::tests::settings;
+use llmdbench_plugin::types::Objects;
 use serde_json::json;
 
 fn standalone(changes: Value) -> Standalone {

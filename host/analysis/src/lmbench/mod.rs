@@ -10,6 +10,12 @@ pub use file::{BadFile, File, Row};
 pub use plots::{LATENCY, Plot, THROUGHPUT};
 pub use stats::stats;
 
+/// Whether a file's name is that of such a CSV file.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    name.starts_with("LMBench") && name.ends_with(".csv")
+}
+
 /// The rows of one rate, over all files of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rate {

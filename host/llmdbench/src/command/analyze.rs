@@ -1,11 +1,10 @@
 //! `analyze` and `report`: results from records that were kept.
 
-use crate::chosen;
+use crate::chosen::{self, Use};
 use crate::cli::Global;
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase;
-use crate::phase::analyzers::Findings;
 use crate::plan::Plan;
 use crate::plugins::Plugins;
 use crate::printer::Printer;
@@ -40,54 +39,49 @@ pub(crate) fn analyze(args: &AnalyzeArgs, global: &Global, printer: &Printer) ->
 pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let results = find(args, global)?;
     let plan = plan_of(&results);
-    let found = run_analyzers(&results, plan.as_ref(), global, printer)?;
-    let analysis = phase::analyze::read(&results, plan.as_ref(), &found)?;
+    let analyzers = analyzers(plan.as_ref(), global, printer)?;
+    let (analysis, failures) = phase::analyze::read(&results, plan.as_ref(), &analyzers, printer)?;
     phase::analyze::report(&analysis, &results)?;
     let path = results.report();
     printer.result(
         || path.display().to_string(),
         || serde_json::json!({"report": path.display().to_string()}),
     );
-    Ok(failed(&found).tell(printer))
+    Ok(failed(&failures).tell(printer))
 }
 
 /// Analyses the records of a results folder.
 pub(crate) fn results(results: &Results, global: &Global, printer: &Printer) -> Result<Exit> {
     let plan = plan_of(results);
-    let found = run_analyzers(results, plan.as_ref(), global, printer)?;
-    let analysis = phase::analyze::read(results, plan.as_ref(), &found)?;
+    let analyzers = analyzers(plan.as_ref(), global, printer)?;
+    let (analysis, failures) = phase::analyze::read(results, plan.as_ref(), &analyzers, printer)?;
     phase::analyze::write(&analysis, results, printer)?;
-    let mut outcome = failed(&found);
+    let mut outcome = failed(&failures);
     outcome.join(phase::analyze::show(&analysis, results, printer));
     Ok(outcome.tell(printer))
 }
 
 /// What analyzers failed at.
-fn failed(found: &Findings) -> Outcome {
+fn failed(failures: &[Error]) -> Outcome {
     let mut outcome = Outcome::default();
-    for failure in &found.failures {
+    for failure in failures {
         outcome.fail(failure.exit, failure);
     }
     outcome
 }
 
-/// Runs the analyzers that the plan names and those given now. One that cannot be found is said,
-/// and the rest goes on.
-fn run_analyzers(
-    results: &Results,
-    plan: Option<&Plan>,
-    global: &Global,
-    printer: &Printer,
-) -> Result<Findings> {
+/// The analyzers that the plan names and those given now. One that cannot be found is said, and the
+/// rest goes on.
+fn analyzers(plan: Option<&Plan>, global: &Global, printer: &Printer) -> Result<Vec<Use>> {
     let Some(plan) = plan else {
         if !global.plugins.is_empty() {
             printer.warning("analyzers are not run: there is no plan.json beside the records, or in a folder above, that says what ran");
         }
-        return Ok(Findings::default());
+        return Ok(Vec::new());
     };
-    let named = phase::analyzers::of_plan(plan);
-    if named.is_empty() && global.plugins.is_empty() {
-        return Ok(Findings::default());
+    let named = || plan.plugins.iter().filter(|used| used.kind == Kind::Analyzer.as_str());
+    if named().next().is_none() && global.plugins.is_empty() {
+        return Ok(Vec::new());
     }
     let variables = super::from_environment()?;
     let plugins = Plugins::load(
@@ -97,16 +91,16 @@ fn run_analyzers(
         &|text| printer.detail(text),
     )?;
     let mut analyzers = Vec::new();
-    for (name, file) in named {
-        let found = match file {
+    for used in named() {
+        let found = match &used.file {
             Some(file) => plugins.find(&file.display().to_string()),
-            None => plugins.find(name),
+            None => plugins.find(&used.name),
         };
         match found.and_then(|plugin| chosen::analyzer(&plugins, plugin, printer)) {
-            Ok(used) => analyzers.push(used),
+            Ok(ready) => analyzers.push(ready),
             Err(error) => {
                 let why = error.problems.first().map(|p| p.message.clone()).unwrap_or_default();
-                printer.warning(&format!("the analyzer {name} is left out: {why}"));
+                printer.warning(&format!("the analyzer {} is left out: {why}", used.name));
             }
         }
     }
@@ -115,7 +109,7 @@ fn run_analyzers(
             analyzers.push(chosen::analyzer(&plugins, plugin.clone(), printer)?);
         }
     }
-    phase::analyzers::run(&analyzers, results, plan, printer)
+    Ok(analyzers)
 }
 
 fn find(args: &AnalyzeArgs, global: &Global) -> Result<Results> {

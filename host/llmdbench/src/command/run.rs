@@ -79,11 +79,10 @@ pub(crate) fn load_and_analyze(
     printer: &Printer,
 ) -> Result<Outcome> {
     let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
-    let analyzers = &prepared.chosen.analyzers;
-    let found = phase::analyzers::run(analyzers, &results, &prepared.plan, printer)?;
-    let analysis = phase::analyze::read(&results, Some(&prepared.plan), &found)?;
+    let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
+    let (analysis, failures) = phase::analyze::read(&results, Some(plan), analyzers, printer)?;
     phase::analyze::write(&analysis, &results, printer)?;
-    for failure in &found.failures {
+    for failure in &failures {
         outcome.fail(failure.exit, failure);
     }
     outcome.join(phase::analyze::show(&analysis, &results, printer));

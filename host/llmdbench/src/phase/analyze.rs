@@ -1,42 +1,48 @@
 //! The phase that turns records into results: numbers, plots and a report.
 
+use crate::chosen::Use;
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase::analyzers::Findings;
-use crate::phase::{lmbench, server_metrics};
+use crate::phase::{analyzers, lmbench, server_metrics};
 use crate::plan::Plan;
 use crate::printer::Printer;
+use crate::records_file::Records;
 use crate::run_dir::{self, Results};
 use analysis::{Analysis, Collector, Note, Options, Severity, Slo, Verdict};
-use records::Reader;
-use std::fs::File;
-use std::io::BufReader;
 
-/// Reads the records and reckons; `found` is what analyzers found in them.
-pub(crate) fn read(results: &Results, plan: Option<&Plan>, found: &Findings) -> Result<Analysis> {
-    let path = results.records();
-    let unreadable = |error: &dyn std::fmt::Display| {
-        Error::usage(format!("cannot read the records `{}`", path.display()))
-            .cause(error.to_string())
-    };
-    let file = File::open(path).map_err(|error| unreadable(&error))?;
-    let mut reader =
-        Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| unreadable(&error))?;
-    let header = reader.header().clone();
+/// Reads the records, lets the analyzers look at them, and reckons; gives also what analyzers
+/// failed at. Without a plan there are none.
+pub(crate) fn read(
+    results: &Results,
+    plan: Option<&Plan>,
+    analyzers: &[Use],
+    printer: &Printer,
+) -> Result<(Analysis, Vec<Error>)> {
+    let mut records = Records::open(results)?;
+    let header = records.header().clone();
     let mut collector = Collector::new(&header);
-    while let Some(entry) = reader.next_entry().map_err(|error| unreadable(&error))? {
+    while let Some(entry) = records.next()? {
         collector.add(entry);
     }
+    let slo = Slo::from_header(&header).map_err(|error| records.unusable(&error))?;
+    let found = match plan {
+        Some(plan) => {
+            let stages = analyzers::stage_facts(&header, collector.stage_times());
+            analyzers::run(analyzers, results, plan, &stages, printer)
+        }
+        None => Findings::default(),
+    };
     let options = Options {
-        slo: Slo::from_header(&header).map_err(|error| unreadable(&error))?,
-        truncated: reader.truncated(),
-        notes: plan.map(plan_notes).into_iter().flatten().chain(found.notes.clone()).collect(),
-        plugins: found.reports.clone(),
+        slo,
+        truncated: records.truncated(),
+        notes: plan.map(plan_notes).into_iter().flatten().chain(found.notes).collect(),
+        plugins: found.reports,
         server: server_metrics::snapshots(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan),
     };
-    Ok(collector.finish(&options))
+    Ok((collector.finish(&options), found.failures))
 }
 
 /// Writes `analysis/data`, `analysis/plots` and the report.

@@ -1,22 +1,19 @@
 //! Runs analyzer plugins over the records of a load run.
 
-use crate::chosen::{Facts, PluginLog, Use, context, line_text};
+use crate::chosen::{PluginLog, Use, context, line_text};
 use crate::error::{Error, Exit, Result};
 use crate::phase::analyzer_report::keep;
 use crate::plan::Plan;
 use crate::plugins::plugin_error;
 use crate::printer::Printer;
+use crate::records_file::Records;
 use crate::run_dir::Results;
 use analysis::{Note, PluginReport, Severity};
 use plugin_host::wit::analyzer::Report;
 use plugin_host::wit::log::Level;
 use plugin_host::wit::results::{Columns, LabelColumn, StageFacts, TokenTimes};
 use plugin_host::{AnalyzerInstance, Setup, wit};
-use records::{Entry, Event, Header, Reader, Record, StagePhase};
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufReader;
-use std::path::Path;
+use records::{Entry, Header, Record};
 
 /// Requests that an analyzer is fed at once.
 const BATCH: usize = 4096;
@@ -41,16 +38,13 @@ pub(crate) fn run(
     analyzers: &[Use],
     results: &Results,
     plan: &Plan,
+    stages: &[StageFacts],
     printer: &Printer,
-) -> Result<Findings> {
+) -> Findings {
     let mut findings = Findings::default();
-    if analyzers.is_empty() {
-        return Ok(findings);
-    }
-    let stages = stage_facts(results, plan)?;
     for used in analyzers {
         let log = PluginLog::default();
-        let outcome = one(used, results, plan, &stages, &log, &mut findings.notes);
+        let outcome = one(used, results, plan, stages, &log, &mut findings.notes);
         for line in log.take() {
             let text = format!("{}: {}", line.plugin, line_text(&line));
             if matches!(line.level, Level::Warn | Level::Error) {
@@ -64,7 +58,7 @@ pub(crate) fn run(
             Err(error) => findings.failures.push(error.exit(Exit::Run)),
         }
     }
-    Ok(findings)
+    findings
 }
 
 fn one(
@@ -75,16 +69,14 @@ fn one(
     log: &PluginLog,
     notes: &mut Vec<Note>,
 ) -> Result<Report> {
-    let facts: Facts = plan.facts();
     let setup = Setup {
         seed: plan.experiment.seed,
         grants: used.grants().to_vec(),
         log: log.sink(),
-        ..Setup::new(used.settings.clone(), context(&facts, None))
+        ..Setup::new(used.settings.clone(), context(&plan.facts(), None))
     };
-    let failed = |error: &plugin_host::Error| plugin_error(error);
     let (mut instance, needs) =
-        used.plugin.analyzer(setup, stages).map_err(|error| failed(&error))?;
+        used.plugin.analyzer(setup, stages).map_err(|error| plugin_error(&error))?;
     if !needs.series.is_empty() {
         notes.push(Note {
             severity: Severity::Warning,
@@ -96,9 +88,9 @@ fn one(
         });
     }
     let mut batch = Vec::with_capacity(BATCH);
-    let mut reader = open(results)?;
+    let mut reader = Records::open(results)?;
     loop {
-        let entry = next(&mut reader, results)?;
+        let entry = reader.next()?;
         let is_end = entry.is_none();
         if let Some(Entry::Record(record)) = entry
             && (needs.warm_up || !record.warmup)
@@ -106,14 +98,14 @@ fn one(
             batch.push(*record);
         }
         if batch.len() == BATCH || (is_end && !batch.is_empty()) {
-            feed(&mut instance, &batch, needs.token_times).map_err(|error| failed(&error))?;
+            feed(&mut instance, &batch, needs.token_times).map_err(|error| plugin_error(&error))?;
             batch.clear();
         }
         if is_end {
             break;
         }
     }
-    instance.finish().map_err(|error| failed(&error))
+    instance.finish().map_err(|error| plugin_error(&error))
 }
 
 fn feed(
@@ -125,67 +117,35 @@ fn feed(
     instance.feed(&columns(batch), times.as_ref())
 }
 
-type Records = Reader<BufReader<File>>;
-
-fn open(results: &Results) -> Result<Records> {
-    let unreadable = |error: &dyn std::fmt::Display| unreadable(results, error);
-    let file = File::open(results.records()).map_err(|error| unreadable(&error))?;
-    Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| unreadable(&error))
-}
-
-fn next(reader: &mut Records, results: &Results) -> Result<Option<Entry>> {
-    reader.next_entry().map_err(|error| unreadable(results, &error))
-}
-
-fn unreadable(results: &Results, error: &dyn std::fmt::Display) -> Error {
-    Error::usage(format!("cannot read the records `{}`", results.records().display()))
-        .cause(error.to_string())
-}
-
-/// The stages with the times at which they began and ended.
-fn stage_facts(results: &Results, plan: &Plan) -> Result<Vec<StageFacts>> {
-    let mut reader = open(results)?;
-    let header: Header = reader.header().clone();
+/// The stages of a run as analyzers are told of them; `times` says when each began and ended.
+pub(crate) fn stage_facts(
+    header: &Header,
+    times: impl Iterator<Item = (Option<u64>, Option<u64>)>,
+) -> Vec<StageFacts> {
     let unix = header
         .started
         .parse::<jiff::Timestamp>()
         .map_or(0, |at| u64::try_from(at.as_nanosecond()).unwrap_or(0));
-    let mut facts: Vec<StageFacts> = header
+    let label = |(key, value): (&String, &String)| wit::types::Label {
+        key: key.clone(),
+        value: value.clone(),
+    };
+    header
         .stages
         .iter()
-        .map(|stage| StageFacts {
-            run_id: plan.run.clone(),
+        .zip(times)
+        .map(|(stage, (begin, end))| StageFacts {
+            run_id: header.run.clone(),
             name: stage.name.clone(),
             warm_up: stage.warmup,
-            started: NEVER,
-            finished: NEVER,
-            unix_started: 0,
+            started: begin.unwrap_or(NEVER),
+            finished: end.unwrap_or(NEVER),
+            unix_started: begin.map_or(0, |begin| unix.saturating_add(begin)),
             rate: stage.rate,
             concurrency: stage.concurrency,
-            labels: stage
-                .labels
-                .iter()
-                .map(|(key, value)| wit::types::Label { key: key.clone(), value: value.clone() })
-                .collect(),
+            labels: stage.labels.iter().map(label).collect(),
         })
-        .collect();
-    while let Some(entry) = next(&mut reader, results)? {
-        let Entry::Event(Event::Stage(phase)) = entry else { continue };
-        match phase {
-            StagePhase::Begin(begin) => {
-                if let Some(stage) = facts.get_mut(begin.stage as usize) {
-                    stage.started = begin.at;
-                    stage.unix_started = unix.saturating_add(begin.at);
-                }
-            }
-            StagePhase::End(end) => {
-                if let Some(stage) = facts.get_mut(end.stage as usize) {
-                    stage.finished = end.at;
-                }
-            }
-        }
-    }
-    Ok(facts)
+        .collect()
 }
 
 fn columns(batch: &[Record]) -> Columns {
@@ -267,15 +227,10 @@ fn token_times(batch: &[Record]) -> TokenTimes {
     times
 }
 
-/// The analyzers of a run that is analysed again, as its plan names them.
-pub(crate) fn of_plan(plan: &Plan) -> BTreeMap<&str, Option<&Path>> {
-    let used = plan.plugins.iter().filter(|used| used.kind == "analyzer");
-    used.map(|used| (used.name.as_str(), used.file.as_deref())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn records_become_columns_with_marks_for_what_is_not_known() {

@@ -27,7 +27,7 @@ fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
             if depth > 0 {
                 collect(&path, depth - 1, found);
             }
-        } else if path.is_file() && name.starts_with("LMBench") && name.ends_with(".csv") {
+        } else if path.is_file() && lmbench::is_name(&name) {
             found.push(path);
         }
     }

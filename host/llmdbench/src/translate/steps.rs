@@ -10,7 +10,6 @@ use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::steps::HOST_STEPS;
 use plugin_host::wit;
-use saphyr::{LoadableYamlNode, Yaml};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -253,21 +252,16 @@ fn refuse_clash(all: &[Step], action: &Action, model: &str) -> Result<()> {
 fn identities(action: &Action) -> Vec<String> {
     match action {
         Action::Helm(release) => vec![format!("the release `{}`", release.name)],
-        Action::Apply(manifest) => {
-            let documents = Yaml::load_from_str(&manifest.yaml).unwrap_or_default();
-            let text = |value: Option<&Yaml<'_>>| value.and_then(Yaml::as_str).map(str::to_owned);
-            documents
-                .iter()
-                .filter_map(|document| {
-                    let metadata = document.as_mapping_get("metadata");
-                    let of = |name: &str| text(metadata.and_then(|m| m.as_mapping_get(name)));
-                    let kind = text(document.as_mapping_get("kind"))?;
-                    let within =
-                        of("namespace").map(|ns| format!(" in `{ns}`")).unwrap_or_default();
-                    Some(format!("the {kind} `{}`{within}", of("name")?))
-                })
-                .collect()
-        }
+        // What is no object was refused when the grants were checked.
+        Action::Apply(manifest) => manifest
+            .objects()
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|object| {
+                let within = object.namespace.map(|ns| format!(" in `{ns}`")).unwrap_or_default();
+                Some(format!("the {} `{}`{within}", object.kind, object.name?))
+            })
+            .collect(),
         _ => Vec::new(),
     }
 }
