@@ -1,6 +1,9 @@
 //! Timestamps: numbers of a unit, or a date with a time of day. Both are kept in whole nanoseconds,
 //! without floating point, for a Unix time in nanoseconds has more digits than a double.
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 const SECOND: i64 = 1_000_000_000;
@@ -58,47 +61,15 @@ fn number(text: &str, unit: Unit) -> Option<i64> {
     i64::try_from(if negative { -nanos } else { nanos }).ok()
 }
 
-/// "2023-11-16 18:15:46.6805900", also with T between, and with Z or +01:00 after.
+/// "2023-11-16 18:15:46.6805900", also with T between, and with Z or +01:00 after; without them it
+/// is taken for UTC.
 fn date(text: &str) -> Option<i64> {
-    let (day, time) = text.split_once(['T', ' '])?;
-    let mut numbers = day.splitn(3, '-').map(whole_number);
-    let (year, month, day) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    let (time, offset) = match time.find(['Z', '+', '-']) {
-        Some(at) => (&time[..at], offset(&time[at..])?),
-        None => (time, 0),
-    };
-    let mut numbers = time.splitn(3, ':');
-    let (hour, minute) = (whole_number(numbers.next()?)?, whole_number(numbers.next()?)?);
-    let (second, part) = {
-        let second = numbers.next()?;
-        second.split_once('.').unwrap_or((second, ""))
-    };
-    let second = whole_number(second)?;
-    let is_sound = (1..=9999).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=month_length(year, month)).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second <= 60;
-    if !is_sound {
-        return None;
-    }
-    let seconds = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second - offset;
-    let part = i64::try_from(fraction(part, SECOND)?).ok()?;
-    seconds.checked_mul(SECOND)?.checked_add(part)
-}
-
-/// Seconds by which a local time is ahead of UTC: "Z", "+01:00", "-0530".
-fn offset(text: &str) -> Option<i64> {
-    let sign = match text.as_bytes()[0] {
-        b'Z' => return (text.len() == 1).then_some(0),
-        b'-' => -1,
-        _ => 1,
-    };
-    let digits = text[1..].replace(':', "");
-    let (hours, minutes) = digits.split_at_checked(2)?;
-    let minutes = if minutes.is_empty() { 0 } else { whole_number(minutes)? };
-    Some(sign * (whole_number(hours)? * 3600 + minutes * 60))
+    // A time of day has seconds; the parser would do without.
+    text.splitn(3, ':').nth(2)?;
+    let instant = text.parse::<Timestamp>().or_else(|_| {
+        text.parse::<DateTime>()?.to_zoned(TimeZone::UTC).map(|zoned| zoned.timestamp())
+    });
+    i64::try_from(instant.ok()?.as_nanosecond()).ok()
 }
 
 fn whole_number(digits: &str) -> Option<i64> {
@@ -118,24 +89,6 @@ fn fraction(digits: &str, one: i64) -> Option<i128> {
     let digits = &digits[..digits.len().min(18)];
     let scale = 10_i128.pow(digits.len() as u32);
     Some((i128::from(whole_number(digits)?) * i128::from(one) + scale / 2) / scale)
-}
-
-/// Days from 1970-01-01 to a day of the Gregorian calendar.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let years = year - 1;
-    let leap_days = |years: i64| years / 4 - years / 100 + years / 400;
-    let before_year = years * 365 + leap_days(years) - (1969 * 365 + leap_days(1969));
-    let before_month: i64 = (1..month).map(|month| month_length(year, month)).sum();
-    before_year + before_month + day - 1
-}
-
-fn month_length(year: i64, month: i64) -> i64 {
-    match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        _ => 31,
-    }
 }
 
 #[cfg(test)]
