@@ -1,5 +1,7 @@
 //! The two forms of CSV files that the original left; times are in seconds.
 
+use std::collections::BTreeMap;
+
 /// A request that was answered.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Row {
@@ -23,31 +25,25 @@ pub(crate) struct Row {
 /// the order of their users; `question_id` counts the rows of a session. `rows` are in the order
 /// in which they ended.
 pub(crate) fn multi_round(rows: &[Row]) -> String {
-    let mut over: Vec<u64> =
-        rows.iter().filter(|row| row.ends_session).map(|row| row.session).collect();
-    let mut others: Vec<u64> = rows.iter().map(|row| row.session).collect();
-    others.sort_unstable();
-    others.dedup();
-    others.retain(|session| !over.contains(session));
-    over.extend(others);
-    let mut of_session: std::collections::BTreeMap<u64, Vec<&Row>> =
-        std::collections::BTreeMap::new();
+    let mut of_session: BTreeMap<u64, Vec<&Row>> = BTreeMap::new();
     for row in rows {
         of_session.entry(row.session).or_default().push(row);
     }
+    let over = rows.iter().filter(|row| row.ends_session);
+    let mut ordered: Vec<Vec<&Row>> =
+        over.filter_map(|row| of_session.remove(&row.session)).collect();
+    ordered.extend(of_session.into_values());
     let mut text = String::from(
         "prompt_tokens,generation_tokens,ttft,generation_time,user_id,question_id,launch_time,finish_time\n",
     );
-    for session in over {
-        for (row, question) in of_session.remove(&session).unwrap_or_default().iter().zip(1..) {
-            text.push_str(&format!(
-                "{},{},{question},{},{}\n",
-                measured(row),
-                row.user,
-                number(row.launch_time),
-                number(row.finish_time)
-            ));
-        }
+    for (row, question) in ordered.iter().flat_map(|rows| rows.iter().zip(1..)) {
+        text.push_str(&format!(
+            "{},{},{question},{},{}\n",
+            measured(row),
+            row.user,
+            number(row.launch_time),
+            number(row.finish_time)
+        ));
     }
     text
 }

@@ -86,12 +86,13 @@ fn load(plan: &Plan) -> String {
         text.push('\n');
     }
     text.push_str("Workload\n");
-    let count = |n: Option<u64>| n.map_or_else(|| "endless".to_owned(), |n| n.to_string());
-    text.push_str(&format!(
-        "  sessions: {}, requests: {}\n",
-        count(plan.workload.sessions),
-        count(plan.workload.requests)
-    ));
+    let counts = [("sessions", plan.workload.sessions), ("requests", plan.workload.requests)];
+    let known: Vec<String> =
+        counts.iter().filter_map(|(name, n)| Some(format!("{name}: {}", (*n)?))).collect();
+    text.push_str(&match known.as_slice() {
+        [] => "  as much as the stages take\n".to_owned(),
+        some => format!("  {}\n", some.join(", ")),
+    });
     let tokens =
         [("input", plan.workload.mean_input_tokens), ("output", plan.workload.mean_output_tokens)];
     for (name, mean) in tokens {
