@@ -1,113 +1,112 @@
 //! Wakes the sessions of a load thread at exact times: one timer of the operating system for all
-//! of them, because the runtime's own timers know milliseconds only.
+//! of them, which the thread's loop watches beside its sockets.
 
 use crate::clock::Clock;
 use crate::plan::Nanos;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use std::cell::RefCell;
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 /// The alarm of a load thread.
 pub(crate) struct Alarm {
     clock: Clock,
-    timer: AsyncFd<Timer>,
-    sleepers: RefCell<BinaryHeap<Reverse<Sleeper>>>,
+    timer: TimerFd,
+    /// By time and by a number that makes keys unique.
+    sleepers: RefCell<BTreeMap<Key, Waker>>,
+    next: Cell<u64>,
+    /// When the timer will expire.
+    armed: Cell<Nanos>,
 }
 
-struct Timer(TimerFd);
-
-impl AsRawFd for Timer {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-struct Sleeper {
-    at: Nanos,
-    wake: oneshot::Sender<()>,
-}
+type Key = (Nanos, u64);
 
 impl Alarm {
-    /// An alarm; [`Alarm::run`] must run beside its sleepers.
+    /// An alarm; somebody has to [`Alarm::ring`] it when its descriptor is readable.
     pub(crate) fn new(clock: Clock) -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        #[expect(deprecated, reason = "its successor is unsafe; a `Timer` keeps its descriptor")]
-        let timer = AsyncFd::new(Timer(timer))?;
-        Ok(Self { clock, timer, sleepers: RefCell::default() })
+        let (sleepers, next) = (RefCell::default(), Cell::new(0));
+        Ok(Self { clock, timer, sleepers, next, armed: Cell::new(Nanos::MAX) })
     }
 
-    /// Returns at `at` or later, never earlier.
-    pub(crate) async fn sleep_until(&self, at: Nanos) {
-        while self.clock.now() < at {
-            let (wake, woken) = oneshot::channel();
-            let earliest = self.sleepers.borrow().peek().is_none_or(|first| at < first.0.at);
-            self.sleepers.borrow_mut().push(Reverse(Sleeper { at, wake }));
-            if earliest {
-                self.arm(at);
-            }
-            // The sender is gone only if the thread ends; the loop then looks at the clock.
-            let _ = woken.await;
-        }
+    /// The descriptor to watch.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.timer.as_fd().as_raw_fd()
     }
 
-    /// Wakes sleepers for ever.
-    pub(crate) async fn run(&self) -> io::Result<()> {
-        loop {
-            let mut ready = self.timer.readable().await?;
-            // Reading takes back the expiry; how often it expired does not matter.
-            let _ = ready.get_inner().0.wait();
-            ready.clear_ready();
-            self.ring();
-        }
+    /// Ready at `at` or later, never earlier.
+    pub(crate) fn sleep_until(&self, at: Nanos) -> Sleep<'_> {
+        self.next.set(self.next.get() + 1);
+        Sleep { alarm: self, key: (at, self.next.get()), waits: false }
     }
 
-    fn ring(&self) {
-        let mut sleepers = self.sleepers.borrow_mut();
+    /// The timer has expired: wakes whoever is due.
+    pub(crate) fn ring(&self) {
+        // Reading takes back the expiry; how often it expired does not matter.
+        let _ = self.timer.wait();
+        self.armed.set(Nanos::MAX);
         let now = self.clock.now();
-        while sleepers.peek().is_some_and(|first| first.0.at <= now) {
-            if let Some(Reverse(sleeper)) = sleepers.pop() {
-                // Nobody listens where the session was ended meanwhile.
-                let _ = sleeper.wake.send(());
+        let mut sleepers = self.sleepers.borrow_mut();
+        while let Some(first) = sleepers.first_entry() {
+            if first.key().0 > now {
+                self.arm(first.key().0);
+                return;
             }
-        }
-        if let Some(first) = sleepers.peek() {
-            self.arm(first.0.at);
+            first.remove().wake();
         }
     }
 
     fn arm(&self, at: Nanos) {
+        self.armed.set(at);
         let at: TimeSpec = self.clock.timespec(at);
         self.timer
-            .get_ref()
-            .0
             .set(Expiration::OneShot(at), TimerSetTimeFlags::TFD_TIMER_ABSTIME)
             .expect("a valid time can be set on a timer that is open");
     }
 }
 
-impl PartialEq for Sleeper {
-    fn eq(&self, other: &Self) -> bool {
-        self.at == other.at
+/// Waits for a time.
+pub(crate) struct Sleep<'a> {
+    alarm: &'a Alarm,
+    key: Key,
+    waits: bool,
+}
+
+impl Future for Sleep<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let alarm = self.alarm;
+        // Whoever waits already has not been woken by the alarm as long as the key is there.
+        let mut sleepers = alarm.sleepers.borrow_mut();
+        if self.waits
+            && let Some(waker) = sleepers.get_mut(&self.key)
+        {
+            waker.clone_from(context.waker());
+            return Poll::Pending;
+        }
+        if alarm.clock.now() >= self.key.0 {
+            self.waits = false;
+            return Poll::Ready(());
+        }
+        sleepers.insert(self.key, context.waker().clone());
+        self.waits = true;
+        if self.key.0 < alarm.armed.get() {
+            alarm.arm(self.key.0);
+        }
+        Poll::Pending
     }
 }
 
-impl Eq for Sleeper {}
-
-impl PartialOrd for Sleeper {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Sleeper {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.at.cmp(&other.at)
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        if self.waits {
+            self.alarm.sleepers.borrow_mut().remove(&self.key);
+        }
     }
 }

@@ -1,41 +1,90 @@
-//! One HTTP exchange over a socket: connections kept and opened, the request written, the answer
-//! read where the bytes lie. The only place that stamps times of the network.
+//! The connections of a load thread: opened ahead of need, kept, and used for one HTTP exchange
+//! after the other. The only place that stamps times of the network.
+//!
+//! The thread's loop hands in every event of a socket ([`Client::ready`]). What an answer brings is
+//! read and understood right there; the session that waits for it is woken once, at its end.
 
+use crate::alarm::Alarm;
 use crate::answer::Answer;
-use crate::clock::Clock;
 use crate::http::{Malformed, Part, Reader};
 use crate::plan::Nanos;
+use crate::resolve::Addresses;
 use crate::run::Shared;
+use crate::tasks::Tasks;
 use crate::tls;
+use crate::wire::Wire;
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
 use records::{Connection, Failure, FailureKind, Record};
 use rustls::pki_types::ServerName;
-use std::cell::RefCell;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use std::task::{Poll, Waker};
+use tokio::sync::Semaphore;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that takes longer to come about has failed.
+const CONNECT_TIMEOUT: Nanos = 10_000_000_000;
 const READ_SIZE: usize = 64 * 1024;
-
-thread_local! {
-    /// All connections of a thread read into this: it is used only while a read is polled.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
-}
+/// Connections that a load thread opens at the same time; servers drop what comes in a storm.
+const OPENING: usize = 64;
 
 /// The connections of a load thread.
 pub(crate) struct Client {
     shared: Arc<Shared>,
-    /// Idle connections of each endpoint, the one used last at the end.
-    idle: Vec<RefCell<Vec<Wire>>>,
+    alarm: Rc<Alarm>,
+    tasks: Tasks,
+    registry: Registry,
+    sockets: RefCell<Slab<Socket>>,
+    /// One for each endpoint.
+    pools: Vec<Pool>,
+    opening: Semaphore,
+    /// All connections read into this.
+    scratch: RefCell<Box<[u8]>>,
+}
+
+/// The connections of a load thread to one endpoint.
+struct Pool {
+    addresses: Addresses,
+    /// Keys of those that nothing happens on, the one used last at the end.
+    idle: RefCell<Vec<usize>>,
+    /// How many carry a request.
+    used: Cell<usize>,
+    /// How many are being opened ahead of need.
+    coming: Cell<usize>,
+}
+
+struct Socket {
+    wire: Wire,
+    task: Task,
+}
+
+/// What a connection is busy with.
+enum Task {
+    /// Somebody waits until it is open.
+    Open(Option<Waker>),
+    /// Nothing, in the pool of this endpoint.
+    Idle(usize),
+    Talk(Rc<RefCell<Talk>>),
+}
+
+/// One HTTP exchange.
+pub(crate) struct Talk {
+    pub(crate) answer: Answer,
+    /// When the last byte of the request was written.
+    pub(crate) sent: Option<Nanos>,
+    reader: Reader,
+    /// What the socket has not taken of the request yet.
+    rest: Vec<u8>,
+    /// When the answer's last byte arrived, or why it did not.
+    outcome: Option<Result<Nanos, Broken>>,
+    waiting: Option<Waker>,
 }
 
 /// Why an answer did not come to its end.
@@ -45,75 +94,237 @@ enum Broken {
     Malformed(Malformed),
 }
 
+impl Talk {
+    /// An exchange to come. It is there as far as it has happened when the future of
+    /// [`Client::exchange`] is dropped in the middle.
+    pub(crate) fn new(answer: Answer) -> Self {
+        let (sent, outcome, waiting) = (None, None, None);
+        Self { answer, sent, reader: Reader::new(), rest: Vec::new(), outcome, waiting }
+    }
+}
+
+/// A connection that somebody has taken; it is closed where it is dropped without being put back.
+struct Held {
+    client: Rc<Client>,
+    key: usize,
+    kept: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.client.sockets.borrow_mut().remove(self.key);
+        }
+    }
+}
+
+/// Counts a connection as used for as long as it lives.
+struct Used<'a>(&'a Cell<usize>);
+
+impl<'a> Used<'a> {
+    fn of(pool: &'a Pool) -> Self {
+        pool.used.set(pool.used.get() + 1);
+        Self(&pool.used)
+    }
+}
+
+impl Drop for Used<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Pool {
+    /// Connections that wait for requests, or will.
+    fn ready(&self) -> usize {
+        self.idle.borrow().len() + self.coming.get()
+    }
+}
+
+fn not_sent(error: &io::Error) -> Broken {
+    Broken::Cut(format!("the request could not be sent: {error}"))
+}
+
 impl Client {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        let idle = shared.plan.target.endpoints.iter().map(|_| RefCell::default()).collect();
-        Self { shared, idle }
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        alarm: Rc<Alarm>,
+        tasks: Tasks,
+        registry: Registry,
+    ) -> Self {
+        let pool = |endpoint| Pool {
+            addresses: Addresses::of(endpoint),
+            idle: RefCell::default(),
+            used: Cell::new(0),
+            coming: Cell::new(0),
+        };
+        Self {
+            pools: shared.plan.target.endpoints.iter().map(pool).collect(),
+            sockets: RefCell::default(),
+            opening: Semaphore::new(OPENING),
+            scratch: RefCell::new(vec![0; READ_SIZE].into()),
+            shared,
+            alarm,
+            tasks,
+            registry,
+        }
     }
 
-    /// Sends a request and reads its answer. Facts go into `record` and `answer` as they happen,
-    /// so that they are there when this future is dropped in the middle.
+    /// Sends a request and reads its answer. With `more_may_come` further requests may start while
+    /// it is under way, and connections are kept ready for them.
     pub(crate) async fn exchange(
-        &self,
+        self: &Rc<Self>,
         endpoint: usize,
         bytes: &[u8],
+        more_may_come: bool,
         record: &mut Record,
-        answer: &mut Answer,
+        talk: &Rc<RefCell<Talk>>,
     ) -> Result<(), Failure> {
         loop {
             let kept = if record.retries == 0 { self.take_idle(endpoint) } else { None };
             let reused = kept.is_some();
             record.connection = if reused { Connection::Reused } else { Connection::New };
-            let mut wire = match kept {
-                Some(wire) => wire,
-                None => self.connect(endpoint).await?,
+            let held = match kept {
+                Some(held) => held,
+                None => self.open(endpoint).await?,
             };
-            let mut reader = Reader::new();
-            let outcome = self.converse(&mut wire, bytes, &mut reader, record, answer).await;
+            let _used = Used::of(&self.pools[endpoint]);
+            if more_may_come {
+                self.keep_spare(endpoint);
+            }
+            self.send(held.key, bytes, talk);
+            let outcome = poll_fn(|context| {
+                let mut talk = talk.borrow_mut();
+                match talk.outcome.take() {
+                    Some(outcome) => Poll::Ready(outcome),
+                    None => {
+                        talk.waiting = Some(context.waker().clone());
+                        Poll::Pending
+                    }
+                }
+            })
+            .await;
             record.finished = self.shared.clock.now();
+            let mut talk = talk.borrow_mut();
             match outcome {
                 Ok(at) => {
                     record.finished = at;
-                    if reader.keep_alive() {
-                        self.idle[endpoint].borrow_mut().push(wire);
+                    if talk.reader.keep_alive() && talk.sent.is_some() {
+                        self.put_back(held, endpoint);
                     }
-                    return answer.end(at, None);
+                    return talk.answer.end(at, None);
                 }
                 Err(Broken::Malformed(malformed)) => {
                     return Err(Failure::new(FailureKind::BadStream, malformed.to_string()));
                 }
                 // The server closed a kept connection before it saw this request.
-                Err(Broken::Cut(_)) if reused && !reader.begun() => record.retries += 1,
-                Err(Broken::Cut(reason)) => return answer.end(record.finished, Some(&reason)),
+                Err(Broken::Cut(_)) if reused && !talk.reader.begun() => {
+                    record.retries += 1;
+                    talk.sent = None;
+                }
+                Err(Broken::Cut(reason)) => return talk.answer.end(record.finished, Some(&reason)),
             }
         }
     }
 
-    /// When the answer's last byte arrived.
-    async fn converse(
+    /// Opens connections until so many wait for requests at each endpoint. `done` is dropped when
+    /// all of them are open, or cannot be.
+    pub(crate) fn open_ahead(
+        self: &Rc<Self>,
+        wanted: usize,
+        done: &Arc<impl Send + Sync + 'static>,
+    ) {
+        for (endpoint, pool) in self.pools.iter().enumerate() {
+            for _ in pool.ready()..wanted {
+                self.open_one_ahead(endpoint, Some(done.clone()));
+            }
+        }
+    }
+
+    /// Takes in what happened to a socket.
+    pub(crate) fn ready(&self, event: &Event) {
+        let key = event.token().0;
+        let mut sockets = self.sockets.borrow_mut();
+        let Some(socket) = sockets.get_mut(key) else { return };
+        match &mut socket.task {
+            Task::Open(waiting) => {
+                if let Some(waker) = waiting.take() {
+                    waker.wake();
+                }
+            }
+            &mut Task::Idle(endpoint) => {
+                // TLS may have messages of its own, such as session tickets; whatever else comes
+                // where no request was sent makes the connection unusable, and so does its end.
+                let read = socket.wire.read(&mut self.scratch.borrow_mut());
+                if !matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock) {
+                    sockets.remove(key);
+                    self.pools[endpoint].idle.borrow_mut().retain(|&idle| idle != key);
+                }
+            }
+            Task::Talk(talk) => {
+                let mut talk = talk.borrow_mut();
+                if let Some(outcome) = self.hear(&mut socket.wire, &mut talk, event) {
+                    talk.outcome = Some(outcome);
+                    if let Some(waker) = talk.waiting.take() {
+                        waker.wake();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins an exchange on a connection.
+    fn send(&self, key: usize, mut bytes: &[u8], talk: &Rc<RefCell<Talk>>) {
+        let mut sockets = self.sockets.borrow_mut();
+        let socket = &mut sockets[key];
+        socket.task = Task::Talk(talk.clone());
+        let mut talk = talk.borrow_mut();
+        talk.reader = Reader::new();
+        match socket.wire.write(&mut bytes, &self.shared.clock) {
+            Ok(sent) => {
+                talk.sent = sent;
+                talk.rest = bytes.to_vec();
+            }
+            Err(error) => talk.outcome = Some(Err(not_sent(&error))),
+        }
+    }
+
+    /// Goes on with an exchange. Some: it is over.
+    fn hear(
         &self,
         wire: &mut Wire,
-        bytes: &[u8],
-        reader: &mut Reader,
-        record: &mut Record,
-        answer: &mut Answer,
-    ) -> Result<Nanos, Broken> {
-        let sent = wire
-            .write_all(bytes, &self.shared.clock)
-            .await
-            .map_err(|error| Broken::Cut(format!("the request could not be sent: {error}")))?;
-        record.sent = Some(sent);
+        talk: &mut Talk,
+        event: &Event,
+    ) -> Option<Result<Nanos, Broken>> {
+        if talk.outcome.is_some() {
+            return None;
+        }
+        if talk.sent.is_none() && event.is_writable() {
+            let rest = std::mem::take(&mut talk.rest);
+            let mut bytes = &rest[..];
+            match wire.write(&mut bytes, &self.shared.clock) {
+                Ok(sent) => {
+                    talk.sent = sent;
+                    talk.rest = bytes.to_vec();
+                }
+                Err(error) => return Some(Err(not_sent(&error))),
+            }
+        }
+        let mut scratch = self.scratch.borrow_mut();
         loop {
-            let read = poll_fn(|context| {
-                SCRATCH.with_borrow_mut(|scratch| {
-                    let mut buffer = ReadBuf::new(scratch);
-                    let read = ready!(wire.poll_read(context, &mut buffer));
-                    let at = self.shared.clock.now();
-                    Poll::Ready(self.heard(read.map(|()| buffer.filled()), at, reader, answer))
-                })
-            });
-            if let Some(end) = read.await? {
-                return Ok(end);
+            let read = wire.read(&mut scratch);
+            let at = self.shared.clock.now();
+            let bytes = match &read {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Ok(length) => Ok(&scratch[..*length]),
+                Err(error) => Err(error),
+            };
+            let all = wire.is_plain() && bytes.is_ok_and(|bytes| bytes.len() < scratch.len());
+            match self.heard(bytes, at, talk) {
+                Ok(None) if all && !event.is_read_closed() => return None,
+                Ok(None) => {}
+                Ok(Some(end)) => return Some(Ok(end)),
+                Err(broken) => return Some(Err(broken)),
             }
         }
     }
@@ -121,21 +332,18 @@ impl Client {
     /// Takes what a read brought. When the answer ended, if it did.
     fn heard(
         &self,
-        read: io::Result<&[u8]>,
+        read: Result<&[u8], &io::Error>,
         at: Nanos,
-        reader: &mut Reader,
-        answer: &mut Answer,
+        talk: &mut Talk,
     ) -> Result<Option<Nanos>, Broken> {
+        let Talk { reader, answer, .. } = talk;
         let place = if reader.begun() { "in the middle of" } else { "before" };
         let cut = |reason: &str| Broken::Cut(format!("{reason} {place} the answer"));
         let mut input = match read {
             Ok(bytes) if !bytes.is_empty() => bytes,
-            // A TLS server that closes without saying so is no more than closed.
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                return Err(cut(&format!("the connection broke ({error})")));
-            }
-            _ if reader.closed() => return Ok(Some(at)),
-            _ => return Err(cut("the server closed the connection")),
+            Err(error) => return Err(cut(&format!("the connection broke ({error})"))),
+            Ok(_) if reader.closed() => return Ok(Some(at)),
+            Ok(_) => return Err(cut("the server closed the connection")),
         };
         let before = answer.chunks();
         let end = loop {
@@ -153,103 +361,137 @@ impl Client {
         Ok(end)
     }
 
-    fn take_idle(&self, endpoint: usize) -> Option<Wire> {
-        let mut idle = self.idle[endpoint].borrow_mut();
-        while let Some(mut wire) = idle.pop() {
-            if wire.is_usable() {
-                return Some(wire);
-            }
-        }
-        None
+    fn take_idle(self: &Rc<Self>, endpoint: usize) -> Option<Held> {
+        let key = self.pools[endpoint].idle.borrow_mut().pop()?;
+        Some(Held { client: self.clone(), key, kept: false })
     }
 
-    async fn connect(&self, endpoint: usize) -> Result<Wire, Failure> {
+    /// Puts a connection on which nothing is under way into its pool.
+    fn put_back(&self, mut held: Held, endpoint: usize) {
+        held.kept = true;
+        self.sockets.borrow_mut()[held.key].task = Task::Idle(endpoint);
+        self.pools[endpoint].idle.borrow_mut().push(held.key);
+    }
+
+    /// Opens connections ahead of the requests that will want them, some more than would do if
+    /// no more requests were under way at a time than now.
+    fn keep_spare(self: &Rc<Self>, endpoint: usize) {
+        let pool = &self.pools[endpoint];
+        let spare = 1 + pool.used.get() / 8;
+        if pool.ready() < spare && self.opening.available_permits() > 0 {
+            self.open_one_ahead(endpoint, ());
+        }
+    }
+
+    fn open_one_ahead(self: &Rc<Self>, endpoint: usize, done: impl Sized + 'static) {
+        let pool = &self.pools[endpoint];
+        pool.coming.set(pool.coming.get() + 1);
+        let client = self.clone();
+        self.tasks.spawn(async move {
+            // Whoever needs a connection and cannot have one says why.
+            let opened = client.open(endpoint).await;
+            let pool = &client.pools[endpoint];
+            pool.coming.set(pool.coming.get() - 1);
+            if let Ok(held) = opened {
+                client.put_back(held, endpoint);
+            }
+            drop(done);
+        });
+    }
+
+    /// Opens a connection.
+    async fn open(self: &Rc<Self>, endpoint: usize) -> Result<Held, Failure> {
+        let until = self.shared.clock.now() + CONNECT_TIMEOUT;
+        let mut step = FailureKind::Connect;
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.connect(endpoint, &mut step) => outcome,
+            () = self.alarm.sleep_until(until) => {
+                Err(format!("no connection within {} s", CONNECT_TIMEOUT / 1_000_000_000))
+            }
+        };
         let endpoint = &self.shared.plan.target.endpoints[endpoint];
-        let (host, port) = (endpoint.host(), endpoint.port());
-        let fail = |kind, reason: String| {
-            Failure::new(kind, format!("{}: {reason}", endpoint.authority()))
-        };
-        let late = || format!("no connection within {} s", CONNECT_TIMEOUT.as_secs());
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port)))
-            .await
-            .map_err(|_| fail(FailureKind::Connect, late()))?
-            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
-            .map_err(|error| fail(FailureKind::Connect, error.to_string()))?;
+        outcome.map_err(|reason| Failure::new(step, format!("{}: {reason}", endpoint.authority())))
+    }
+
+    /// Opens a connection; `step` says what it is at.
+    async fn connect(
+        self: &Rc<Self>,
+        endpoint: usize,
+        step: &mut FailureKind,
+    ) -> Result<Held, String> {
+        let _place = self.opening.acquire().await;
+        let addresses = &self.pools[endpoint].addresses;
+        let found = addresses.get(&self.shared.clock).await.map_err(|error| error.to_string())?;
+        let mut outcome = Err("the name has no address".to_owned());
+        for &address in &*found {
+            outcome = self.reach(address).await.map_err(|error| error.to_string());
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        if outcome.is_err() {
+            addresses.forget().await;
+        }
+        let held = outcome?;
         self.shared.live.connections.fetch_add(1, Relaxed);
+        let endpoint = &self.shared.plan.target.endpoints[endpoint];
         let Some(config) = self.shared.tls.as_ref().filter(|_| endpoint.secure()) else {
-            return Ok(Wire::Plain(stream));
+            return Ok(held);
         };
-        let name = ServerName::try_from(host)
-            .map_err(|error| fail(FailureKind::Tls, error.to_string()))?;
-        let connecting = TlsConnector::from(config.clone()).connect(name, stream);
-        let stream = timeout(CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| fail(FailureKind::Tls, late()))?
-            .map_err(|error| fail(FailureKind::Tls, tls::explain(&error)))?;
-        Ok(Wire::Secure(Box::new(stream)))
-    }
-}
-
-enum Wire {
-    Plain(TcpStream),
-    Secure(Box<TlsStream<TcpStream>>),
-}
-
-impl Wire {
-    fn poll_read(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        *step = FailureKind::Tls;
+        let name = ServerName::try_from(endpoint.host()).map_err(|error| error.to_string())?;
+        let begun = self.sockets.borrow_mut()[held.key].wire.secure(config.clone(), name);
+        let shaken = match begun {
+            Ok(()) => self.opened(held.key, Wire::shake).await,
+            Err(error) => Err(error),
+        };
+        shaken.map(|()| held).map_err(|error| tls::explain(&error))
     }
 
-    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
+    /// Connects to an address.
+    async fn reach(self: &Rc<Self>, address: SocketAddr) -> io::Result<Held> {
+        let stream = TcpStream::connect(address)?;
+        let socket = Socket { wire: Wire::plain(stream), task: Task::Open(None) };
+        let key = self.sockets.borrow_mut().insert(socket);
+        let held = Held { client: self.clone(), key, kept: false };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let watch = |socket: &mut Socket| {
+            self.registry.register(&mut socket.wire.stream, Token(key), interest)
+        };
+        watch(&mut self.sockets.borrow_mut()[key])?;
+        self.opened(key, |wire| {
+            if let Some(error) = wire.stream.take_error()? {
+                return Err(error);
+            }
+            match wire.stream.peer_addr() {
+                Ok(_) => wire.stream.set_nodelay(true).map(|()| true),
+                Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+        .await?;
+        Ok(held)
     }
 
-    /// Writes everything; gives the moment just before the write that took the last byte. A stamp
-    /// taken after it could be later than the server's reading, by as long as this thread then
-    /// waits for a processor, and the time to first token would come out too short.
-    async fn write_all(&mut self, mut bytes: &[u8], clock: &Clock) -> io::Result<Nanos> {
-        loop {
-            let (at, written) = poll_fn(|context| {
-                let at = clock.now();
-                self.poll_write(context, bytes).map_ok(|written| (at, written))
-            })
-            .await?;
-            bytes = &bytes[written..];
-            if bytes.is_empty() {
-                if let Self::Secure(stream) = self {
-                    stream.flush().await?;
+    /// Waits until `step` finds a connection to be open; it is asked again after every event.
+    async fn opened(
+        &self,
+        key: usize,
+        mut step: impl FnMut(&mut Wire) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        poll_fn(|context| {
+            let mut sockets = self.sockets.borrow_mut();
+            let socket = &mut sockets[key];
+            match step(&mut socket.wire) {
+                Ok(true) => Poll::Ready(Ok(())),
+                Ok(false) => {
+                    socket.task = Task::Open(Some(context.waker().clone()));
+                    Poll::Pending
                 }
-                return Ok(at);
+                Err(error) => Poll::Ready(Err(error)),
             }
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-        }
-    }
-
-    /// Whether an idle connection is, as far as is known, still open.
-    fn is_usable(&mut self) -> bool {
-        let (stream, silent) = match self {
-            Self::Plain(stream) => (stream, true),
-            // TLS may have messages of its own, such as session tickets.
-            Self::Secure(stream) => (stream.get_mut().0, false),
-        };
-        let mut byte = [0];
-        let mut context = Context::from_waker(Waker::noop());
-        match stream.poll_peek(&mut context, &mut ReadBuf::new(&mut byte)) {
-            Poll::Pending => true,
-            Poll::Ready(Ok(0) | Err(_)) => false,
-            Poll::Ready(Ok(_)) => !silent,
-        }
+        })
+        .await
     }
 }

@@ -3,18 +3,17 @@
 
 use crate::journal::Note;
 use crate::open;
-use crate::plan::{Arrival, Nanos};
+use crate::plan::{Arrival, Nanos, Ramped, Stage};
 use crate::ring::Supply;
 use crate::run::{Ending, Shared};
 use crate::stage::{Active, StageNow, is_closed};
-use crate::worker::Command;
+use crate::worker::{Command, Commands, Countdown};
 use records::{EndReason, Entry, Event, StageBegin, StageEnd, StagePhase};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tokio::sync::mpsc::UnboundedSender;
 
 /// The pacer looks for reasons to stop at least this often.
 pub(crate) const TICK: Nanos = 20_000_000;
@@ -22,6 +21,11 @@ pub(crate) const TICK: Nanos = 20_000_000;
 const LEAD: Nanos = 2_000_000;
 /// How long requests may go on when the run is stopped and the stage names no time.
 const DRAIN: Nanos = 5_000_000_000;
+/// How long a stage waits for connections that are opened ahead of it.
+const OPEN_AHEAD: Nanos = 2_000_000_000;
+/// A load thread that has fewer sessions takes the next one, and others rest: a thread that wakes
+/// for one token costs nearly as much as one that wakes for several.
+const FULL: usize = 256;
 /// Ended requests from which an error rate is judged.
 const FEW: u64 = 10;
 
@@ -30,13 +34,14 @@ pub(crate) struct Conductor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) journal: SyncSender<Note>,
     pub(crate) loads: Vec<LoadThread>,
-    next: usize,
 }
 
 /// A load thread.
 pub(crate) struct LoadThread {
-    pub(crate) commands: UnboundedSender<Command>,
+    pub(crate) commands: Commands,
     pub(crate) handle: JoinHandle<std::io::Result<()>>,
+    /// Sessions and slots on it.
+    pub(crate) sessions: Arc<AtomicUsize>,
 }
 
 impl Conductor {
@@ -45,7 +50,7 @@ impl Conductor {
         journal: SyncSender<Note>,
         loads: Vec<LoadThread>,
     ) -> Self {
-        Self { shared, journal, loads, next: 0 }
+        Self { shared, journal, loads }
     }
 
     /// Runs all stages and ends the journal. Why load ended.
@@ -58,6 +63,7 @@ impl Conductor {
                 break;
             }
             let cool_down = plan.cool_down;
+            self.open_ahead(&plan);
             let begin = self.shared.clock.now() + LEAD;
             let stage = StageNow::new(index, begin, plan, supply, self.loads.len());
             self.stage(&Arc::new(stage));
@@ -135,8 +141,7 @@ impl Conductor {
         loop {
             let now = self.shared.clock.now();
             while started < stage.slots(now) {
-                let load = self.next_load();
-                self.send(load, Command::Slot(Active::new(stage), started));
+                self.start(stage, |active| Command::Slot(active, started));
                 started += 1;
             }
             let over = now >= grown || now >= stage.deadline() || stage.used_up.load(Relaxed);
@@ -231,19 +236,83 @@ impl Conductor {
         }
     }
 
-    /// The load thread whose turn it is.
-    pub(crate) fn next_load(&mut self) -> usize {
-        self.next += 1;
-        self.next % self.loads.len()
+    /// Lets a load thread begin a session or a slot.
+    pub(crate) fn start(&self, stage: &Arc<StageNow>, command: impl FnOnce(Active) -> Command) {
+        let busy: Vec<_> = self.loads.iter().map(|load| load.sessions.load(Relaxed)).collect();
+        let load = &self.loads[deal(&busy)];
+        // A thread that broke down is noticed by `watch`; what it was told counts as ended.
+        load.commands.send(command(Active::new(stage, &load.sessions)));
     }
 
-    pub(crate) fn send(&self, load: usize, command: Command) {
-        // A thread that broke down is noticed by `watch`; what it was told counts as ended.
-        let _ = self.loads[load].commands.send(command);
+    /// Has connections opened before the stage begins, so that its requests find them.
+    fn open_ahead(&self, plan: &Stage) {
+        let mut wanted = vec![0; self.loads.len()];
+        for _ in 0..connections_ahead(plan) {
+            let load = deal(&wanted);
+            wanted[load] += 1;
+        }
+        let endpoints = self.shared.plan.target.endpoints.len();
+        let opening = Arc::new(Countdown(thread::current()));
+        for (load, wanted) in self.loads.iter().zip(wanted) {
+            load.commands.send(Command::OpenAhead(wanted.div_ceil(endpoints), opening.clone()));
+        }
+        let until = self.shared.clock.now() + OPEN_AHEAD;
+        while Arc::strong_count(&opening) > 1 && self.shared.clock.now() < until && self.goes_on() {
+            thread::park_timeout(Duration::from_nanos(TICK));
+        }
     }
 
     fn write(&self, event: Event) {
         // Without the writer the run has ended already.
         let _ = self.journal.send(Note::Entry(Entry::Event(event)));
+    }
+}
+
+/// Which of the load threads, with so many sessions each, takes the next one.
+fn deal(busy: &[usize]) -> usize {
+    let least = || (0..busy.len()).min_by_key(|&thread| busy[thread]);
+    busy.iter().position(|&sessions| sessions < FULL).or_else(least).unwrap_or(0)
+}
+
+/// How many connections are opened before a stage: those of all slots; where the schedule sets the
+/// pace, enough for its first quarter of a second, since more are opened as requests come.
+fn connections_ahead(plan: &Stage) -> usize {
+    const MOST: u32 = 512;
+    let most = plan.max_in_flight.into_iter().chain(plan.concurrency).min().unwrap_or(u32::MAX);
+    let wanted = match &plan.arrival {
+        Arrival::Closed => plan.concurrency.unwrap_or(1),
+        Arrival::Constant(rate) | Arrival::Poisson(rate) | Arrival::Gamma { rate, .. } => {
+            (rate / 4.0).ceil() as u32
+        }
+        Arrival::Ramp(ramp) if ramp.what == Ramped::Closed => ramp.start.max(ramp.end) as u32,
+        Arrival::Ramp(ramp) => (ramp.start / 4.0).ceil() as u32,
+        Arrival::Trace(_) | Arrival::Schedule(_) => 1,
+    };
+    wanted.clamp(1, most.clamp(1, MOST)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_is_filled_before_the_next_wakes_and_then_all_share_evenly() {
+        let mut busy = [0; 3];
+        for _ in 0..FULL {
+            let load = deal(&busy);
+            busy[load] += 1;
+        }
+        assert_eq!(busy, [FULL, 0, 0]);
+        for _ in 0..3 * FULL {
+            let load = deal(&busy);
+            busy[load] += 1;
+        }
+        assert!(
+            busy.iter()
+                .all(|&sessions| sessions == FULL + FULL / 3 || sessions == FULL + FULL / 3 + 1),
+            "{busy:?}"
+        );
+        busy[2] = 10;
+        assert_eq!(deal(&busy), 2);
     }
 }

@@ -5,8 +5,8 @@
 //! file. Latencies are not computed here: a record keeps facts, `analysis` subtracts.
 //!
 //! One thread paces: it sleeps to absolute times and hands out sessions the moment they are due.
-//! A few threads load: each has a single-threaded runtime and connections of its own, sends,
-//! reads, and takes one time stamp for each read of a socket. One thread writes the records.
+//! A few threads load: each is a loop around connections of its own, sends, reads, and takes one
+//! time stamp for each read of a socket. One thread writes the records.
 
 mod alarm;
 mod answer;
@@ -23,14 +23,17 @@ mod live;
 mod open;
 mod plan;
 mod prepare;
+mod resolve;
 mod ring;
 mod run;
 mod schedule;
 mod session;
 mod sse;
 mod stage;
+mod tasks;
 mod template;
 mod tls;
+mod wire;
 mod worker;
 
 pub use endpoint::{Endpoint, EndpointError};

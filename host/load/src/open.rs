@@ -6,7 +6,7 @@ use crate::plan::{Arrival, Nanos};
 use crate::ring::Taken;
 use crate::schedule::{self, Arrivals};
 use crate::session::Job;
-use crate::stage::{Active, StageNow};
+use crate::stage::StageNow;
 use crate::worker::Command;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -99,8 +99,7 @@ impl Pacer<'_> {
 
     fn start(&mut self, mut job: Job, due: Nanos) {
         job.due = Some(due);
-        let load = self.conductor.next_load();
-        self.conductor.send(load, Command::Play(Active::new(self.stage), job));
+        self.conductor.start(self.stage, |active| Command::Play(active, job));
     }
 
     /// Sleeps until `due`, making sessions ready meanwhile. False: nothing may start any more.

@@ -111,12 +111,11 @@ pub fn start<W: Write + Send + 'static>(
     let (journal, entries) = mpsc::sync_channel(journal::QUEUE);
     let loads = (0..threads)
         .map(|index| {
-            let (commands, receiver) = tokio::sync::mpsc::unbounded_channel();
+            let (commands, inbox) = worker::inbox()?;
             let (shared, journal) = (shared.clone(), journal.clone());
-            let handle = spawn(format!("load-{index}"), move || {
-                worker::run(index, shared, journal, receiver)
-            })?;
-            Ok(LoadThread { commands, handle })
+            let handle =
+                spawn(format!("load-{index}"), move || worker::run(index, shared, journal, inbox))?;
+            Ok(LoadThread { commands, handle, sessions: Arc::default() })
         })
         .collect::<io::Result<Vec<_>>>()?;
     let writing = shared.clone();

@@ -3,18 +3,19 @@
 
 use crate::answer::{Answer, Keep, Texts};
 use crate::api::{self, Past};
+use crate::client::Talk;
 use crate::hide;
 use crate::journal::Note;
 use crate::plan::{Nanos, Pacing, Session, Target};
 use crate::prepare;
 use crate::run::{NotFound, Shared};
-use crate::stage::{Phase, StageNow};
+use crate::stage::{Phase, StageNow, is_closed};
 use crate::worker::Worker;
 use records::{Connection, EndReason, Entry, Failure, FailureKind, Record, UsageSource};
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use tokio::time::sleep;
 
 /// A session that is ready to be sent.
 #[derive(Debug)]
@@ -154,28 +155,31 @@ impl Exchange<'_> {
         let request = &self.session.turns[self.index].request;
         let keep = self.text_to_keep();
         let api = api::of(&shared.plan.target, request);
-        let mut answer = Answer::new(api, request.streamed, keep);
+        let talk = Rc::new(RefCell::new(Talk::new(Answer::new(api, request.streamed, keep))));
         let mut record = self.record();
         let bytes = message.numbered(record.id);
+        let more_may_come = !is_closed(&self.stage.plan);
         shared.live.in_flight.fetch_add(1, Relaxed);
         let outcome = {
-            let exchange =
-                self.worker.client.exchange(self.endpoint, bytes, &mut record, &mut answer);
+            let client = &self.worker.client;
+            let exchange = client.exchange(self.endpoint, bytes, more_may_come, &mut record, &talk);
             tokio::select! {
                 biased;
                 outcome = exchange => outcome,
-                failure = interruption(shared, request.cancel_after, phase) => Err(failure),
+                failure = interruption(self.worker, request.cancel_after, phase) => Err(failure),
             }
         };
         if outcome.is_err() {
             record.finished = shared.clock.now();
         }
+        let talk = Rc::into_inner(talk).expect("the connection has let go of it").into_inner();
+        record.sent = talk.sent;
         shared.live.in_flight.fetch_sub(1, Relaxed);
         record.error = outcome.err().map(|failure| Failure {
             message: hide::secrets(&shared.plan.target, failure.message),
             ..failure
         });
-        let texts = answer.into_record(&mut record);
+        let texts = talk.answer.into_record(&mut record);
         let text = match self.is_quoted() {
             true => texts.answer.clone().unwrap_or_default(),
             false => String::new(),
@@ -259,17 +263,18 @@ impl Exchange<'_> {
 
 /// Waits for what ends a request from outside.
 async fn interruption(
-    shared: &Shared,
+    worker: &Worker,
     cancel_after: Option<Nanos>,
     phase: &mut watch::Receiver<Phase>,
 ) -> Failure {
-    let limit = shared.plan.request_timeout;
+    let limit = worker.shared.plan.request_timeout;
     let asked = cancel_after.filter(|&after| after < limit);
+    let until = worker.shared.clock.now().saturating_add(asked.unwrap_or(limit));
     tokio::select! {
         _ = phase.wait_for(|&phase| phase == Phase::Cancelled) => {
             Failure::new(FailureKind::Cancelled, "broken off when load stopped")
         }
-        () = sleep(Duration::from_nanos(asked.unwrap_or(limit))) => match asked {
+        () = worker.alarm.sleep_until(until) => match asked {
             Some(after) => {
                 let text = format!("broken off after {} ms, as the workload asked", after / 1_000_000);
                 Failure::new(FailureKind::Cancelled, text)

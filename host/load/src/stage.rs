@@ -170,24 +170,30 @@ pub(crate) fn is_closed(stage: &Stage) -> bool {
     matches!(stage.arrival, Arrival::Closed | Arrival::Ramp(Ramp { what: Ramped::Closed, .. }))
 }
 
-/// Counts a session or slot as active for as long as it lives, however it ends.
-pub(crate) struct Active(Arc<StageNow>);
+/// Counts a session or slot as active, in its stage and on its load thread, for as long as it
+/// lives, however it ends.
+pub(crate) struct Active {
+    stage: Arc<StageNow>,
+    on_thread: Arc<AtomicUsize>,
+}
 
 impl Active {
-    pub(crate) fn new(stage: &Arc<StageNow>) -> Self {
+    pub(crate) fn new(stage: &Arc<StageNow>, on_thread: &Arc<AtomicUsize>) -> Self {
         stage.active.fetch_add(1, Relaxed);
-        Self(stage.clone())
+        on_thread.fetch_add(1, Relaxed);
+        Self { stage: stage.clone(), on_thread: on_thread.clone() }
     }
 
     pub(crate) fn stage(&self) -> &Arc<StageNow> {
-        &self.0
+        &self.stage
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        if self.0.active.fetch_sub(1, Relaxed) == 1 {
-            self.0.wake_pacer();
+        self.on_thread.fetch_sub(1, Relaxed);
+        if self.stage.active.fetch_sub(1, Relaxed) == 1 {
+            self.stage.wake_pacer();
         }
     }
 }

@@ -1,34 +1,95 @@
-//! A load thread: a single-threaded runtime with connections of its own, on which sessions run.
+//! A load thread: a loop around its sockets and its timer, on which sessions run.
 
 use crate::alarm::Alarm;
 use crate::client::Client;
 use crate::journal::Note;
+use crate::plan::Arrival;
 use crate::run::Shared;
 use crate::session::{self, Job, before_close};
-use crate::stage::Active;
+use crate::stage::{Active, Phase, StageNow};
+use crate::tasks::{Bell, Tasks};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use records::EndReason;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::SyncSender;
-use tokio::runtime::LocalOptions;
-use tokio::sync::mpsc::UnboundedReceiver;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Sockets have the tokens of their places, which are small.
+const BELL: Token = Token(usize::MAX - 1);
+const TIMER: Token = Token(usize::MAX);
+/// Events that are taken at once.
+const EVENTS: usize = 256;
 
 /// What a load thread is told to do.
 pub(crate) enum Command {
+    /// Open connections until so many wait at each endpoint, and drop this.
+    OpenAhead(usize, Arc<Countdown>),
     /// Play a session, now.
     Play(Active, Job),
     /// Play one session after the other: the slot of this number of a closed loop.
     Slot(Active, u32),
 }
 
+/// Wakes the pacer when its last copy is dropped.
+pub(crate) struct Countdown(pub(crate) std::thread::Thread);
+
+impl Drop for Countdown {
+    fn drop(&mut self) {
+        self.0.unpark();
+    }
+}
+
+/// Where the commands of a load thread go in. The thread ends when this is dropped and all
+/// sessions have ended.
+pub(crate) struct Commands {
+    sender: Option<Sender<Command>>,
+    bell: Arc<Bell>,
+}
+
+impl Commands {
+    /// Tells the thread to do something, if it is still there.
+    pub(crate) fn send(&self, command: Command) {
+        if let Some(sender) = &self.sender {
+            // A command to a thread that broke down is dropped, and what it was about has ended.
+            let _ = sender.send(command);
+        }
+        self.bell.ring();
+    }
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        self.sender = None;
+        self.bell.ring();
+    }
+}
+
+/// What a load thread waits on.
+pub(crate) struct Inbox {
+    poll: Poll,
+    bell: Arc<Bell>,
+    commands: Receiver<Command>,
+}
+
+/// The way into a load thread, and what the thread is to run with.
+pub(crate) fn inbox() -> io::Result<(Commands, Inbox)> {
+    let poll = Poll::new()?;
+    let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
+    let (sender, commands) = mpsc::channel();
+    Ok((Commands { sender: Some(sender), bell: bell.clone() }, Inbox { poll, bell, commands }))
+}
+
 /// What the sessions of a load thread share.
 pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) client: Client,
-    pub(crate) alarm: Alarm,
+    pub(crate) client: Rc<Client>,
+    pub(crate) alarm: Rc<Alarm>,
     journal: SyncSender<Note>,
 }
 
@@ -47,50 +108,105 @@ pub(crate) fn run(
     index: usize,
     shared: Arc<Shared>,
     journal: SyncSender<Note>,
-    commands: UnboundedReceiver<Command>,
+    inbox: Inbox,
 ) -> io::Result<()> {
     shared.threads.register(&format!("load-{index}"));
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().build_local(LocalOptions::default())?;
-    let outcome = runtime.block_on(async {
-        let alarm = Alarm::new(shared.clock)?;
-        let client = Client::new(shared.clone());
-        let worker = Rc::new(Worker { index, shared: shared.clone(), client, alarm, journal });
-        tokio::select! {
-            broken = worker.alarm.run() => broken,
-            () = obey(&worker, commands) => Ok(()),
-        }
-    });
+    let outcome = serve(index, shared.clone(), journal, inbox);
     shared.threads.leave();
     outcome
 }
 
-async fn obey(worker: &Rc<Worker>, mut commands: UnboundedReceiver<Command>) {
-    while let Some(command) = commands.recv().await {
-        let worker = worker.clone();
-        // The pacer knows by `Active` when a session has ended, so its handle is not needed.
-        drop(tokio::task::spawn_local(async move {
-            match command {
-                Command::Play(active, job) => session::play(&worker, active.stage(), job).await,
-                Command::Slot(active, number) => slot(&worker, &active, number).await,
+fn serve(
+    index: usize,
+    shared: Arc<Shared>,
+    journal: SyncSender<Note>,
+    inbox: Inbox,
+) -> io::Result<()> {
+    let Inbox { mut poll, bell, commands } = inbox;
+    let alarm = Rc::new(Alarm::new(shared.clock)?);
+    let descriptor = alarm.descriptor();
+    poll.registry().register(&mut SourceFd(&descriptor), TIMER, Interest::READABLE)?;
+    let tasks = Tasks::new(bell.clone());
+    let registry = poll.registry().try_clone()?;
+    let client = Client::new(shared.clone(), alarm.clone(), tasks.clone(), registry);
+    let client = Rc::new(client);
+    let worker = Rc::new(Worker { index, shared, client, alarm, journal });
+    let mut events = Events::with_capacity(EVENTS);
+    loop {
+        bell.listen();
+        let told = loop {
+            match commands.try_recv() {
+                Ok(command) => obey(&worker, &tasks, command),
+                Err(TryRecvError::Empty) => break true,
+                Err(TryRecvError::Disconnected) => break false,
             }
-        }));
+        };
+        tasks.run();
+        if !told && tasks.all_ended() {
+            return Ok(());
+        }
+        match poll.poll(&mut events, (!tasks.is_idle()).then_some(Duration::ZERO)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            other => other?,
+        }
+        for event in &events {
+            match event.token() {
+                TIMER => worker.alarm.ring(),
+                BELL => {}
+                _ => worker.client.ready(event),
+            }
+        }
     }
 }
 
+fn obey(worker: &Rc<Worker>, tasks: &Tasks, command: Command) {
+    let worker = worker.clone();
+    match command {
+        Command::OpenAhead(wanted, done) => worker.client.open_ahead(wanted, &done),
+        // The pacer knows by `Active` when a session has ended.
+        Command::Play(active, job) => {
+            tasks.spawn(async move { session::play(&worker, active.stage(), job).await });
+        }
+        Command::Slot(active, number) => {
+            tasks.spawn(async move { slot(&worker, &active, number).await });
+        }
+    }
+}
+
+/// One session after the other. The next one is made ready while its forerunner is under way.
 async fn slot(worker: &Worker, active: &Active, number: u32) {
     let stage = active.stage();
     let mut phase = stage.phase(worker.index);
-    while stage.is_open() && number < stage.slots(worker.shared.clock.now()) {
-        let session = match stage.start_session() {
-            true => before_close(&mut phase, stage.supply.take()).await.flatten(),
-            false => None,
+    let wanted = || stage.is_open() && number < stage.slots(worker.shared.clock.now());
+    let mut next = if wanted() { next_job(worker, stage, &mut phase).await } else { None };
+    while let Some(job) = next {
+        let play = session::play(worker, stage, job);
+        // Where slots end before the stage does, a session that was taken ahead would be lost.
+        next = if matches!(stage.plan.arrival, Arrival::Closed) {
+            tokio::join!(play, next_job(worker, stage, &mut phase)).1
+        } else {
+            play.await;
+            if wanted() { next_job(worker, stage, &mut phase).await } else { None }
         };
-        let Some(session) = session else {
-            stage.used_up.store(true, Relaxed);
+        if !wanted() {
             return;
-        };
-        let Some(job) = Job::prepare(&worker.shared, session, None) else { return };
-        session::play(worker, stage, job).await;
+        }
     }
+}
+
+/// The next session of a closed loop. None: there is no other.
+async fn next_job(
+    worker: &Worker,
+    stage: &StageNow,
+    phase: &mut watch::Receiver<Phase>,
+) -> Option<Job> {
+    let session = match stage.start_session() {
+        true => before_close(phase, stage.supply.take()).await.flatten(),
+        false => None,
+    };
+    let Some(session) = session else {
+        stage.used_up.store(true, Relaxed);
+        return None;
+    };
+    Job::prepare(&worker.shared, session, None)
 }

@@ -1,0 +1,106 @@
+//! The tasks of a load thread: what is ready to go on, and the bell that wakes the thread when
+//! another one has something for it.
+
+use async_task::Runnable;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+
+/// Wakes a thread that waits for events of the operating system.
+pub(crate) struct Bell {
+    waker: mio::Waker,
+    /// Nobody has rung since the thread began to listen: ringing is a system call, so it is done
+    /// once.
+    listens: AtomicBool,
+}
+
+impl Bell {
+    pub(crate) fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
+        Ok(Self { waker: mio::Waker::new(registry, token)?, listens: AtomicBool::new(false) })
+    }
+
+    /// Something was put where the thread looks before it waits.
+    pub(crate) fn ring(&self) {
+        if self.listens.swap(false, SeqCst) {
+            // It fails only if the thread has closed its descriptors, and then nobody waits.
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// The thread is going to look for work and then to wait: what comes after this call rings.
+    pub(crate) fn listen(&self) {
+        self.listens.store(true, SeqCst);
+    }
+}
+
+/// Tasks of one thread, which alone runs them; any thread may wake one.
+#[derive(Clone)]
+pub(crate) struct Tasks {
+    ready: Arc<Ready>,
+    /// How many have not ended.
+    alive: Rc<Cell<usize>>,
+}
+
+struct Ready {
+    queue: Mutex<VecDeque<Runnable>>,
+    bell: Arc<Bell>,
+    owner: ThreadId,
+}
+
+impl Tasks {
+    /// For the calling thread.
+    pub(crate) fn new(bell: Arc<Bell>) -> Self {
+        let ready = Ready { queue: Mutex::default(), bell, owner: thread::current().id() };
+        Self { ready: Arc::new(ready), alive: Rc::default() }
+    }
+
+    /// Lets a task run until it ends by itself.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let ready = self.ready.clone();
+        let schedule = move |runnable| {
+            ready.lock().push_back(runnable);
+            if thread::current().id() != ready.owner {
+                ready.bell.ring();
+            }
+        };
+        let alive = self.alive.clone();
+        alive.set(alive.get() + 1);
+        let counted = async move {
+            task.await;
+            alive.set(alive.get() - 1);
+        };
+        let (runnable, task) = async_task::spawn_local(counted, schedule);
+        runnable.schedule();
+        task.detach();
+    }
+
+    /// Goes on with every task that is ready now.
+    pub(crate) fn run(&self) {
+        let ready = std::mem::take(&mut *self.ready.lock());
+        for runnable in ready {
+            // It tells whether the task has woken itself, and then it is in the queue again.
+            let _ = runnable.run();
+        }
+    }
+
+    /// Whether no task is ready.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready.lock().is_empty()
+    }
+
+    /// Whether all tasks have ended.
+    pub(crate) fn all_ended(&self) -> bool {
+        self.alive.get() == 0
+    }
+}
+
+impl Ready {
+    /// A queue is whole between any two statements.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Runnable>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
