@@ -232,7 +232,7 @@ impl Answer<'_> {
         if self.ask.stream {
             stream_head(&mut self.connection.out, &self.headers);
             if monotonic_ns() < due_ns {
-                self.connection.send().await?;
+                self.send_part().await?;
             }
         }
         let count = self.plan.words.len();
@@ -254,7 +254,7 @@ impl Answer<'_> {
                 if from == 0 && self.ask.dialect == Dialect::Chat {
                     let usage = self.usage_so_far(0);
                     self.envelope.role(&mut self.connection.out, usage.as_ref());
-                    self.connection.send().await?;
+                    self.send_part().await?;
                 }
                 let finish = (to == count).then(|| self.plan.finish.name());
                 let usage = self.usage_so_far(to);
@@ -263,7 +263,7 @@ impl Answer<'_> {
             }
             self.count_tokens(from, to);
             if self.ask.stream {
-                self.connection.send().await?;
+                self.send_part().await?;
             }
             from = to;
         }
@@ -302,7 +302,7 @@ impl Answer<'_> {
                 let error = injected(500);
                 if self.ask.stream {
                     events::data(&mut self.connection.out, &error.body);
-                    self.connection.send().await?;
+                    self.send_part().await?;
                     self.end(true).await?;
                     Some(After::KeepIfAsked)
                 } else {
@@ -336,7 +336,7 @@ impl Answer<'_> {
         if self.ask.stream {
             if self.ask.include_usage {
                 self.envelope.usage(&mut self.connection.out, &usage);
-                self.connection.send().await?;
+                self.send_part().await?;
             }
             self.end(fault != Some(Fault::NoDone)).await?;
         } else {
@@ -351,13 +351,22 @@ impl Answer<'_> {
         Ok(if fault == Some(Fault::CloseIdle) { After::Close } else { After::KeepIfAsked })
     }
 
+    /// Sends what was rendered of a stream, unless all of it is to go at its end.
+    async fn send_part(&mut self) -> Result<(), Gone> {
+        if self.engine.behavior.one_write { Ok(()) } else { self.connection.send().await }
+    }
+
     /// Ends a stream. The end of the body goes with the last event.
     async fn end(&mut self, done: bool) -> Result<(), Gone> {
         if done {
             self.connection.out.extend_from_slice(events::DONE);
         }
         self.connection.out.extend_from_slice(events::END);
-        self.truth.line.finished_ns = Some(monotonic_ns());
+        let now = monotonic_ns();
+        if self.engine.behavior.one_write {
+            self.truth.line.tokens_ns.fill(now);
+        }
+        self.truth.line.finished_ns = Some(now);
         self.connection.send().await
     }
 

@@ -43,6 +43,9 @@ pub struct Behavior {
     /// Tokens per event after the first token, which always comes alone. An event of several tokens
     /// is written when its last token is due.
     pub tokens_per_chunk: u32,
+    /// Each streamed answer goes out with one write when its last event is due, as through a proxy
+    /// that buffers.
+    pub one_write: bool,
     /// The mean natural length of an answer in tokens: what is generated unless `max_tokens` is less
     /// or `ignore_eos` is set. Lengths are uniform from half of it to one and a half.
     pub default_output_tokens: u32,
@@ -75,6 +78,7 @@ impl Default for Behavior {
             cache_blocks: 0,
             block_size: 16,
             tokens_per_chunk: 1,
+            one_write: false,
             default_output_tokens: 128,
             faults: Vec::new(),
             scripts: Vec::new(),

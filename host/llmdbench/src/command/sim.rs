@@ -54,6 +54,9 @@ pub(crate) struct SimArgs {
     /// Tokens of each event after the first
     #[arg(long, default_value_t = 1)]
     tokens_per_chunk: u32,
+    /// Send each streamed answer with one write, at its end
+    #[arg(long)]
+    one_write: bool,
     /// Mean length of answers that nobody limits, in tokens
     #[arg(long, default_value_t = 128)]
     output_tokens: u32,
@@ -100,6 +103,7 @@ pub(crate) fn run(args: &SimArgs, printer: &Printer) -> Result<Exit> {
         cache_blocks: args.cache_blocks,
         block_size: args.block_size,
         tokens_per_chunk: args.tokens_per_chunk,
+        one_write: args.one_write,
         default_output_tokens: args.output_tokens,
         faults: args.faults.clone(),
         scripts: args.scripts.clone(),

@@ -315,6 +315,21 @@ fn chunks_of_several_tokens_come_when_their_last_is_due() {
 }
 
 #[test]
+fn an_answer_in_one_write_is_the_same_but_comes_at_its_end() {
+    let body = chat("a", json!({"max_tokens": 10, "ignore_eos": true}));
+    let [single, whole] = [false, true].map(|one_write| {
+        let server = Server::start(Behavior { one_write, itl_ms: 2.0, ..instant() });
+        let response = server.post(CHAT, "", &body);
+        assert_eq!(response.end, End::Clean);
+        (response.texts(), server.stop().1.remove(0))
+    });
+    assert_eq!(single.0, whole.0);
+    let line = &whole.1;
+    assert_eq!(line.tokens_ns, [line.finished_ns.unwrap(); 10]);
+    assert!(line.tokens_ns[0] >= line.read_ns + 9 * 2 * MS);
+}
+
+#[test]
 fn counters_agree_with_the_answers() {
     let server = Server::start(instant());
     let (mut prompts, mut outputs) = (0, 0);
