@@ -186,7 +186,8 @@ impl Client {
             record.connection = if reused { Connection::Reused } else { Connection::New };
             let held = match kept {
                 Some(held) => held,
-                None => self.open(endpoint).await?,
+                // Boxed, since few requests need it and all would have room for it.
+                None => Box::pin(self.open(endpoint)).await?,
             };
             let _used = Used::of(&self.pools[endpoint]);
             if more_may_come {

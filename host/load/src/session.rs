@@ -204,7 +204,7 @@ impl Exchange<'_> {
     }
 
     /// A record with all that is known before the request is sent.
-    fn record(&self) -> Record {
+    fn record(&self) -> Box<Record> {
         let shared = &self.worker.shared;
         let (session, stage) = (self.session, self.stage);
         let request = &session.turns[self.index].request;
@@ -213,7 +213,7 @@ impl Exchange<'_> {
         let mut labels = session.labels.clone();
         labels.extend(request.labels.clone());
         let target: &Target = &shared.plan.target;
-        Record {
+        Box::new(Record {
             id: shared.live.sent.fetch_add(1, Relaxed),
             session: session.id,
             user: session.user,
@@ -229,11 +229,11 @@ impl Exchange<'_> {
             model: request.model.clone().filter(|model| *model != target.model),
             labels,
             ..Record::default()
-        }
+        })
     }
 
     /// Counts and journals a record. Whether it ended well.
-    fn keep(&self, record: Record, texts: Texts) -> bool {
+    fn keep(&self, record: Box<Record>, texts: Texts) -> bool {
         let shared = &self.worker.shared;
         let ok = record.error.is_none();
         shared.live.ended(self.worker.index, &record);
@@ -248,7 +248,6 @@ impl Exchange<'_> {
             let body = record.error.as_ref().map_or_else(String::new, |e| e.message.clone());
             shared.not_found(NotFound { url, body });
         }
-        let record = Box::new(record);
         self.worker.journal(match texts {
             Texts { answer: Some(answer), reasoning: Some(reasoning) }
                 if ok && record.usage == UsageSource::None =>

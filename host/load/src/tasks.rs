@@ -2,7 +2,6 @@
 //! another one has something for it.
 
 use async_task::Runnable;
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
@@ -38,12 +37,10 @@ impl Bell {
 }
 
 /// Tasks of one thread, which alone runs them; any thread may wake one.
+///
+/// Every task holds the inner count of `Ready` until it has ended, and of others there is one.
 #[derive(Clone)]
-pub(crate) struct Tasks {
-    ready: Arc<Ready>,
-    /// How many have not ended.
-    alive: Rc<Cell<usize>>,
-}
+pub(crate) struct Tasks(Rc<Arc<Ready>>);
 
 struct Ready {
     queue: Mutex<VecDeque<Runnable>>,
@@ -55,32 +52,26 @@ impl Tasks {
     /// For the calling thread.
     pub(crate) fn new(bell: Arc<Bell>) -> Self {
         let ready = Ready { queue: Mutex::default(), bell, owner: thread::current().id() };
-        Self { ready: Arc::new(ready), alive: Rc::default() }
+        Self(Rc::new(Arc::new(ready)))
     }
 
     /// Lets a task run until it ends by itself.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        let ready = self.ready.clone();
+        let ready = Arc::clone(&self.0);
         let schedule = move |runnable| {
             ready.lock().push_back(runnable);
             if thread::current().id() != ready.owner {
                 ready.bell.ring();
             }
         };
-        let alive = self.alive.clone();
-        alive.set(alive.get() + 1);
-        let counted = async move {
-            task.await;
-            alive.set(alive.get() - 1);
-        };
-        let (runnable, task) = async_task::spawn_local(counted, schedule);
+        let (runnable, task) = async_task::spawn_local(task, schedule);
         runnable.schedule();
         task.detach();
     }
 
     /// Goes on with every task that is ready now.
     pub(crate) fn run(&self) {
-        let ready = std::mem::take(&mut *self.ready.lock());
+        let ready = std::mem::take(&mut *self.0.lock());
         for runnable in ready {
             // It tells whether the task has woken itself, and then it is in the queue again.
             let _ = runnable.run();
@@ -89,12 +80,12 @@ impl Tasks {
 
     /// Whether no task is ready.
     pub(crate) fn is_idle(&self) -> bool {
-        self.ready.lock().is_empty()
+        self.0.lock().is_empty()
     }
 
     /// Whether all tasks have ended.
     pub(crate) fn all_ended(&self) -> bool {
-        self.alive.get() == 0
+        Arc::strong_count(&self.0) == 1
     }
 }
 
