@@ -6,6 +6,7 @@
 
 use crate::alarm::Alarm;
 use crate::answer::Answer;
+use crate::health::StampLag;
 use crate::http::{Malformed, Part, Reader};
 use crate::plan::Nanos;
 use crate::resolve::Addresses;
@@ -39,12 +40,15 @@ const OPENING: usize = 64;
 pub(crate) struct Client {
     shared: Arc<Shared>,
     alarm: Rc<Alarm>,
-    tasks: Tasks,
+    tasks: Rc<Tasks>,
     registry: Registry,
     sockets: RefCell<Slab<Socket>>,
     /// One for each endpoint.
     pools: Vec<Pool>,
     opening: Semaphore,
+    /// When what is read now may have become readable, at the earliest.
+    readable: Cell<Nanos>,
+    stamp_lag: Arc<StampLag>,
     /// All connections read into this.
     scratch: RefCell<Box<[u8]>>,
 }
@@ -149,7 +153,7 @@ impl Client {
     pub(crate) fn new(
         shared: Arc<Shared>,
         alarm: Rc<Alarm>,
-        tasks: Tasks,
+        tasks: Rc<Tasks>,
         registry: Registry,
     ) -> Self {
         let pool = |endpoint| Pool {
@@ -162,6 +166,8 @@ impl Client {
             pools: shared.plan.target.endpoints.iter().map(pool).collect(),
             sockets: RefCell::default(),
             opening: Semaphore::new(OPENING),
+            readable: Cell::new(0),
+            stamp_lag: shared.threads.stamp_lag(),
             scratch: RefCell::new(vec![0; READ_SIZE].into()),
             shared,
             alarm,
@@ -242,6 +248,11 @@ impl Client {
         }
     }
 
+    /// Events follow that may have waited since this time.
+    pub(crate) fn readable_since(&self, at: Nanos) {
+        self.readable.set(at);
+    }
+
     /// Takes in what happened to a socket.
     pub(crate) fn ready(&self, event: &Event) {
         let key = event.token().0;
@@ -320,6 +331,7 @@ impl Client {
                 Ok(length) => Ok(&scratch[..*length]),
                 Err(error) => Err(error),
             };
+            self.stamp_lag.record(at.saturating_sub(self.readable.get()));
             let all = wire.is_plain() && bytes.is_ok_and(|bytes| bytes.len() < scratch.len());
             match self.heard(bytes, at, talk) {
                 Ok(None) if all && !event.is_read_closed() => return None,

@@ -83,7 +83,6 @@ impl Threads {
 
 impl Threads {
     /// A recorder of stamp lags for the calling load thread.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no read tells yet when it became possible"))]
     pub(crate) fn stamp_lag(&self) -> Arc<StampLag> {
         let lag = Arc::new(StampLag::new());
         self.lags.lock().unwrap_or_else(PoisonError::into_inner).threads.push(lag.clone());
@@ -116,7 +115,6 @@ impl StampLag {
     }
 
     /// Counts one arrival that waited so long.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no read tells yet when it became possible"))]
     pub(crate) fn record(&self, ns: Nanos) {
         // No other thread writes, so that nothing is lost between reading and writing.
         let count = &self.counts[Self::bucket(ns)];

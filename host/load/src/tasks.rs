@@ -4,7 +4,6 @@
 use async_task::Runnable;
 use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
@@ -37,10 +36,10 @@ impl Bell {
 }
 
 /// Tasks of one thread, which alone runs them; any thread may wake one.
-///
-/// Every task holds the inner count of `Ready` until it has ended, and of others there is one.
-#[derive(Clone)]
-pub(crate) struct Tasks(Rc<Arc<Ready>>);
+pub(crate) struct Tasks {
+    /// Besides this one, every task that has not ended holds a copy.
+    ready: Arc<Ready>,
+}
 
 struct Ready {
     queue: Mutex<VecDeque<Runnable>>,
@@ -52,12 +51,12 @@ impl Tasks {
     /// For the calling thread.
     pub(crate) fn new(bell: Arc<Bell>) -> Self {
         let ready = Ready { queue: Mutex::default(), bell, owner: thread::current().id() };
-        Self(Rc::new(Arc::new(ready)))
+        Self { ready: Arc::new(ready) }
     }
 
     /// Lets a task run until it ends by itself.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        let ready = Arc::clone(&self.0);
+        let ready = self.ready.clone();
         let schedule = move |runnable| {
             ready.lock().push_back(runnable);
             if thread::current().id() != ready.owner {
@@ -71,7 +70,7 @@ impl Tasks {
 
     /// Goes on with every task that is ready now.
     pub(crate) fn run(&self) {
-        let ready = std::mem::take(&mut *self.0.lock());
+        let ready = std::mem::take(&mut *self.ready.lock());
         for runnable in ready {
             // It tells whether the task has woken itself, and then it is in the queue again.
             let _ = runnable.run();
@@ -80,12 +79,12 @@ impl Tasks {
 
     /// Whether no task is ready.
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.lock().is_empty()
+        self.ready.lock().is_empty()
     }
 
     /// Whether all tasks have ended.
     pub(crate) fn all_ended(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+        Arc::strong_count(&self.ready) == 1
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::alarm::Alarm;
 use crate::client::Client;
 use crate::journal::Note;
-use crate::plan::Arrival;
+use crate::plan::{Arrival, Nanos};
 use crate::run::Shared;
 use crate::session::{self, Job, before_close};
 use crate::stage::{Active, Phase, StageNow};
@@ -22,6 +22,8 @@ use tokio::sync::watch;
 /// Sockets have the tokens of their places, which are small.
 const BELL: Token = Token(usize::MAX - 1);
 const TIMER: Token = Token(usize::MAX);
+/// The operating system gave events after less than this: they had waited for this thread.
+const AT_ONCE: Nanos = 10_000;
 /// Events that are taken at once.
 const EVENTS: usize = 256;
 
@@ -126,12 +128,14 @@ fn serve(
     let alarm = Rc::new(Alarm::new(shared.clock)?);
     let descriptor = alarm.descriptor();
     poll.registry().register(&mut SourceFd(&descriptor), TIMER, Interest::READABLE)?;
-    let tasks = Tasks::new(bell.clone());
+    let tasks = Rc::new(Tasks::new(bell.clone()));
     let registry = poll.registry().try_clone()?;
     let client = Client::new(shared.clone(), alarm.clone(), tasks.clone(), registry);
     let client = Rc::new(client);
     let worker = Rc::new(Worker { index, shared, client, alarm, journal });
     let mut events = Events::with_capacity(EVENTS);
+    let clock = worker.shared.clock;
+    let mut woke = clock.now();
     loop {
         bell.listen();
         let told = loop {
@@ -145,10 +149,14 @@ fn serve(
         if !told && tasks.all_ended() {
             return Ok(());
         }
+        let asked = clock.now();
         match poll.poll(&mut events, (!tasks.is_idle()).then_some(Duration::ZERO)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             other => other?,
         }
+        let before = std::mem::replace(&mut woke, clock.now());
+        // What was there before this thread asked may have come at any time since it woke before.
+        worker.client.readable_since(if woke - asked < AT_ONCE { before } else { woke });
         for event in &events {
             match event.token() {
                 TIMER => worker.alarm.ring(),
