@@ -67,6 +67,8 @@ struct Pool {
 struct Socket {
     wire: Wire,
     task: Task,
+    /// The server will say nothing more, or has said something that nobody asked for.
+    spent: bool,
 }
 
 /// What a connection is busy with.
@@ -258,6 +260,7 @@ impl Client {
         let key = event.token().0;
         let mut sockets = self.sockets.borrow_mut();
         let Some(socket) = sockets.get_mut(key) else { return };
+        socket.spent |= event.is_read_closed();
         match &mut socket.task {
             Task::Open(waiting) => {
                 if let Some(waker) = waiting.take() {
@@ -275,7 +278,10 @@ impl Client {
             }
             Task::Talk(talk) => {
                 let mut talk = talk.borrow_mut();
-                if let Some(outcome) = self.hear(&mut socket.wire, &mut talk, event) {
+                if talk.outcome.is_some() {
+                    // Its session has not gone on yet.
+                    socket.spent |= event.is_readable();
+                } else if let Some(outcome) = self.hear(&mut socket.wire, &mut talk, event) {
                     talk.outcome = Some(outcome);
                     if let Some(waker) = talk.waiting.take() {
                         waker.wake();
@@ -308,10 +314,7 @@ impl Client {
         talk: &mut Talk,
         event: &Event,
     ) -> Option<Result<Nanos, Broken>> {
-        if talk.outcome.is_some() {
-            return None;
-        }
-        if talk.sent.is_none() && event.is_writable() {
+        if talk.sent.is_none() {
             let rest = std::mem::take(&mut talk.rest);
             let mut bytes = &rest[..];
             match wire.write(&mut bytes, &self.shared.clock) {
@@ -381,9 +384,14 @@ impl Client {
 
     /// Puts a connection on which nothing is under way into its pool.
     fn put_back(&self, mut held: Held, endpoint: usize) {
-        held.kept = true;
-        self.sockets.borrow_mut()[held.key].task = Task::Idle(endpoint);
-        self.pools[endpoint].idle.borrow_mut().push(held.key);
+        let mut sockets = self.sockets.borrow_mut();
+        let socket = &mut sockets[held.key];
+        if !socket.spent {
+            held.kept = true;
+            socket.task = Task::Idle(endpoint);
+            self.pools[endpoint].idle.borrow_mut().push(held.key);
+        }
+        drop(sockets);
     }
 
     /// Opens connections ahead of the requests that will want them, some more than would do if
@@ -465,7 +473,7 @@ impl Client {
     /// Connects to an address.
     async fn reach(self: &Rc<Self>, address: SocketAddr) -> io::Result<Held> {
         let stream = TcpStream::connect(address)?;
-        let socket = Socket { wire: Wire::plain(stream), task: Task::Open(None) };
+        let socket = Socket { wire: Wire::plain(stream), task: Task::Open(None), spent: false };
         let key = self.sockets.borrow_mut().insert(socket);
         let held = Held { client: self.clone(), key, kept: false };
         let interest = Interest::READABLE | Interest::WRITABLE;
