@@ -6,6 +6,7 @@
 
 use crate::alarm::Alarm;
 use crate::answer::Answer;
+use crate::clock::Clock;
 use crate::health::StampLag;
 use crate::http::{Malformed, Part, Reader};
 use crate::plan::Nanos;
@@ -17,7 +18,7 @@ use crate::wire::Wire;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use records::{Connection, Failure, FailureKind, Record};
+use records::{Connection, Failure, FailureKind};
 use rustls::pki_types::ServerName;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -80,14 +81,20 @@ enum Task {
     Talk(Rc<RefCell<Talk>>),
 }
 
-/// One HTTP exchange.
+/// One HTTP exchange: what happened so far, also where it is broken off in the middle.
 pub(crate) struct Talk {
     pub(crate) answer: Answer,
     /// When the last byte of the request was written.
     pub(crate) sent: Option<Nanos>,
+    /// Whether the request found a connection open.
+    pub(crate) connection: Connection,
+    /// Times that it was sent again.
+    pub(crate) retries: u32,
     reader: Reader,
-    /// What the socket has not taken of the request yet.
-    rest: Vec<u8>,
+    /// The request, until the answer has begun: then it will not be sent again.
+    request: Vec<u8>,
+    /// How much of it the socket has taken.
+    written: usize,
     /// When the answer's last byte arrived, or why it did not.
     outcome: Option<Result<Nanos, Broken>>,
     waiting: Option<Waker>,
@@ -101,11 +108,29 @@ enum Broken {
 }
 
 impl Talk {
-    /// An exchange to come. It is there as far as it has happened when the future of
-    /// [`Client::exchange`] is dropped in the middle.
-    pub(crate) fn new(answer: Answer) -> Self {
-        let (sent, outcome, waiting) = (None, None, None);
-        Self { answer, sent, reader: Reader::new(), rest: Vec::new(), outcome, waiting }
+    /// An exchange to come.
+    pub(crate) fn new(request: Vec<u8>, answer: Answer) -> Self {
+        Self {
+            answer,
+            sent: None,
+            connection: Connection::New,
+            retries: 0,
+            reader: Reader::new(),
+            request,
+            written: 0,
+            outcome: None,
+            waiting: None,
+        }
+    }
+
+    /// Goes on writing the request.
+    fn write(&mut self, wire: &mut Wire, clock: &Clock) -> Result<(), Broken> {
+        let mut rest = &self.request[self.written..];
+        let written = wire.write(&mut rest, clock);
+        self.written = self.request.len() - rest.len();
+        self.sent = written
+            .map_err(|error| Broken::Cut(format!("the request could not be sent: {error}")))?;
+        Ok(())
     }
 }
 
@@ -147,10 +172,6 @@ impl Pool {
     }
 }
 
-fn not_sent(error: &io::Error) -> Broken {
-    Broken::Cut(format!("the request could not be sent: {error}"))
-}
-
 impl Client {
     pub(crate) fn new(
         shared: Arc<Shared>,
@@ -179,29 +200,33 @@ impl Client {
     }
 
     /// Sends a request and reads its answer. With `more_may_come` further requests may start while
-    /// it is under way, and connections are kept ready for them.
+    /// it is under way, and connections are kept ready for them. Gives when it ended.
     pub(crate) async fn exchange(
         self: &Rc<Self>,
         endpoint: usize,
-        bytes: &[u8],
         more_may_come: bool,
-        record: &mut Record,
         talk: &Rc<RefCell<Talk>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Nanos, Failure> {
         loop {
-            let kept = if record.retries == 0 { self.take_idle(endpoint) } else { None };
+            let first = talk.borrow().retries == 0;
+            let kept = if first { self.take_idle(endpoint) } else { None };
             let reused = kept.is_some();
-            record.connection = if reused { Connection::Reused } else { Connection::New };
             let held = match kept {
-                Some(held) => held,
-                // Boxed, since few requests need it and all would have room for it.
-                None => Box::pin(self.open(endpoint)).await?,
+                Some(held) => {
+                    talk.borrow_mut().connection = Connection::Reused;
+                    held
+                }
+                None => {
+                    talk.borrow_mut().connection = Connection::New;
+                    // Boxed, since few requests need it and all would have room for it.
+                    Box::pin(self.open(endpoint)).await?
+                }
             };
             let _used = Used::of(&self.pools[endpoint]);
             if more_may_come {
                 self.keep_spare(endpoint);
             }
-            self.send(held.key, bytes, talk);
+            self.send(held.key, talk);
             let outcome = poll_fn(|context| {
                 let mut talk = talk.borrow_mut();
                 match talk.outcome.take() {
@@ -213,25 +238,23 @@ impl Client {
                 }
             })
             .await;
-            record.finished = self.shared.clock.now();
             let mut talk = talk.borrow_mut();
             match outcome {
                 Ok(at) => {
-                    record.finished = at;
                     if talk.reader.keep_alive() && talk.sent.is_some() {
                         self.put_back(held, endpoint);
                     }
-                    return talk.answer.end(at, None);
+                    return talk.answer.end(at, None).map(|()| at);
                 }
                 Err(Broken::Malformed(malformed)) => {
                     return Err(Failure::new(FailureKind::BadStream, malformed.to_string()));
                 }
                 // The server closed a kept connection before it saw this request.
-                Err(Broken::Cut(_)) if reused && !talk.reader.begun() => {
-                    record.retries += 1;
-                    talk.sent = None;
+                Err(Broken::Cut(_)) if reused && !talk.reader.begun() => talk.retries += 1,
+                Err(Broken::Cut(reason)) => {
+                    let at = self.shared.clock.now();
+                    return talk.answer.end(at, Some(&reason)).map(|()| at);
                 }
-                Err(Broken::Cut(reason)) => return talk.answer.end(record.finished, Some(&reason)),
             }
         }
     }
@@ -292,19 +315,13 @@ impl Client {
     }
 
     /// Begins an exchange on a connection.
-    fn send(&self, key: usize, mut bytes: &[u8], talk: &Rc<RefCell<Talk>>) {
+    fn send(&self, key: usize, talk: &Rc<RefCell<Talk>>) {
         let mut sockets = self.sockets.borrow_mut();
         let socket = &mut sockets[key];
         socket.task = Task::Talk(talk.clone());
         let mut talk = talk.borrow_mut();
-        talk.reader = Reader::new();
-        match socket.wire.write(&mut bytes, &self.shared.clock) {
-            Ok(sent) => {
-                talk.sent = sent;
-                talk.rest = bytes.to_vec();
-            }
-            Err(error) => talk.outcome = Some(Err(not_sent(&error))),
-        }
+        (talk.reader, talk.written, talk.sent) = (Reader::new(), 0, None);
+        talk.outcome = talk.write(&mut socket.wire, &self.shared.clock).err().map(Err);
     }
 
     /// Goes on with an exchange. Some: it is over.
@@ -314,16 +331,10 @@ impl Client {
         talk: &mut Talk,
         event: &Event,
     ) -> Option<Result<Nanos, Broken>> {
-        if talk.sent.is_none() {
-            let rest = std::mem::take(&mut talk.rest);
-            let mut bytes = &rest[..];
-            match wire.write(&mut bytes, &self.shared.clock) {
-                Ok(sent) => {
-                    talk.sent = sent;
-                    talk.rest = bytes.to_vec();
-                }
-                Err(error) => return Some(Err(not_sent(&error))),
-            }
+        if talk.sent.is_none()
+            && let Err(broken) = talk.write(wire, &self.shared.clock)
+        {
+            return Some(Err(broken));
         }
         let mut scratch = self.scratch.borrow_mut();
         loop {
@@ -352,7 +363,7 @@ impl Client {
         at: Nanos,
         talk: &mut Talk,
     ) -> Result<Option<Nanos>, Broken> {
-        let Talk { reader, answer, .. } = talk;
+        let Talk { reader, answer, request, sent, .. } = talk;
         let place = if reader.begun() { "in the middle of" } else { "before" };
         let cut = |reason: &str| Broken::Cut(format!("{reason} {place} the answer"));
         let mut input = match read {
@@ -361,6 +372,9 @@ impl Client {
             Ok(_) if reader.closed() => return Ok(Some(at)),
             Ok(_) => return Err(cut("the server closed the connection")),
         };
+        if sent.is_some() {
+            *request = Vec::new();
+        }
         let before = answer.chunks();
         let end = loop {
             match reader.next(&mut input).map_err(Broken::Malformed)? {

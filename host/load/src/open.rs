@@ -40,7 +40,7 @@ pub(crate) fn pace(conductor: &mut Conductor, stage: &Arc<StageNow>) -> Pace {
 struct Pacer<'a> {
     conductor: &'a mut Conductor,
     stage: &'a Arc<StageNow>,
-    ready: VecDeque<Job>,
+    ready: VecDeque<Box<Job>>,
     scheduled: u64,
 }
 
@@ -97,7 +97,7 @@ impl Pacer<'_> {
         }
     }
 
-    fn start(&mut self, mut job: Job, due: Nanos) {
+    fn start(&mut self, mut job: Box<Job>, due: Nanos) {
         job.due = Some(due);
         self.conductor.start(self.stage, |active| Command::Play(active, job));
     }
@@ -168,7 +168,7 @@ impl Pacer<'_> {
 
 /// The next session of a stage.
 enum Next {
-    Job(Job),
+    Job(Box<Job>),
     /// There are no more.
     Exhausted,
     /// Nothing may start any more.

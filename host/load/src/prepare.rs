@@ -30,7 +30,7 @@ const DIGITS: usize = 12;
 
 impl Message {
     /// The bytes to write, with this number in them.
-    pub(crate) fn numbered(&mut self, id: u64) -> &[u8] {
+    pub(crate) fn numbered(mut self, id: u64) -> Vec<u8> {
         if let Some(at) = self.number {
             let mut rest = id;
             for digit in self.bytes[at..at + DIGITS].iter_mut().rev() {
@@ -38,7 +38,7 @@ impl Message {
                 rest /= 10;
             }
         }
-        &self.bytes
+        self.bytes
     }
 }
 

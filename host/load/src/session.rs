@@ -6,12 +6,12 @@ use crate::api::{self, Past};
 use crate::client::Talk;
 use crate::hide;
 use crate::journal::Note;
-use crate::plan::{Nanos, Pacing, Session, Target};
+use crate::plan::{Nanos, Pacing, Prompt, Session, Target};
 use crate::prepare;
 use crate::run::{NotFound, Shared};
 use crate::stage::{Phase, StageNow, is_closed};
 use crate::worker::Worker;
-use records::{Connection, EndReason, Entry, Failure, FailureKind, Record, UsageSource};
+use records::{EndReason, Entry, Failure, FailureKind, Record, UsageSource};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -33,13 +33,21 @@ impl Job {
     /// Makes a session ready. None: it is impossible, and the run has been ended for it.
     pub(crate) fn prepare(
         shared: &Shared,
-        session: Box<Session>,
+        mut session: Box<Session>,
         due: Option<Nanos>,
-    ) -> Option<Self> {
+    ) -> Option<Box<Self>> {
         let target = &shared.plan.target;
         let endpoint = shared.next_endpoint();
         match prepare::first(target, &target.endpoints[endpoint], &session) {
-            Ok(first) => Some(Self { session, first, endpoint, due }),
+            Ok(first) => {
+                if let [only] = &mut session.turns[..]
+                    && !matches!(only.request.prompt, Prompt::Raw(_))
+                {
+                    // It is in the message, and no later turn quotes it.
+                    only.request.prompt = Prompt::Text(String::new());
+                }
+                Some(Box::new(Self { session, first, endpoint, due }))
+            }
             Err(error) => {
                 refuse(shared, session.id, 0, &error);
                 None
@@ -54,26 +62,30 @@ fn refuse(shared: &Shared, session: u64, turn: usize, error: &prepare::PrepareEr
 }
 
 /// Plays a session.
-pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
+pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Box<Job>) {
+    let Job { session, first, endpoint, due } = *job;
     let mut phase = stage.phase(worker.index);
     let mut waited = false;
     let Some(_place) = place(stage.session_places.as_ref(), &mut phase, &mut waited).await else {
         return;
     };
-    let Job { session, first, endpoint, due } = job;
     let shared = &worker.shared;
-    let mut message = first;
+    let mut first = Some(first);
     let mut clock = TurnClock::new(due, shared.clock.now());
     let mut answers: Vec<String> = Vec::new();
     for (index, turn) in session.turns.iter().enumerate() {
-        if index > 0 {
-            let target = &shared.plan.target;
-            let past = Past { turns: &session.turns[..index], answers: &answers };
-            match prepare::message(target, &target.endpoints[endpoint], &turn.request, past) {
-                Ok(next) => message = next,
-                Err(error) => return refuse(shared, session.id, index, &error),
-            }
-        }
+        let message = first.take().map_or_else(
+            || {
+                let target = &shared.plan.target;
+                let past = Past { turns: &session.turns[..index], answers: &answers };
+                prepare::message(target, &target.endpoints[endpoint], &turn.request, past)
+            },
+            Ok,
+        );
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => return refuse(shared, session.id, index, &error),
+        };
         let start = stage.on_quantum(clock.start_of(turn.pacing));
         let sleeping = worker.alarm.sleep_until(start);
         if before_close(&mut phase, sleeping).await.is_none()
@@ -92,7 +104,7 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Job) {
         }
         let exchange =
             Exchange { worker, stage, session: &session, index, endpoint, due: due.map(|_| start) };
-        let Some(ended) = exchange.run(&mut message, &mut phase).await else { return };
+        let Some(ended) = exchange.run(message, &mut phase).await else { return };
         // The planned start counts, or the lateness of every turn would add to that of the next
         // ones. A turn that was kept waiting on purpose has moved them all.
         clock.ended(if held { ended.started } else { start }, ended.finished);
@@ -148,43 +160,46 @@ impl Exchange<'_> {
     /// Sends the request and records what happened. None: it failed.
     async fn run(
         &self,
-        message: &mut prepare::Message,
+        message: prepare::Message,
         phase: &mut watch::Receiver<Phase>,
     ) -> Option<Ended> {
         let shared = &self.worker.shared;
         let request = &self.session.turns[self.index].request;
         let keep = self.text_to_keep();
         let api = api::of(&shared.plan.target, request);
-        let talk = Rc::new(RefCell::new(Talk::new(Answer::new(api, request.streamed, keep))));
-        let mut record = self.record();
-        let bytes = message.numbered(record.id);
+        let (id, started) = (shared.live.sent.fetch_add(1, Relaxed), shared.clock.now());
+        let talk = Talk::new(message.numbered(id), Answer::new(api, request.streamed, keep));
+        let talk = Rc::new(RefCell::new(talk));
         let more_may_come = !is_closed(&self.stage.plan);
         shared.live.in_flight.fetch_add(1, Relaxed);
-        let outcome = {
-            let client = &self.worker.client;
-            let exchange = client.exchange(self.endpoint, bytes, more_may_come, &mut record, &talk);
-            tokio::select! {
-                biased;
-                outcome = exchange => outcome,
-                failure = interruption(self.worker, request.cancel_after, phase) => Err(failure),
-            }
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.worker.client.exchange(self.endpoint, more_may_come, &talk) => outcome,
+            failure = interruption(self.worker, request.cancel_after, phase) => Err(failure),
         };
-        if outcome.is_err() {
-            record.finished = shared.clock.now();
-        }
+        let finished = match outcome {
+            Ok(finished) => finished,
+            Err(_) => shared.clock.now(),
+        };
         let talk = Rc::into_inner(talk).expect("the connection has let go of it").into_inner();
-        record.sent = talk.sent;
         shared.live.in_flight.fetch_sub(1, Relaxed);
-        record.error = outcome.err().map(|failure| Failure {
-            message: hide::secrets(&shared.plan.target, failure.message),
-            ..failure
+        let mut record = Box::new(Record {
+            sent: talk.sent,
+            finished,
+            connection: talk.connection,
+            retries: talk.retries,
+            error: outcome.err().map(|failure| Failure {
+                message: hide::secrets(&shared.plan.target, failure.message),
+                ..failure
+            }),
+            ..self.record(id, started)
         });
         let texts = talk.answer.into_record(&mut record);
         let text = match self.is_quoted() {
             true => texts.answer.clone().unwrap_or_default(),
             false => String::new(),
         };
-        let ended = Ended { started: record.started, finished: record.finished, text };
+        let ended = Ended { started, finished, text };
         self.keep(record, texts).then_some(ended)
     }
 
@@ -204,17 +219,16 @@ impl Exchange<'_> {
     }
 
     /// A record with all that is known before the request is sent.
-    fn record(&self) -> Box<Record> {
+    fn record(&self, id: u64, started: Nanos) -> Record {
         let shared = &self.worker.shared;
         let (session, stage) = (self.session, self.stage);
         let request = &session.turns[self.index].request;
-        let started = shared.clock.now();
         let settled = stage.begin.saturating_add(stage.plan.settle);
         let mut labels = session.labels.clone();
         labels.extend(request.labels.clone());
         let target: &Target = &shared.plan.target;
-        Box::new(Record {
-            id: shared.live.sent.fetch_add(1, Relaxed),
+        Record {
+            id,
             session: session.id,
             user: session.user,
             turn: u32::try_from(self.index).unwrap_or(u32::MAX),
@@ -222,14 +236,12 @@ impl Exchange<'_> {
             warmup: stage.plan.warm_up || self.due.unwrap_or(started) < settled,
             due: self.due,
             started,
-            finished: started,
             asked_input_tokens: request.asked_input_tokens,
             asked_output_tokens: request.max_output_tokens,
-            connection: Connection::New,
             model: request.model.clone().filter(|model| *model != target.model),
             labels,
             ..Record::default()
-        })
+        }
     }
 
     /// Counts and journals a record. Whether it ended well.

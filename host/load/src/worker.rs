@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Open connections until so many wait at each endpoint, and drop this.
     OpenAhead(usize, Arc<Countdown>),
     /// Play a session, now.
-    Play(Active, Job),
+    Play(Active, Box<Job>),
     /// Play one session after the other: the slot of this number of a closed loop.
     Slot(Active, u32),
 }
@@ -207,7 +207,7 @@ async fn next_job(
     worker: &Worker,
     stage: &StageNow,
     phase: &mut watch::Receiver<Phase>,
-) -> Option<Job> {
+) -> Option<Box<Job>> {
     let session = match stage.start_session() {
         true => before_close(phase, stage.supply.take()).await.flatten(),
         false => None,
