@@ -8,6 +8,7 @@ use crate::model::items;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, SETTINGS, Settings, Source};
 use crate::{embedded, unit};
+use analysis::CacheWish;
 use load::Endpoint;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub(crate) struct Experiment {
     pub(crate) harness_settings: Value,
     pub(crate) workload_settings: Value,
     pub(crate) load: LoadSettings,
+    /// What is asked of the server's prefix cache.
+    #[serde(default)]
+    pub(crate) cache: CacheWish,
     /// Service-level objectives in milliseconds.
     pub(crate) slo: BTreeMap<String, f64>,
     pub(crate) seed: u64,
@@ -63,6 +67,9 @@ pub(crate) struct TargetSettings {
     pub(crate) tokenizer: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) insecure: bool,
+    /// Further metrics pages to read.
+    #[serde(default)]
+    pub(crate) metrics: Vec<String>,
 }
 
 /// When the load gives up, and how many threads make it.
@@ -340,6 +347,7 @@ impl Experiment {
                 tokenizer: path_of("target.tokenizer"),
                 ca_file: path_of("target.ca_file"),
                 insecure: settings.get("target.insecure").as_bool().unwrap_or(false),
+                metrics: texts(settings.get("target.metrics")),
             },
             harness: harness(settings).to_owned(),
             harness_settings: settings.get("harness.settings").clone(),
@@ -351,6 +359,11 @@ impl Experiment {
                     .and_then(|n| usize::try_from(n).ok()),
                 max_error_rate: settings.get("load.max_error_rate").as_f64(),
                 give_up_after_ns: duration("load.give_up_after"),
+            },
+            cache: match settings.text("cache") {
+                Some("cold") => CacheWish::Cold,
+                Some("warm") => CacheWish::Warm,
+                _ => CacheWish::AsIs,
             },
             slo: slo.unwrap_or_default(),
             seed: settings.get("seed").as_u64().unwrap_or(1),
@@ -447,6 +460,14 @@ pub(crate) fn secrets(settings: &Settings) -> Result<Secrets> {
         }
     }
     Ok(secrets)
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|text| Some(text.as_str()?.to_owned()))
+        .collect()
 }
 
 fn header_map(settings: &Settings) -> BTreeMap<String, String> {

@@ -20,9 +20,9 @@ pub struct Quantity {
 /// How series make one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A state, added up over the engines of a server.
+    /// A state, added up over the engines or GPUs of a server.
     Sum,
-    /// A share, averaged over the engines of a server.
+    /// A state, averaged over the engines or GPUs of a server.
     Mean,
     /// A count since the server started; only differences mean something.
     Counter,
@@ -31,7 +31,8 @@ pub enum Kind {
 }
 
 /// Every quantity. Sources: the metric tables of vLLM (`vllm:`), SGLang (`sglang:`), llama.cpp
-/// (`llamacpp:`) and TGI (`tgi_`).
+/// (`llamacpp:`) and TGI (`tgi_`); of GPUs, NVIDIA's DCGM exporter (`DCGM_`) and `nvidia-smi`, whose
+/// columns whoever reads them calls `nvidia_smi:COLUMN`.
 pub const QUANTITIES: &[Quantity] = &[
     Quantity {
         name: "running",
@@ -138,6 +139,7 @@ pub const QUANTITIES: &[Quantity] = &[
             "vllm:inter_token_latency_seconds",
             "vllm:time_per_output_token_seconds",
             "sglang:inter_token_latency_seconds",
+            "sglang:time_per_output_token_seconds",
         ],
     },
     Quantity {
@@ -145,7 +147,57 @@ pub const QUANTITIES: &[Quantity] = &[
         title: "latency",
         unit: "ms",
         kind: Kind::Histogram,
-        names: &["vllm:e2e_request_latency_seconds", "sglang:e2e_request_latency_seconds"],
+        names: &[
+            "vllm:e2e_request_latency_seconds",
+            "sglang:e2e_request_latency_seconds",
+            "tgi_request_duration",
+        ],
+    },
+    Quantity {
+        name: "queue_time",
+        title: "time in the queue",
+        unit: "ms",
+        kind: Kind::Histogram,
+        names: &[
+            "vllm:request_queue_time_seconds",
+            "sglang:queue_time_seconds",
+            "tgi_request_queue_duration",
+        ],
+    },
+    Quantity {
+        name: "gpu_utilization",
+        title: "GPU utilisation",
+        unit: "%",
+        kind: Kind::Mean,
+        names: &["DCGM_FI_DEV_GPU_UTIL", "nvidia_smi:utilization.gpu"],
+    },
+    Quantity {
+        name: "gpu_memory_used",
+        title: "GPU memory in use",
+        unit: "MiB",
+        kind: Kind::Sum,
+        names: &["DCGM_FI_DEV_FB_USED", "nvidia_smi:memory.used"],
+    },
+    Quantity {
+        name: "gpu_power",
+        title: "GPU power",
+        unit: "W",
+        kind: Kind::Sum,
+        names: &["DCGM_FI_DEV_POWER_USAGE", "nvidia_smi:power.draw"],
+    },
+    Quantity {
+        name: "gpu_sm_clock",
+        title: "GPU clock",
+        unit: "MHz",
+        kind: Kind::Mean,
+        names: &["DCGM_FI_DEV_SM_CLOCK", "nvidia_smi:clocks.sm"],
+    },
+    Quantity {
+        name: "gpu_temperature",
+        title: "GPU temperature",
+        unit: "°C",
+        kind: Kind::Mean,
+        names: &["DCGM_FI_DEV_GPU_TEMP", "nvidia_smi:temperature.gpu"],
     },
 ];
 
