@@ -184,16 +184,18 @@ impl CacheView {
         Some((self.reported? - self.at_most).max(0.0))
     }
 
-    /// Hits that were to be expected and did not come.
+    /// Share of the hits to be expected that did not come; none where hardly any were.
     pub(crate) fn missing(&self) -> Option<f64> {
-        Some((self.at_least - self.reported?).max(0.0))
+        const HARDLY_ANY: f64 = 0.02;
+        let short = (self.at_least - self.reported?).max(0.0);
+        Some(if self.at_least > HARDLY_ANY { short / self.at_least } else { 0.0 })
     }
 }
 
 /// Share of the prompts' tokens from which on a difference is told: more would move a TTFT.
 pub(crate) const UNEXPLAINED: f64 = 0.05;
-/// The same for hits that did not come, of which prompts that come at the same time explain some.
-pub(crate) const MISSING: f64 = 0.20;
+/// Share of the expected hits from which on it is told that they did not come.
+pub(crate) const MISSING: f64 = 0.25;
 
 /// What the reader should know of the cache, with both figures.
 pub(crate) fn notes(cache: &CacheSummary, say: &mut impl FnMut(Severity, String)) {

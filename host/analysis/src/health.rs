@@ -188,7 +188,7 @@ const RULES: &[Rule] = &[
         what: "prompt tokens that the server had cached and nothing sent in this run explains",
         suspect: cache::UNEXPLAINED,
         invalid: NEVER,
-        least: 10,
+        least: 1,
         shown: Shown::Percent,
         measure: |e| e.cache(CacheWish::Cold, CacheView::unexplained),
         cure: "`cache: cold` was asked for and the server's cache was not: keep others away from the \
@@ -196,10 +196,10 @@ const RULES: &[Rule] = &[
     },
     Rule {
         name: "cache_not_warm",
-        what: "prompt tokens that a warm cache would have had and the server's did not",
+        what: "hits that the prompts explain and the server's prefix cache did not have",
         suspect: cache::MISSING,
         invalid: NEVER,
-        least: 10,
+        least: 1,
         shown: Shown::Percent,
         measure: |e| e.cache(CacheWish::Warm, CacheView::missing),
         cure: "`cache: warm` was asked for: give the server a larger cache and switch it on, or ask for \
