@@ -20,6 +20,8 @@ const KEPT: usize = 500_000;
 /// Bytes of an answer's token, and tokens of an answer whose length nobody chose.
 const BYTES_OF_TOKEN: u64 = 5;
 const ANSWER: u32 = 128;
+/// New blocks for which it is worth while to warm a cache up.
+const WORTH: usize = 2;
 /// Words of a marker: some 10^15 of them.
 const MARKER_WORDS: u32 = 6;
 
@@ -184,7 +186,8 @@ pub(crate) fn mark(session: &mut Session, marker: &str) {
 }
 
 /// Sessions of one request that have a server cache the beginnings which the first prompts of several
-/// sessions of a stage share; one for each that is not a part of another.
+/// sessions of a stage share, shorter ones first. What is hardly longer than another is left out: words
+/// of chance are the same now and then.
 pub(crate) fn warm_up(stages: &[Vec<Session>]) -> Vec<Session> {
     let mut cached: HashSet<u64> = HashSet::new();
     let mut found = Vec::new();
@@ -203,10 +206,12 @@ pub(crate) fn warm_up(stages: &[Vec<Session>]) -> Vec<Session> {
             })
             .filter(|(depth, ..)| *depth > 0)
             .collect();
-        shared.sort_by_key(|(depth, ..)| std::cmp::Reverse(*depth));
+        shared.sort_by_key(|(depth, ..)| *depth);
         for (depth, chain, session) in shared {
-            let is_new = !cached.contains(&chain[depth - 1]);
-            if is_new && let Some(prompt) = beginning(&session.turns[0].request.prompt, depth) {
+            let new = chain[..depth].iter().filter(|block| !cached.contains(*block)).count();
+            if new >= WORTH
+                && let Some(prompt) = beginning(&session.turns[0].request.prompt, depth)
+            {
                 cached.extend(&chain[..depth]);
                 found.push(once(found.len() as u64, prompt, &session.turns[0].request));
             }
@@ -354,7 +359,7 @@ mod tests {
             chat(2, &[("user", &system), ("user", &user)]),
         ];
         let found = shares(&chats);
-        assert_eq!((found[0][0], found[2][0]), (0.0, 4.0 / 206.0));
+        assert_eq!((found[0][0], found[2][0]), (0.0, 0.0));
         assert!((found[1][0] - (6.0 + 128.0 + 4.0) / 202.0).abs() < 1e-9, "{found:?}");
     }
 
@@ -432,9 +437,14 @@ mod tests {
         ];
         let warm = warm_up(&[chats.to_vec()]);
         let Prompt::Messages(messages) = &warm[0].turns[0].request.prompt else { panic!() };
+        assert_eq!(messages[0].parts, [Part::Text("é".repeat(32))]);
+        let Prompt::Messages(messages) = &warm[1].turns[0].request.prompt else { panic!() };
         assert_eq!(messages.len(), 1);
         assert_eq!(messages[0].parts, [Part::Text(system)]);
-        let Prompt::Messages(messages) = &warm[1].turns[0].request.prompt else { panic!() };
-        assert_eq!(messages[0].parts, [Part::Text("é".repeat(32))]);
+
+        // One more block is the same by chance.
+        let chance = [prompt('p', 'a'), prompt('p', 'b'), blocks('p', 4), blocks('p', 4) + "x"];
+        let chance: Vec<Session> = chance.iter().map(|text| one(text)).collect();
+        assert_eq!(warm_up(&[chance]).len(), 1);
     }
 }

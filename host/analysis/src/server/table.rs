@@ -13,7 +13,7 @@ pub struct Quantity {
     /// How its series make one number.
     pub kind: Kind,
     /// What engines call it, today's names before older ones: the first that a page has is read,
-    /// for some pages carry both.
+    /// for some pages carry both. Names with `+` between them are added up.
     pub names: &'static [&'static str],
 }
 
@@ -29,6 +29,10 @@ pub enum Kind {
     /// A histogram in seconds, counted since the server started.
     Histogram,
 }
+
+/// llama.cpp counts the prompt tokens that it computed and those that it had apart.
+const LLAMA_CPP_PROMPT_TOKENS: &str =
+    "llamacpp:prompt_tokens_total+llamacpp:prompt_tokens_cached_total";
 
 /// Every quantity. Sources: the metric tables of vLLM (`vllm:`), SGLang (`sglang:`), llama.cpp
 /// (`llamacpp:`) and TGI (`tgi_`); of GPUs, NVIDIA's DCGM exporter (`DCGM_`) and `nvidia-smi`, whose
@@ -78,7 +82,7 @@ pub const QUANTITIES: &[Quantity] = &[
         names: &[
             "vllm:prompt_tokens_total",
             "sglang:prompt_tokens_total",
-            "llamacpp:prompt_tokens_total",
+            LLAMA_CPP_PROMPT_TOKENS,
             "tgi_request_input_length_sum",
         ],
     },
@@ -103,6 +107,7 @@ pub const QUANTITIES: &[Quantity] = &[
             "vllm:prefix_cache_queries_total",
             "vllm:gpu_prefix_cache_queries_total",
             "sglang:prompt_tokens_total",
+            LLAMA_CPP_PROMPT_TOKENS,
         ],
     },
     Quantity {
@@ -114,6 +119,7 @@ pub const QUANTITIES: &[Quantity] = &[
             "vllm:prefix_cache_hits_total",
             "vllm:gpu_prefix_cache_hits_total",
             "sglang:cached_tokens_total",
+            "llamacpp:prompt_tokens_cached_total",
         ],
     },
     Quantity {
@@ -209,7 +215,7 @@ pub fn is_known(name: &str) -> bool {
             Kind::Histogram => name
                 .strip_prefix(known)
                 .is_some_and(|rest| ["_bucket", "_sum", "_count"].contains(&rest)),
-            _ => name == *known,
+            _ => known.split('+').any(|known| name == known),
         })
     };
     QUANTITIES.iter().any(of)

@@ -141,14 +141,17 @@ impl ServerView {
     }
 }
 
-/// The series of a quantity: those of the first of its names that the reading has.
+/// The series of a quantity: those of the first of its names that the reading has any of.
 fn series<'a>(quantity: &Quantity, snapshot: &'a Snapshot, ending: &str) -> Vec<&'a Series> {
     quantity
         .names
         .iter()
         .map(|name| {
-            let name = format!("{name}{ending}");
-            snapshot.series.iter().filter(|series| series.name == name).collect::<Vec<_>>()
+            let is_named = |series: &&Series| {
+                let stem = series.name.strip_suffix(ending);
+                stem.is_some_and(|stem| name.split('+').any(|name| name == stem))
+            };
+            snapshot.series.iter().filter(is_named).collect::<Vec<_>>()
         })
         .find(|series| !series.is_empty())
         .unwrap_or_default()
@@ -193,7 +196,8 @@ fn difference(
     }
     let mut sum = 0.0;
     for series in new {
-        let earlier = match old.iter().find(|other| other.labels == series.labels) {
+        let same = |other: &&&Series| other.name == series.name && other.labels == series.labels;
+        let earlier = match old.iter().find(same) {
             Some(earlier) => earlier.value,
             // A count that a page did not have yet began at 0; that of a page which did not answer
             // had begun long before.
@@ -315,6 +319,19 @@ mod tests {
             total(&format!("{one}vllm:num_requests_running{{page=\"b\"}} 0\n")),
             Some(9002.0)
         );
+    }
+
+    #[test]
+    fn llama_cpp_counts_what_it_computed_and_what_it_had_apart() {
+        let page = |computed: u32, had: u32, at: u64| Snapshot {
+            at,
+            series: parse(&format!(
+                "llamacpp:prompt_tokens_total {computed}\nllamacpp:prompt_tokens_cached_total {had}\n"
+            )),
+        };
+        let found = view("s", (0, 9), &[page(10, 5, 0), page(40, 75, 9)]).unwrap();
+        assert_eq!(found.totals["prompt_tokens"].value, 100.0);
+        assert_eq!(found.prefix_cache_hit_rate, Some(0.7));
     }
 
     #[test]
