@@ -7,16 +7,17 @@
 
 use crate::words::Words;
 use analysis::EXPECTED_CACHED;
+use foldhash::fast::FixedState;
 use load::{Message, Pacing, Part, Prompt, Request, Session, Turn};
-use std::collections::hash_map::{DefaultHasher, RandomState};
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 
 /// Bytes of a block: about 16 tokens of English.
 const BLOCK: usize = 64;
-/// Blocks that are remembered at least, some eight million tokens: more than servers keep, and
-/// bounded however long a run is.
-const KEPT: usize = 500_000;
+/// Blocks that are remembered at least, some three million tokens: more than servers keep, and bounded
+/// however long a run is.
+const KEPT: usize = 200_000;
 /// Bytes of an answer's token, and tokens of an answer whose length nobody chose.
 const BYTES_OF_TOKEN: u64 = 5;
 const ANSWER: u32 = 128;
@@ -28,8 +29,8 @@ const MARKER_WORDS: u32 = 6;
 /// Which beginnings of prompts have been sent: the blocks of late, and those that were used again.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
-    young: HashSet<u64>,
-    old: HashSet<u64>,
+    young: HashSet<u64, FixedState>,
+    old: HashSet<u64, FixedState>,
 }
 
 impl Sent {
@@ -73,9 +74,9 @@ impl Sent {
         }
     }
 
-    /// Notes a block; says whether it was known.
-    fn knows(&mut self, block: u64) -> bool {
-        let was_known = !self.young.insert(block) || self.old.contains(&block);
+    /// Notes a block; says whether it was known. Nothing is known that follows something new.
+    fn knows(&mut self, block: u64, may_be_known: bool) -> bool {
+        let was_known = !self.young.insert(block) || may_be_known && self.old.contains(&block);
         if self.young.len() >= KEPT {
             self.old = std::mem::take(&mut self.young);
         }
@@ -102,7 +103,7 @@ impl Walk {
     fn step(&mut self, sent: &mut Sent, block: impl Hash, length: u64) {
         self.chain = chained(self.chain, block);
         self.total += length;
-        self.is_shared &= sent.knows(self.chain);
+        self.is_shared &= sent.knows(self.chain, self.is_shared);
         if self.is_shared {
             self.shared += length;
         }
@@ -114,10 +115,7 @@ impl Walk {
 }
 
 fn chained(before: u64, block: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u64(before);
-    block.hash(&mut hasher);
-    hasher.finish()
+    FixedState::default().hash_one((before, block))
 }
 
 /// Bytes that an answer will have.
@@ -377,15 +375,15 @@ mod tests {
     #[test]
     fn what_is_used_again_is_remembered_and_the_rest_is_bounded() {
         let mut sent = Sent::default();
-        sent.knows(7);
+        sent.knows(7, true);
         for block in 0..3 * KEPT as u64 {
-            sent.knows(1_000 + block);
+            sent.knows(1_000 + block, true);
             if block % 100_000 == 0 {
-                assert!(sent.knows(7));
+                assert!(sent.knows(7, true));
             }
         }
         assert!(sent.young.len() + sent.old.len() <= 2 * KEPT);
-        assert!(!sent.knows(1_000), "long ago, and never again");
+        assert!(!sent.knows(1_000, true), "long ago, and never again");
     }
 
     #[test]

@@ -112,6 +112,22 @@ fn gpus_of_this_machine_are_read_from_nvidia_smi_where_it_is() {
 }
 
 #[test]
+fn the_page_is_read_where_a_stage_follows_another() {
+    let server = Server::start(&["--ttft", "1ms", "--itl", "1ms"]);
+    let bench = Bench::new();
+    let load =
+        ["--warmup", "40", "--concurrency", "1", "--requests", "16", "--output-tokens", "64"];
+    let ended = bench.load(&server, &load);
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    let lines = bench.read("w/results/server_metrics.jsonl");
+    let time = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["at"].as_u64();
+    let times: Vec<u64> = lines.lines().filter_map(time).collect();
+    // Apart from that one and the last, readings are a second apart.
+    let between = times.windows(2).rev().skip(1).map(|pair| pair[1] - pair[0]);
+    assert!(between.min().unwrap() < 950_000_000, "{times:?}");
+}
+
+#[test]
 fn several_targets_are_added_up() {
     let pages: Vec<Stub> = [1.0, 3.0]
         .map(|running| {

@@ -5,6 +5,7 @@ use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::outcome::Outcome;
 use crate::phase::plan::Prepared;
+use crate::phase::server_metrics::Reading;
 use crate::phase::smoketest::{check_model, parse};
 use crate::phase::supply::{AHEAD, Supply};
 use crate::phase::{cache, environment, server_metrics};
@@ -128,7 +129,7 @@ pub(crate) fn run(
     let reading = server_metrics::begin(watched, &results, redaction, std::time::Instant::now())?;
     let running = load::start(load_plan, supplies, journal)
         .map_err(|error| Error::unexpected("cannot start the load").because(error))?;
-    let interrupted = follow(&running, stages.len(), &failure, printer);
+    let interrupted = follow(&running, stages.len(), reading.as_ref(), &failure, printer);
     let ended = running.finish();
     if let Some(reading) = reading {
         reading.end();
@@ -194,9 +195,11 @@ pub(crate) fn run(
 fn follow(
     running: &load::Run,
     stages: usize,
+    reading: Option<&Reading>,
     failure: &Mutex<Option<Error>>,
     printer: &Printer,
 ) -> bool {
+    let mut stage = 0;
     let mut progress = printer.progress();
     let mut told = 0;
     let mut aborted = false;
@@ -219,6 +222,13 @@ fn follow(
             running.abort(EndReason::PluginFailed, message);
         }
         drop(failed);
+        if let Some(reading) = reading.filter(|_| stages > 1) {
+            let now = running.progress().stage;
+            if now != stage {
+                stage = now;
+                reading.now();
+            }
+        }
         progress.show(|| line(&running.progress(), stages));
     }
     progress.end();

@@ -1,5 +1,5 @@
 //! Reads the target's own metrics pages, and those of its GPUs, before, during and after the load, once
-//! a second, into `results/server_metrics.jsonl`.
+//! a second and between stages, into `results/server_metrics.jsonl`.
 
 use crate::error::{Error, Result};
 use crate::experiment::Experiment;
@@ -38,8 +38,16 @@ struct Line {
 /// The reading under way.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    stop: Sender<()>,
+    wishes: Sender<Wish>,
     thread: JoinHandle<()>,
+}
+
+/// What is wanted of it.
+enum Wish {
+    /// To read once more than it would.
+    Now,
+    /// To read once more and end.
+    End,
 }
 
 /// What is read.
@@ -114,19 +122,24 @@ pub(crate) fn begin(
     let file = File::create(&path).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
     })?;
-    let (stop, stopped) = channel();
+    let (wishes, wished) = channel();
     let thread = std::thread::Builder::new()
         .name("server-metrics".into())
-        .spawn(move || follow(&watched, file, &redaction, start, &stopped))
+        .spawn(move || follow(&watched, file, &redaction, start, &wished))
         .map_err(|error| Error::unexpected("cannot start a thread").because(error))?;
-    Ok(Some(Reading { stop, thread }))
+    Ok(Some(Reading { wishes, thread }))
 }
 
 impl Reading {
+    /// Reads now as well: a stage has begun, of which counts shall hold nothing of the one before.
+    pub(crate) fn now(&self) {
+        // A thread that has ended already has said all that it could.
+        let _ = self.wishes.send(Wish::Now);
+    }
+
     /// Reads once more and ends.
     pub(crate) fn end(self) {
-        // A thread that has ended already has said all that it could.
-        let _ = self.stop.send(());
+        let _ = self.wishes.send(Wish::End);
         let _ = self.thread.join();
     }
 }
@@ -136,7 +149,7 @@ fn follow(
     mut file: File,
     redaction: &Redaction,
     start: Instant,
-    stopped: &Receiver<()>,
+    wished: &Receiver<Wish>,
 ) {
     let mut next = Instant::now();
     let mut is_last = false;
@@ -150,9 +163,14 @@ fn follow(
         if is_last || !is_kept {
             return;
         }
-        next = (next + EVERY).max(Instant::now());
-        let wait = next.saturating_duration_since(Instant::now());
-        is_last = !matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
+        let now = Instant::now();
+        if now >= next {
+            next = (next + EVERY).max(now);
+        }
+        is_last = match wished.recv_timeout(next.saturating_duration_since(now)) {
+            Ok(Wish::Now) | Err(RecvTimeoutError::Timeout) => false,
+            Ok(Wish::End) | Err(RecvTimeoutError::Disconnected) => true,
+        };
     }
 }
 
