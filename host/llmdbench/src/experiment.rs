@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use url::Url;
 
 /// What the user wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -301,6 +302,11 @@ impl Experiment {
                 ));
             }
         }
+        for url in texts(settings.get("target.metrics")) {
+            if let Some(wrong) = wrong_page(&url) {
+                problems.push(at(settings, "target.metrics", &wrong));
+            }
+        }
         if settings.get("load.threads") == 0 {
             let message = "`load.threads`: without a thread nothing can be sent; leave it out for one for each core";
             problems.push(at(settings, "load.threads", message));
@@ -473,6 +479,21 @@ fn texts(list: &Value) -> Vec<String> {
 fn header_map(settings: &Settings) -> BTreeMap<String, String> {
     let Some(map) = settings.get("target.headers").as_object() else { return BTreeMap::new() };
     map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+}
+
+/// Why a metrics page cannot be read from this address. None: it can be tried.
+fn wrong_page(text: &str) -> Option<String> {
+    let hidden = text.split_once('@').map_or(text, |(_, rest)| rest);
+    let said = format!("`target.metrics`: a page cannot be read from `{hidden}`");
+    let Ok(url) = Url::parse(text) else {
+        return Some(format!("{said}: it is no URL; write it like http://node:9400/metrics"));
+    };
+    if !["http", "https"].contains(&url.scheme()) {
+        return Some(format!("{said}: it must begin with http:// or https://"));
+    }
+    let has_secret = !url.username().is_empty() || url.password().is_some();
+    // The address stands in files.
+    has_secret.then(|| format!("{said}: a user name or password has no place in it"))
 }
 
 fn at(settings: &Settings, path: &str, message: &str) -> Problem {

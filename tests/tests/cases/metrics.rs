@@ -80,6 +80,18 @@ fn gpus_are_read_from_the_page_of_a_dcgm_exporter() {
 }
 
 #[test]
+fn an_address_that_is_no_page_or_holds_a_secret_is_refused() {
+    let refused = |url: &str| {
+        let args = ["run", "--endpoint", "http://127.0.0.1:9", "--model", "m", "--metrics", url];
+        Bench::new().run(&args).expect(2)
+    };
+    refused("node:9400/metrics").says("it must begin with http://");
+    refused("metrics").says("it is no URL");
+    let ended = refused("http://u:hunter2@node/metrics").says("has no place in it");
+    assert!(!ended.output().contains("hunter2"), "{}", ended.output());
+}
+
+#[test]
 fn gpus_of_this_machine_are_read_from_nvidia_smi_where_it_is() {
     use std::os::unix::fs::PermissionsExt;
     // What it is asked for is kept; it answers as the real one does, one of the GPUs with less.

@@ -19,6 +19,7 @@ use analysis::{CacheState, CacheWish};
 use load::{Arrival, Endpoint, Session};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::iter;
 use std::time::Duration;
 
 /// How servers are made to forget: the first that one knows is taken.
@@ -50,8 +51,9 @@ const VERSION: &str = "1.0";
 pub(crate) struct Ready {
     format: String,
     version: String,
-    #[serde(flatten)]
-    state: CacheState,
+    asked: CacheWish,
+    /// What was done, in a sentence.
+    done: String,
     /// What servers answered to the wish that they forget.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     resets: Vec<Answer>,
@@ -86,10 +88,10 @@ pub(crate) fn make_ready(
     let mut ready = Ready {
         format: FORMAT.to_owned(),
         version: VERSION.to_owned(),
-        state: CacheState { asked: experiment.cache, done: String::new() },
+        asked: experiment.cache,
         ..Ready::default()
     };
-    ready.state.done = match experiment.cache {
+    ready.done = match experiment.cache {
         CacheWish::AsIs => "Nothing was done: the cache held what it held.".to_owned(),
         CacheWish::Cold => {
             let mut all_reset = true;
@@ -109,16 +111,21 @@ pub(crate) fn make_ready(
             }
         }
         CacheWish::Warm => {
-            ready.warm_up = cache::warm_up(&look_ahead()?);
+            let shared = cache::warm_up(&look_ahead()?);
+            // Sessions are spread evenly, so that every endpoint gets each of them.
+            let everywhere = shared.iter().flat_map(|one| iter::repeat_n(one, endpoints.len()));
+            let numbered = |(id, one): (u64, &Session)| Session { id, user: id, ..one.clone() };
+            ready.warm_up = (0..).zip(everywhere).map(numbered).collect();
             ready.warm_up_requests = ready.warm_up.len();
-            match ready.warm_up.len() {
-                0 => "The first prompts of sessions share no beginning: there was nothing to warm up.".to_owned(),
-                n => format!("The {n} beginnings that prompts share were sent once before the load."),
+            match shared.len() {
+                0 => "The first prompts of sessions share no beginning: there was nothing to warm up.",
+                _ => "The beginnings that prompts share were sent once before the load.",
             }
+            .to_owned()
         }
     };
     if experiment.cache != CacheWish::AsIs {
-        printer.step(&format!("cache: {}: {}", experiment.cache.name(), ready.state.done));
+        printer.step(&format!("cache: {}: {}", experiment.cache.name(), ready.done));
     }
     Ok(ready)
 }
@@ -188,5 +195,5 @@ impl Ready {
 /// What was asked of the cache of a run. None: nobody wrote it down.
 pub(crate) fn state(results: &Results) -> Option<CacheState> {
     let ready = run_dir::read_json::<Ready>(&results.cache()).ok()??;
-    Some(ready.state)
+    Some(CacheState { asked: ready.asked, done: ready.done })
 }
