@@ -118,7 +118,7 @@ pub(crate) fn make_ready(
             ready.warm_up = (0..).zip(everywhere).map(numbered).collect();
             ready.warm_up_requests = ready.warm_up.len();
             match shared.len() {
-                0 => "The first prompts of sessions share no beginning: there was nothing to warm up.",
+                0 => "The first prompts of sessions share no beginning worth the while: nothing was sent.",
                 _ => "The beginnings that prompts share were sent once before the load.",
             }
             .to_owned()
