@@ -89,3 +89,58 @@ fn bench_does_it_all_with_a_real_server() {
     assert_eq!(bench.standing(), Vec::<i32>::new());
     assert!(bench.path("w/analysis/report.html").is_file());
 }
+
+#[test]
+fn a_cold_cache_is_had_of_a_real_server_that_cannot_forget() {
+    let bench = Bench::new();
+    let serve = root().join("tests/llama/serve");
+    bench.write(
+        "e.yaml",
+        format!(
+            "deploy:
+  method: local
+  model: tiny
+  settings:
+    command: [{}, --port, $(LLMDBENCH_PORT), --model, tiny, --slots, '1', --prompt-cache]
+    ready_path: /health
+    ready_timeout: 5m
+target: {{api: completions}}
+harness:
+  settings: {{stages: [{{concurrency: 1, requests: 12}}]}}
+workload:
+  settings: {{input_tokens: 64, output_tokens: 2, shared_prefix_tokens: 192}}
+",
+            serve.display()
+        ),
+    );
+    bench.run(&["standup", "e.yaml"]).expect(0);
+    let run = |n: usize, cache: &str| {
+        let ended = bench.run(&["run", "e.yaml", "--cache", cache]);
+        assert!([0, 7].contains(&ended.code), "{}", ended.output());
+        let within =
+            |folder: &str| if n == 1 { folder.to_owned() } else { format!("{folder}/{n}") };
+        let log = Log::read(&bench.path(&format!("w/{}/records.jsonl", within("results"))));
+        let summary = bench.json(&format!("w/{}/data/summary.json", within("analysis")));
+        let first =
+            log.records.iter().find(|record| !record.warmup).unwrap().cached_tokens.unwrap();
+        let share = |value: &serde_json::Value| value.as_f64().unwrap();
+        let view = &summary["cache"]["stages"][0];
+        let [expected, reported] = ["expected", "reported"].map(|name| share(&view[name]));
+        // Answers and counters agree where nothing else lies between two readings of the counters.
+        let counted = share(&summary["server"][0]["prefix_cache_hit_rate"]);
+        assert!(cache == "warm" || (counted - reported).abs() < 0.02, "{counted} {reported}");
+        (first, expected, reported)
+    };
+    let (first, expected, reported) = run(1, "as-is");
+    assert!(first < 16 && (expected - reported).abs() < 0.1, "{first} {expected} {reported}");
+    let (first, ..) = run(2, "as-is");
+    assert!(first > 180, "{first}: what the first run left");
+    for n in [3, 4] {
+        let (first, expected, reported) = run(n, "cold");
+        assert!(first < 16 && (expected - reported).abs() < 0.1, "{first} {expected} {reported}");
+    }
+    let (first, ..) = run(5, "warm");
+    assert!(first > 180, "{first}: sent before the load");
+    bench.run(&["teardown"]).expect(0);
+    assert_eq!(bench.standing(), Vec::<i32>::new());
+}

@@ -190,6 +190,7 @@ fn options(header: &Header) -> Result<Options, analysis::SloError> {
         }],
         plugins: Vec::new(),
         server: Vec::new(),
+        cache: None,
         title: "A made-up run".to_owned(),
         facts: vec![
             ("run".to_owned(), header.run.clone()),

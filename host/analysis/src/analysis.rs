@@ -1,5 +1,6 @@
 //! [`Analysis`]: everything that reports and charts show, and the function that reckons it.
 
+use crate::cache::{self, CacheState};
 use crate::collector::{Request, Run};
 use crate::server::{ServerView, Snapshot, view};
 use crate::slo::Slo;
@@ -24,6 +25,8 @@ pub struct Options {
     pub plugins: Vec<PluginReport>,
     /// Readings of the server's own metrics, in order of time.
     pub server: Vec<Snapshot>,
+    /// What was asked of the server's prefix cache. None: nobody knows.
+    pub cache: Option<CacheState>,
     /// Title of the report.
     pub title: String,
     /// Name and value of what stands at the report's head.
@@ -118,9 +121,15 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
     let measured: usize = parts.iter().map(|part| part.measured().count()).sum();
     let excluded = (run.requests.len() - measured) as u64;
     total.excluded = excluded;
-    let server = server_views(&parts, &options.server);
-    let health = health::judge(&run, &parts, &stages);
-    let notes = notes::collect(&run, &parts, &stages, &total, options);
+    let mut server = server_views(&parts, &options.server);
+    for view in &mut server {
+        if let Some(here) = stages.iter().chain([&total]).find(|stage| stage.name == view.stage) {
+            view.compare(here);
+        }
+    }
+    let cache = cache::summarise(options.cache.as_ref(), &parts, &server);
+    let health = health::judge(&run, &parts, &stages, cache.as_ref());
+    let notes = notes::collect(&run, &parts, &stages, &total, cache.as_ref(), options);
     let summary = Summary {
         format: FORMAT.to_owned(),
         version: VERSION.to_owned(),
@@ -134,6 +143,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         total,
         notes,
         server,
+        cache,
         plugins: options.plugins.iter().map(|found| found.results.clone()).collect(),
     };
     let messages = run.messages.iter().map(|(kind, texts)| (kind.name().to_owned(), texts.clone()));

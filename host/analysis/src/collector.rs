@@ -1,5 +1,6 @@
 //! [`Collector`]: takes a run's entries one by one and keeps of each only what results need.
 
+use crate::cache::CacheCounts;
 use crate::gaps::Gaps;
 use crate::{Analysis, Options};
 use records::{
@@ -97,6 +98,8 @@ pub(crate) struct Counts {
     /// Requests that asked for so many tokens, and those that got them.
     pub(crate) asked_output: [u64; 2],
     pub(crate) retries: u64,
+    /// Tokens and hits of the prefix cache.
+    pub(crate) cache: CacheCounts,
 }
 
 impl Counts {
@@ -111,6 +114,7 @@ impl Counts {
         self.tokenizer += other.tokenizer;
         self.nobody += other.nobody;
         self.retries += other.retries;
+        self.cache.add(&other.cache);
         for (sum, more) in self.asked_input.iter_mut().zip(other.asked_input) {
             *sum += more;
         }
@@ -273,6 +277,7 @@ impl Stage {
             counts.asked_output[1] += u64::from(got >= asked);
         }
         counts.retries += u64::from(record.retries);
+        counts.cache.take(record);
         self.gaps.len() - before
     }
 }

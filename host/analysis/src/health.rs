@@ -5,6 +5,7 @@
 //! cause, and another rule says so.
 
 use crate::analysis::{peak_in_flight, values};
+use crate::cache::{self, CacheSummary, CacheView, CacheWish};
 use crate::collector::Run;
 use crate::metric::ms;
 use crate::statistics::{P50, P90, P95, P99};
@@ -182,6 +183,28 @@ const RULES: &[Rule] = &[
         cure: "the server closes connections between requests: let it keep them, or take scheduled \
             latencies as those of new connections",
     },
+    Rule {
+        name: "cache_not_cold",
+        what: "prompt tokens that the server had cached and nothing sent in this run explains",
+        suspect: cache::UNEXPLAINED,
+        invalid: NEVER,
+        least: 1,
+        shown: Shown::Percent,
+        measure: |e| e.cache(CacheWish::Cold, CacheView::unexplained),
+        cure: "`cache: cold` was asked for and the server's cache was not: keep others away from the \
+            server, start it anew, or ask for `cache: as-is`",
+    },
+    Rule {
+        name: "cache_not_warm",
+        what: "hits that the prompts explain and the server's prefix cache did not have",
+        suspect: cache::MISSING,
+        invalid: NEVER,
+        least: 1,
+        shown: Shown::Percent,
+        measure: |e| e.cache(CacheWish::Warm, CacheView::missing),
+        cure: "`cache: warm` was asked for: give the server a larger cache and switch it on, or ask for \
+            `cache: as-is`",
+    },
 ];
 
 /// What rules look at: a stage.
@@ -193,13 +216,20 @@ struct Evidence<'a> {
     scale: Option<f64>,
     samples: &'a [ClientSample],
     starved: u64,
+    cache: Option<(CacheWish, &'a CacheView)>,
 }
 
 /// The verdict on a run.
-pub(crate) fn judge(run: &Run, parts: &[Part], summaries: &[StageSummary]) -> Health {
+pub(crate) fn judge(
+    run: &Run,
+    parts: &[Part],
+    summaries: &[StageSummary],
+    cache: Option<&CacheSummary>,
+) -> Health {
     let mut reasons: Vec<Reason> = Vec::new();
     for (part, summary) in parts.iter().zip(summaries) {
-        let evidence = Evidence::of(run, part, summary);
+        let mut evidence = Evidence::of(run, part, summary);
+        evidence.cache = cache.and_then(|cache| Some((cache.asked, cache.stage(&summary.name)?)));
         reasons.extend(RULES.iter().filter_map(|rule| rule.judge(&evidence)));
     }
     reasons.sort_by_key(|reason| std::cmp::Reverse(reason.verdict));
@@ -262,7 +292,18 @@ impl<'a> Evidence<'a> {
             scale: median("ttft").or(median("latency")).filter(|&scale| scale > 0.0),
             samples,
             starved: starved_by(after).saturating_sub(starved_by(from)),
+            cache: None,
         }
+    }
+
+    /// What a rule measures of the prefix cache, where this was asked of it.
+    fn cache(
+        &self,
+        asked: CacheWish,
+        measure: fn(&CacheView) -> Option<f64>,
+    ) -> Option<(f64, usize)> {
+        let (_, view) = self.cache.filter(|(wish, _)| *wish == asked)?;
+        Some((measure(view)?, view.requests as usize))
     }
 
     /// Whether requests were late because a limit in flight held them back, or may have been.

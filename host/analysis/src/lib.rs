@@ -5,6 +5,7 @@
 //! gives an [`Analysis`], from which [`report`] and [`charts`] make what people look at.
 
 mod analysis;
+mod cache;
 pub mod charts;
 mod collector;
 mod gaps;
@@ -22,6 +23,7 @@ mod summary;
 mod timeline;
 
 pub use analysis::{Analysis, Curve, Options, StageCurves};
+pub use cache::{CacheState, CacheSummary, CacheView, CacheWish, EXPECTED_CACHED};
 pub use collector::Collector;
 pub use health::{Health, Reason, Verdict, health_markdown};
 pub use metric::{Better, METRICS, Metric, metric, metrics_markdown};

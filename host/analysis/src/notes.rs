@@ -2,6 +2,7 @@
 //! give rise to: token accounting, a file that was cut, a server that could not keep up.
 
 use crate::analysis::Options;
+use crate::cache::{self, CacheSummary};
 use crate::collector::{Counts, Run};
 use crate::summarise::Part;
 use crate::summary::StageSummary;
@@ -49,6 +50,7 @@ pub(crate) fn collect(
     parts: &[Part],
     stages: &[StageSummary],
     total: &StageSummary,
+    cache: Option<&CacheSummary>,
     options: &Options,
 ) -> Vec<Note> {
     let mut notes = options.notes.clone();
@@ -61,6 +63,9 @@ pub(crate) fn collect(
     let mut counts = Counts::default();
     parts.iter().for_each(|part| counts.add(&part.stage.counts));
     tokens(&counts, total.succeeded, &mut say);
+    if let Some(cache) = cache {
+        cache::notes(cache, &mut say);
+    }
     notes.sort_by_key(|note| std::cmp::Reverse(note.severity));
     notes
 }

@@ -1,5 +1,6 @@
 //! [`Summary`]: the results of a run as `analysis/data/summary.json` keeps them.
 
+use crate::cache::CacheSummary;
 use crate::health::Health;
 use crate::notes::Note;
 use crate::plugin::PluginResults;
@@ -40,6 +41,9 @@ pub struct Summary {
     /// What the server says of itself, for each measured stage and for all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server: Vec<ServerView>,
+    /// The server's prefix cache. None: nobody knows what was asked of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheSummary>,
     /// What analyzer plugins found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub plugins: Vec<PluginResults>,

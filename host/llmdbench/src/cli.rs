@@ -178,6 +178,9 @@ pub(crate) struct TargetArgs {
     /// Check no TLS certificates
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Full URL of a further metrics page to read while load runs, such as a DCGM exporter's
+    #[arg(long, value_name = "URL")]
+    pub(crate) metrics: Vec<String>,
 }
 
 /// Options that say how load is made and what is asked.
@@ -226,6 +229,9 @@ pub(crate) struct LoadArgs {
     /// Service-level objectives of a request: ttft=500ms,tpot=50ms
     #[arg(long, value_name = "LIMITS")]
     pub(crate) slo: Option<String>,
+    /// The server's prefix cache when load begins: cold, warm, as-is
+    #[arg(long, value_name = "STATE")]
+    pub(crate) cache: Option<String>,
     /// Threads that send and read
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<u64>,
@@ -273,6 +279,9 @@ impl TargetArgs {
         if self.insecure {
             layer.set("target.insecure", "--insecure", json!(true));
         }
+        if !self.metrics.is_empty() {
+            layer.set("target.metrics", "--metrics", json!(self.metrics));
+        }
         if !self.headers.is_empty() {
             let mut map = Map::new();
             for header in &self.headers {
@@ -295,6 +304,7 @@ impl LoadArgs {
         put(layer, "workload.plugin", "--workload", self.workload.as_deref());
         put(layer, "analyze.slo", "--slo", self.slo.as_deref());
         put(layer, "load.give_up_after", "--give-up-after", self.give_up_after.as_deref());
+        put(layer, "cache", "--cache", self.cache.as_deref());
         if let Some(threads) = self.threads {
             layer.set("load.threads", "--threads", json!(threads));
         }

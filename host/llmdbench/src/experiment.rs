@@ -8,12 +8,14 @@ use crate::model::items;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, SETTINGS, Settings, Source};
 use crate::{embedded, unit};
+use analysis::CacheWish;
 use load::Endpoint;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use url::Url;
 
 /// What the user wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub(crate) struct Experiment {
     pub(crate) harness_settings: Value,
     pub(crate) workload_settings: Value,
     pub(crate) load: LoadSettings,
+    /// What is asked of the server's prefix cache.
+    #[serde(default)]
+    pub(crate) cache: CacheWish,
     /// Service-level objectives in milliseconds.
     pub(crate) slo: BTreeMap<String, f64>,
     pub(crate) seed: u64,
@@ -63,6 +68,9 @@ pub(crate) struct TargetSettings {
     pub(crate) tokenizer: Option<PathBuf>,
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) insecure: bool,
+    /// Further metrics pages to read.
+    #[serde(default)]
+    pub(crate) metrics: Vec<String>,
 }
 
 /// When the load gives up, and how many threads make it.
@@ -294,6 +302,11 @@ impl Experiment {
                 ));
             }
         }
+        for url in texts(settings.get("target.metrics")) {
+            if let Some(wrong) = wrong_page(&url) {
+                problems.push(at(settings, "target.metrics", &wrong));
+            }
+        }
         if settings.get("load.threads") == 0 {
             let message = "`load.threads`: without a thread nothing can be sent; leave it out for one for each core";
             problems.push(at(settings, "load.threads", message));
@@ -340,6 +353,7 @@ impl Experiment {
                 tokenizer: path_of("target.tokenizer"),
                 ca_file: path_of("target.ca_file"),
                 insecure: settings.get("target.insecure").as_bool().unwrap_or(false),
+                metrics: texts(settings.get("target.metrics")),
             },
             harness: harness(settings).to_owned(),
             harness_settings: settings.get("harness.settings").clone(),
@@ -351,6 +365,11 @@ impl Experiment {
                     .and_then(|n| usize::try_from(n).ok()),
                 max_error_rate: settings.get("load.max_error_rate").as_f64(),
                 give_up_after_ns: duration("load.give_up_after"),
+            },
+            cache: match settings.text("cache") {
+                Some("cold") => CacheWish::Cold,
+                Some("warm") => CacheWish::Warm,
+                _ => CacheWish::AsIs,
             },
             slo: slo.unwrap_or_default(),
             seed: settings.get("seed").as_u64().unwrap_or(1),
@@ -449,9 +468,32 @@ pub(crate) fn secrets(settings: &Settings) -> Result<Secrets> {
     Ok(secrets)
 }
 
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|text| Some(text.as_str()?.to_owned()))
+        .collect()
+}
+
 fn header_map(settings: &Settings) -> BTreeMap<String, String> {
     let Some(map) = settings.get("target.headers").as_object() else { return BTreeMap::new() };
     map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+}
+
+/// Why a metrics page cannot be read from this address. None: it can be tried.
+fn wrong_page(text: &str) -> Option<String> {
+    let hidden = text.split_once('@').map_or(text, |(_, rest)| rest);
+    let said = format!("`target.metrics`: a page cannot be read from `{hidden}`");
+    let Ok(url) = Url::parse(text) else {
+        return Some(format!("{said}: it is no URL; write it like http://node:9400/metrics"));
+    };
+    if !["http", "https"].contains(&url.scheme()) {
+        return Some(format!("{said}: it must begin with http:// or https://"));
+    }
+    let has_secret = !url.username().is_empty() || url.password().is_some();
+    // The address stands in files.
+    has_secret.then(|| format!("{said}: a user name or password has no place in it"))
 }
 
 fn at(settings: &Settings, path: &str, message: &str) -> Problem {

@@ -5,9 +5,11 @@ mod analyzer_report;
 
 pub(crate) mod analyze;
 pub(crate) mod analyzers;
+pub(crate) mod cache;
 pub(crate) mod dry_run;
 pub(crate) mod environment;
 pub(crate) mod lmbench;
+pub(crate) mod nvidia_smi;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod server_metrics;

@@ -197,6 +197,12 @@ impl<'a> Probe<'a> {
         counted.or_else(|| value["tokens"].as_array().map(Vec::len)).filter(|n| *n > 0)
     }
 
+    /// Posts nothing to a path; gives the HTTP status.
+    pub(crate) fn post(&self, path: &str) -> Result<u16> {
+        let url = self.endpoint.url(path);
+        Ok(self.send(self.client.post(&url), &url)?.status.as_u16())
+    }
+
     /// What the server says of itself: its version, where it tells.
     pub(crate) fn version(&self) -> Option<String> {
         let url = self.endpoint.url("/version");

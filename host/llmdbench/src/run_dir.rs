@@ -164,6 +164,7 @@ impl RunDir {
 
 const RECORDS: &str = "records.jsonl";
 const SERVER_METRICS: &str = "server_metrics.jsonl";
+const CACHE: &str = "cache.json";
 
 impl Results {
     /// Finds them from a path that a user gave: a run folder, one of its results folders, or a
@@ -252,6 +253,11 @@ impl Results {
         self.results.join(SERVER_METRICS)
     }
 
+    /// `cache.json`: what was asked of the server's prefix cache, and what was done.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.results.join(CACHE)
+    }
+
     /// A file that an analyzer made.
     pub(crate) fn artifact(&self, name: &str) -> PathBuf {
         self.results.join(name)
@@ -262,7 +268,7 @@ impl Results {
         let first = Path::new(name).components().next();
         let first = first.map(|part| part.as_os_str().to_string_lossy().into_owned());
         let first = first.unwrap_or_default();
-        ["run.json", "plan.json", "logs", RECORDS, SERVER_METRICS].contains(&first.as_str())
+        ["run.json", "plan.json", "logs", RECORDS, SERVER_METRICS, CACHE].contains(&first.as_str())
             || first.parse::<usize>().is_ok()
     }
 

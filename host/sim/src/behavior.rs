@@ -40,6 +40,8 @@ pub struct Behavior {
     pub cache_blocks: u32,
     /// Tokens per block.
     pub block_size: u32,
+    /// How the server takes the wish that it forget its prefix cache.
+    pub cache_reset: CacheReset,
     /// Tokens per event after the first token, which always comes alone. An event of several tokens
     /// is written when its last token is due.
     pub tokens_per_chunk: u32,
@@ -62,6 +64,40 @@ pub struct Behavior {
     pub truth_log: Option<PathBuf>,
 }
 
+/// How the server takes the wish that it forget its prefix cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheReset {
+    /// `POST /reset_prefix_cache`, as vLLM in its development mode.
+    #[default]
+    Vllm,
+    /// `POST /flush_cache`, as SGLang, which refuses while requests run.
+    Sglang,
+    /// Neither is there.
+    None,
+    /// It answers vLLM's path with 200 and keeps everything.
+    Ignored,
+}
+
+impl CacheReset {
+    /// All of them, by the names in files and on the command line.
+    pub const ALL: [(&str, Self); 4] = [
+        ("vllm", Self::Vllm),
+        ("sglang", Self::Sglang),
+        ("none", Self::None),
+        ("ignored", Self::Ignored),
+    ];
+
+    /// Where the wish is posted to.
+    pub(crate) fn path(self) -> Option<&'static str> {
+        match self {
+            Self::Vllm | Self::Ignored => Some("/reset_prefix_cache"),
+            Self::Sglang => Some("/flush_cache"),
+            Self::None => None,
+        }
+    }
+}
+
 impl Default for Behavior {
     fn default() -> Self {
         Self {
@@ -77,6 +113,7 @@ impl Default for Behavior {
             max_running: 256,
             cache_blocks: 0,
             block_size: 16,
+            cache_reset: CacheReset::Vllm,
             tokens_per_chunk: 1,
             one_write: false,
             default_output_tokens: 128,

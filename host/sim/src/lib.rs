@@ -11,6 +11,7 @@
 //! | Being late | never adds up: due times are absolute | each step begins when the last has ended |
 //! | Queue | `max_running` places, first come, first served | also memory, preemption, priorities |
 //! | Prefix cache | whole blocks, least recently used out first, also when in use | blocks in use stay |
+//! | Forgetting the prefix cache | `POST /reset_prefix_cache` or SGLang's `/flush_cache`; may be missing, or do nothing | vLLM's in development mode only |
 //! | `kv_cache_usage_perc` | blocks running requests will need of `cache_blocks`; 0 without cache | blocks in use |
 //! | Tokenizer | a word is a token, long words several; three per message, two for the answer | the model's |
 //! | Answers | words drawn from the seed and the prompt | the model's |
@@ -41,7 +42,7 @@ mod server;
 mod tokens;
 mod truth;
 
-pub use behavior::{ApiKey, Behavior, BehaviorError, BehaviorErrorKind};
+pub use behavior::{ApiKey, Behavior, BehaviorError, BehaviorErrorKind, CacheReset};
 pub use engine::Stats;
 pub use fault::{FAULTS, Fault, FaultError, FaultKind, FaultRule};
 pub use server::serve;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::answer::{After, answer};
 use crate::api::{self, ApiError, Dialect};
-use crate::behavior::Behavior;
+use crate::behavior::{Behavior, CacheReset};
 use crate::clock::monotonic_ns;
 use crate::engine::{Engine, Stats};
 use crate::http::{Connection, Gone, NoRequest, Request, response};
@@ -140,6 +140,7 @@ fn route(engine: &Engine, request: &Request) -> Result<Route, ApiError> {
     let behavior = &engine.behavior;
     let json = |body: serde_json::Value| Ok(Route::Page(JSON, body.to_string()));
     let (method, path) = (request.method.as_str(), request.path.as_str());
+    let reset_path = behavior.cache_reset.path();
     match (method, path) {
         ("POST", "/v1/chat/completions") => Ok(Route::Answer(Dialect::Chat)),
         ("POST", "/v1/completions") => Ok(Route::Answer(Dialect::Completion)),
@@ -155,8 +156,16 @@ fn route(engine: &Engine, request: &Request) -> Result<Route, ApiError> {
             let (count, max_model_len) = (tokens.len(), behavior.max_model_len);
             json(json!({"count": count, "max_model_len": max_model_len, "tokens": tokens}))
         }
-        ("POST", "/reset_prefix_cache") => {
-            engine.lock().cache.clear();
+        ("POST", path) if Some(path) == reset_path => {
+            let mut state = engine.lock();
+            let is_busy = state.metrics.running + state.metrics.waiting > 0;
+            match behavior.cache_reset {
+                CacheReset::Sglang if is_busy => {
+                    return Err(ApiError::no_route(400, "requests are running"));
+                }
+                CacheReset::Ignored => {}
+                _ => state.cache.clear(),
+            }
             Ok(Route::Page("text/plain", String::new()))
         }
         (
@@ -167,9 +176,9 @@ fn route(engine: &Engine, request: &Request) -> Result<Route, ApiError> {
             | "/health"
             | "/version"
             | "/metrics"
-            | "/tokenize"
-            | "/reset_prefix_cache",
+            | "/tokenize",
         ) => Err(ApiError::no_route(405, "Method Not Allowed")),
+        (_, path) if Some(path) == reset_path => Err(ApiError::no_route(405, "Method Not Allowed")),
         _ => Err(ApiError::no_route(404, "Not Found")),
     }
 }

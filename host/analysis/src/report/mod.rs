@@ -9,6 +9,7 @@ pub use csv::csv;
 pub use html::html;
 pub use terminal::terminal;
 
+use crate::server::ServerView;
 use crate::{Distribution, Summary};
 
 /// A summary as `analysis/data/summary.json` has it.
@@ -35,6 +36,19 @@ fn short(value: f64) -> String {
 
 fn short_or_nothing(value: Option<f64>) -> String {
     value.map_or_else(|| NOTHING.to_owned(), short)
+}
+
+/// A mean of the server's, the same measured here, and how much more that is.
+fn beside(view: &ServerView, metric: &str) -> String {
+    match (view.beside.get(metric), view.histograms.get(metric)) {
+        (Some(both), _) => {
+            let sign = if both.difference < 0.0 { "" } else { "+" };
+            let [server, here, more] = [both.server, both.here, both.difference].map(short);
+            format!("{server} / {here} ({sign}{more})")
+        }
+        (None, Some(there)) => format!("{} / {NOTHING}", short(there.mean)),
+        (None, None) => NOTHING.to_owned(),
+    }
 }
 
 /// A percentile for people: nothing where there is none, and starred where it rests on few values.

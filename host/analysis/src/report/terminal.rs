@@ -1,7 +1,8 @@
 //! The table at the end of a run: a column for each stage and the total, or, where these are too
 //! many for the terminal, a row for each.
 
-use super::{NOTHING, percentile, short, short_or_nothing};
+use super::{NOTHING, beside, percentile, short, short_or_nothing};
+use crate::server::QUANTITIES;
 use crate::{Analysis, Severity, StageSummary, Verdict};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
@@ -67,9 +68,48 @@ pub fn terminal(analysis: &Analysis, width: usize, colour: bool) -> String {
     if !errors.is_empty() {
         text.push_str(&format!("failed: {}\n", errors.join(", ")));
     }
+    server(&mut text, analysis);
     text.push('\n');
     text.push_str(&verdict(analysis, colour));
     text
+}
+
+/// What the server says of itself, over all stages: a line for each kind of thing that it says.
+fn server(text: &mut String, analysis: &Analysis) {
+    let summary = &analysis.summary;
+    if let Some(view) = summary.server.last() {
+        let means: Vec<String> = [("TTFT", "ttft"), ("ITL", "itl"), ("latency", "latency")]
+            .iter()
+            .filter(|(_, metric)| view.beside.contains_key(*metric))
+            .map(|(title, metric)| format!("{title} {}", beside(view, metric)))
+            .collect();
+        if !means.is_empty() {
+            text.push_str(&format!("mean, server / here, ms: {}\n", means.join(", ")));
+        }
+        let gpu: Vec<String> = QUANTITIES
+            .iter()
+            .filter(|quantity| quantity.name.starts_with("gpu_"))
+            .filter_map(|quantity| {
+                let gauge = view.gauges.get(quantity.name)?;
+                let title = quantity.title.trim_start_matches("GPU ");
+                Some(format!("{title} {} {}", short(gauge.mean), gauge.unit))
+            })
+            .collect();
+        if !gpu.is_empty() {
+            text.push_str(&format!("GPU, mean: {}\n", gpu.join(", ")));
+        }
+    }
+    if let Some(cache) = &summary.cache
+        && let Some(view) = cache.stages.last()
+    {
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let reported = view.reported.map_or_else(|| "says nothing".to_owned(), percent);
+        text.push_str(&format!(
+            "prefix cache ({}): hits expected {}, server {reported}\n",
+            cache.asked.name(),
+            percent(view.expected)
+        ));
+    }
 }
 
 /// The table with a column for each stage. None: it is too wide.

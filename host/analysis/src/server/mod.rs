@@ -7,7 +7,7 @@ mod view;
 
 pub use page::{Series, parse, parse_series};
 pub use table::{QUANTITIES, Quantity, is_known};
-pub use view::{Gauge, Histogram, ServerView, Total, view};
+pub use view::{Beside, Gauge, Histogram, ServerView, Total, view};
 
 /// What one reading of a metrics page said.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,3 +17,13 @@ pub struct Snapshot {
     /// The series of known names.
     pub series: Vec<Series>,
 }
+
+impl Snapshot {
+    /// Whether the page that a series comes from was read.
+    fn has_page_of(&self, series: &Series) -> bool {
+        self.series.iter().any(|other| other.label(PAGE) == series.label(PAGE))
+    }
+}
+
+/// The label that says which page a series comes from.
+pub const PAGE: &str = "page";

@@ -13,16 +13,16 @@ pub struct Quantity {
     /// How its series make one number.
     pub kind: Kind,
     /// What engines call it, today's names before older ones: the first that a page has is read,
-    /// for some pages carry both.
+    /// for some pages carry both. Names with `+` between them are added up.
     pub names: &'static [&'static str],
 }
 
 /// How series make one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A state, added up over the engines of a server.
+    /// A state, added up over the engines or GPUs of a server.
     Sum,
-    /// A share, averaged over the engines of a server.
+    /// A state, averaged over the engines or GPUs of a server.
     Mean,
     /// A count since the server started; only differences mean something.
     Counter,
@@ -30,8 +30,13 @@ pub enum Kind {
     Histogram,
 }
 
+/// llama.cpp counts the prompt tokens that it computed and those that it had apart.
+const LLAMA_CPP_PROMPT_TOKENS: &str =
+    "llamacpp:prompt_tokens_total+llamacpp:prompt_tokens_cached_total";
+
 /// Every quantity. Sources: the metric tables of vLLM (`vllm:`), SGLang (`sglang:`), llama.cpp
-/// (`llamacpp:`) and TGI (`tgi_`).
+/// (`llamacpp:`) and TGI (`tgi_`); of GPUs, NVIDIA's DCGM exporter (`DCGM_`) and `nvidia-smi`, whose
+/// columns whoever reads them calls `nvidia_smi:COLUMN`.
 pub const QUANTITIES: &[Quantity] = &[
     Quantity {
         name: "running",
@@ -77,7 +82,7 @@ pub const QUANTITIES: &[Quantity] = &[
         names: &[
             "vllm:prompt_tokens_total",
             "sglang:prompt_tokens_total",
-            "llamacpp:prompt_tokens_total",
+            LLAMA_CPP_PROMPT_TOKENS,
             "tgi_request_input_length_sum",
         ],
     },
@@ -102,6 +107,7 @@ pub const QUANTITIES: &[Quantity] = &[
             "vllm:prefix_cache_queries_total",
             "vllm:gpu_prefix_cache_queries_total",
             "sglang:prompt_tokens_total",
+            LLAMA_CPP_PROMPT_TOKENS,
         ],
     },
     Quantity {
@@ -113,6 +119,7 @@ pub const QUANTITIES: &[Quantity] = &[
             "vllm:prefix_cache_hits_total",
             "vllm:gpu_prefix_cache_hits_total",
             "sglang:cached_tokens_total",
+            "llamacpp:prompt_tokens_cached_total",
         ],
     },
     Quantity {
@@ -138,6 +145,7 @@ pub const QUANTITIES: &[Quantity] = &[
             "vllm:inter_token_latency_seconds",
             "vllm:time_per_output_token_seconds",
             "sglang:inter_token_latency_seconds",
+            "sglang:time_per_output_token_seconds",
         ],
     },
     Quantity {
@@ -145,7 +153,57 @@ pub const QUANTITIES: &[Quantity] = &[
         title: "latency",
         unit: "ms",
         kind: Kind::Histogram,
-        names: &["vllm:e2e_request_latency_seconds", "sglang:e2e_request_latency_seconds"],
+        names: &[
+            "vllm:e2e_request_latency_seconds",
+            "sglang:e2e_request_latency_seconds",
+            "tgi_request_duration",
+        ],
+    },
+    Quantity {
+        name: "queue_time",
+        title: "time in the queue",
+        unit: "ms",
+        kind: Kind::Histogram,
+        names: &[
+            "vllm:request_queue_time_seconds",
+            "sglang:queue_time_seconds",
+            "tgi_request_queue_duration",
+        ],
+    },
+    Quantity {
+        name: "gpu_utilization",
+        title: "GPU utilisation",
+        unit: "%",
+        kind: Kind::Mean,
+        names: &["DCGM_FI_DEV_GPU_UTIL", "nvidia_smi:utilization.gpu"],
+    },
+    Quantity {
+        name: "gpu_memory_used",
+        title: "GPU memory in use",
+        unit: "MiB",
+        kind: Kind::Sum,
+        names: &["DCGM_FI_DEV_FB_USED", "nvidia_smi:memory.used"],
+    },
+    Quantity {
+        name: "gpu_power",
+        title: "GPU power",
+        unit: "W",
+        kind: Kind::Sum,
+        names: &["DCGM_FI_DEV_POWER_USAGE", "nvidia_smi:power.draw"],
+    },
+    Quantity {
+        name: "gpu_sm_clock",
+        title: "GPU clock",
+        unit: "MHz",
+        kind: Kind::Mean,
+        names: &["DCGM_FI_DEV_SM_CLOCK", "nvidia_smi:clocks.sm"],
+    },
+    Quantity {
+        name: "gpu_temperature",
+        title: "GPU temperature",
+        unit: "°C",
+        kind: Kind::Mean,
+        names: &["DCGM_FI_DEV_GPU_TEMP", "nvidia_smi:temperature.gpu"],
     },
 ];
 
@@ -157,7 +215,7 @@ pub fn is_known(name: &str) -> bool {
             Kind::Histogram => name
                 .strip_prefix(known)
                 .is_some_and(|rest| ["_bucket", "_sum", "_count"].contains(&rest)),
-            _ => name == *known,
+            _ => known.split('+').any(|known| name == known),
         })
     };
     QUANTITIES.iter().any(of)

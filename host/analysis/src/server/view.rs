@@ -2,6 +2,7 @@
 
 use super::table::Kind;
 use super::{QUANTITIES, Quantity, Series, Snapshot};
+use crate::StageSummary;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -21,6 +22,9 @@ pub struct ServerView {
     pub prefix_cache_hit_rate: Option<f64>,
     /// Durations in milliseconds, by the quantity's name.
     pub histograms: BTreeMap<String, Histogram>,
+    /// Means of durations that were measured on both sides, by the metric's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<String, Beside>,
 }
 
 /// A state over time.
@@ -64,6 +68,19 @@ pub struct Histogram {
     pub percentiles: BTreeMap<String, f64>,
 }
 
+/// A duration as the server measured it and as it was measured here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Beside {
+    /// "ms".
+    pub unit: String,
+    /// The server's mean.
+    pub server: f64,
+    /// The mean here.
+    pub here: f64,
+    /// `here - server`: the network, the client, and requests that only one side counts.
+    pub difference: f64,
+}
+
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
 /// The view of a stretch, from the readings nearest to its ends. None: there are no two of them.
@@ -83,7 +100,7 @@ pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<S
                 }
             }
             Kind::Counter => {
-                if let Some(value) = difference(quantity, before, after) {
+                if let Some(value) = difference(quantity, before, after, "") {
                     let unit = quantity.unit.to_owned();
                     let total = Total { unit, value, per_second: value / span_s };
                     found.totals.insert(quantity.name.to_owned(), total);
@@ -107,14 +124,34 @@ pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<S
     (!is_empty).then_some(found)
 }
 
-/// The series of a quantity: those of the first of its names that the reading has.
+impl ServerView {
+    /// Puts what was measured here beside the server's own durations.
+    pub(crate) fn compare(&mut self, here: &StageSummary) {
+        for (name, there) in &self.histograms {
+            if let Some(ours) = here.distribution(name) {
+                let beside = Beside {
+                    unit: there.unit.clone(),
+                    server: there.mean,
+                    here: ours.mean,
+                    difference: ours.mean - there.mean,
+                };
+                self.beside.insert(name.clone(), beside);
+            }
+        }
+    }
+}
+
+/// The series of a quantity: those of the first of its names that the reading has any of.
 fn series<'a>(quantity: &Quantity, snapshot: &'a Snapshot, ending: &str) -> Vec<&'a Series> {
     quantity
         .names
         .iter()
         .map(|name| {
-            let name = format!("{name}{ending}");
-            snapshot.series.iter().filter(|series| series.name == name).collect::<Vec<_>>()
+            let is_named = |series: &&Series| {
+                let stem = series.name.strip_suffix(ending);
+                stem.is_some_and(|stem| name.split('+').any(|name| name == stem))
+            };
+            snapshot.series.iter().filter(is_named).collect::<Vec<_>>()
         })
         .find(|series| !series.is_empty())
         .unwrap_or_default()
@@ -145,19 +182,29 @@ fn gauge(quantity: &Quantity, within: &[Snapshot]) -> Option<Gauge> {
     })
 }
 
-/// How much a count grew. None: it is not there, or a restart set it back.
-fn difference(quantity: &Quantity, before: &Snapshot, after: &Snapshot) -> Option<f64> {
-    grown(&series(quantity, before, ""), &series(quantity, after, ""))
-}
-
-fn grown(before: &[&Series], after: &[&Series]) -> Option<f64> {
-    if after.is_empty() {
+/// How much a count grew. None: it is not there, a restart set it back, or the reading before lacks
+/// a page that the one after has.
+fn difference(
+    quantity: &Quantity,
+    before: &Snapshot,
+    after: &Snapshot,
+    ending: &str,
+) -> Option<f64> {
+    let (old, new) = (series(quantity, before, ending), series(quantity, after, ending));
+    if new.is_empty() {
         return None;
     }
     let mut sum = 0.0;
-    for series in after {
-        let earlier = before.iter().find(|other| other.labels == series.labels);
-        let difference = series.value - earlier.map_or(0.0, |earlier| earlier.value);
+    for series in new {
+        let same = |other: &&&Series| other.name == series.name && other.labels == series.labels;
+        let earlier = match old.iter().find(same) {
+            Some(earlier) => earlier.value,
+            // A count that a page did not have yet began at 0; that of a page which did not answer
+            // had begun long before.
+            None if before.has_page_of(series) => 0.0,
+            None => return None,
+        };
+        let difference = series.value - earlier;
         if difference < 0.0 {
             return None;
         }
@@ -167,8 +214,7 @@ fn grown(before: &[&Series], after: &[&Series]) -> Option<f64> {
 }
 
 fn histogram(quantity: &Quantity, before: &Snapshot, after: &Snapshot) -> Option<Histogram> {
-    let of =
-        |ending: &str| grown(&series(quantity, before, ending), &series(quantity, after, ending));
+    let of = |ending: &str| difference(quantity, before, after, ending);
     let (n, sum) = (of("_count")?, of("_sum")?);
     if n <= 0.0 {
         return None;
@@ -254,6 +300,55 @@ mod tests {
             let found = view("s", (0, 2), &[page(text, 0), page(text, 2)]).unwrap();
             assert_eq!(found.gauges["kv_cache_usage"].mean, expected);
             assert_eq!(found.gauges["kv_cache_usage"].series, 1);
+        }
+    }
+
+    #[test]
+    fn a_page_that_did_not_answer_before_gives_no_count_since_its_servers_start() {
+        let page = |text: &str, at: u64| Snapshot { at, series: parse(text) };
+        let name = "vllm:prompt_tokens_total";
+        let one = format!("{name}{{page=\"a\"}} 5\n");
+        let both = format!("{name}{{page=\"a\"}} 7\n{name}{{page=\"b\"}} 9000\n");
+        let total = |before: &str| {
+            let found = view("s", (0, 9), &[page(before, 0), page(&both, 9)]);
+            found.map(|found| found.totals["prompt_tokens"].value)
+        };
+        assert_eq!(total(&one), None);
+        // One that answered and had not counted yet began at 0.
+        assert_eq!(
+            total(&format!("{one}vllm:num_requests_running{{page=\"b\"}} 0\n")),
+            Some(9002.0)
+        );
+    }
+
+    #[test]
+    fn llama_cpp_counts_what_it_computed_and_what_it_had_apart() {
+        let page = |computed: u32, had: u32, at: u64| Snapshot {
+            at,
+            series: parse(&format!(
+                "llamacpp:prompt_tokens_total {computed}\nllamacpp:prompt_tokens_cached_total {had}\n"
+            )),
+        };
+        let found = view("s", (0, 9), &[page(10, 5, 0), page(40, 75, 9)]).unwrap();
+        assert_eq!(found.totals["prompt_tokens"].value, 100.0);
+        assert_eq!(found.prefix_cache_hit_rate, Some(0.7));
+    }
+
+    #[test]
+    fn gpus_are_read_from_the_exporter_or_from_the_program() {
+        let dcgm = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",UUID=\"GPU-1\"} 90\n\
+             DCGM_FI_DEV_GPU_UTIL{gpu=\"1\",UUID=\"GPU-2\"} 50\n\
+             DCGM_FI_DEV_POWER_USAGE{gpu=\"0\",UUID=\"GPU-1\"} 310.5\n\
+             DCGM_FI_DEV_POWER_USAGE{gpu=\"1\",UUID=\"GPU-2\"} 300\n";
+        let program = "nvidia_smi:utilization.gpu{gpu=\"0\"} 90\n\
+             nvidia_smi:utilization.gpu{gpu=\"1\"} 50\n\
+             nvidia_smi:power.draw{gpu=\"0\"} 310.5\nnvidia_smi:power.draw{gpu=\"1\"} 300\n";
+        for text in [dcgm.to_owned(), program.to_owned(), format!("{dcgm}{program}")] {
+            let page = |at: u64| Snapshot { at, series: parse(&text) };
+            let found = view("s", (0, 2), &[page(0), page(2)]).unwrap();
+            let usage = &found.gauges["gpu_utilization"];
+            assert_eq!((usage.mean, usage.largest, usage.series), (70.0, 90.0, 2), "{text}");
+            assert_eq!(found.gauges["gpu_power"].max, 610.5, "{text}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which rule fires, and how gravely.
 
 use crate::run::{MS, Run, answer, slo};
-use analysis::{Health, Verdict};
+use analysis::{CacheState, CacheWish, EXPECTED_CACHED, Health, Options, Severity, Verdict};
 use records::{ClientSample, Connection, Record, ThreadSample};
 
 /// Two hundred requests, one every 100 ms, with a TTFT of 100 ms.
@@ -140,4 +140,39 @@ fn requests_under_way_at_the_end_are_no_overload_and_a_growing_backlog_is() {
     };
     assert!(!run(|_| 1_500));
     assert!(run(|i| 500 + 50 * i));
+}
+
+#[test]
+fn a_cache_that_is_not_as_asked_is_told_with_both_figures() {
+    // Half of each prompt but the first is shared; `cached` of its 100 tokens were there.
+    let check = |asked: CacheWish, cached: u32, rule: Option<&str>| {
+        let shared = |(i, record): (usize, Record)| Record {
+            input_tokens: Some(100),
+            asked_input_tokens: Some(100),
+            cached_tokens: Some(cached),
+            labels: [(EXPECTED_CACHED.to_owned(), if i == 0 { "0" } else { "0.5" }.to_owned())]
+                .into(),
+            ..record
+        };
+        let records = requests(|_| 0.0).into_iter().enumerate().map(shared).collect();
+        let cache = Some(CacheState { asked, done: "Nothing was done.".to_owned() });
+        let options = Options { cache, ..Options::default() };
+        let summary = Run::open(20_200, records).analyse(&options).summary;
+        let fired: Vec<&str> = summary.health.reasons.iter().map(|r| r.rule.as_str()).collect();
+        assert_eq!(fired, rule.into_iter().collect::<Vec<_>>(), "{asked:?} {cached}");
+        let verdict = if rule.is_some() { Verdict::Suspect } else { Verdict::Valid };
+        assert_eq!(summary.health.verdict, verdict);
+        let figures = [format!("{cached}.0 %"), "49.8 %".to_owned()];
+        let told = |text: &str| figures.iter().all(|figure| text.contains(figure));
+        let problem = |note: &&analysis::Note| note.severity == Severity::Problem;
+        assert_eq!(summary.notes.iter().filter(problem).any(|n| told(&n.text)), rule.is_some());
+    };
+    check(CacheWish::Cold, 48, None);
+    check(CacheWish::Cold, 96, Some("cache_not_cold"));
+    check(CacheWish::Cold, 0, None);
+    check(CacheWish::Warm, 96, None);
+    check(CacheWish::Warm, 32, None);
+    // The prompts explain 50 of 100 tokens, and blocks leave 18 of them at the least.
+    check(CacheWish::AsIs, 96, None);
+    check(CacheWish::AsIs, 0, None);
 }

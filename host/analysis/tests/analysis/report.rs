@@ -1,7 +1,11 @@
 //! What people and programs read.
 
 use crate::run::{Run, answer, failure, slo, stage};
-use analysis::{Analysis, METRICS, Note, Options, Severity, Summary, metrics_markdown, report};
+use analysis::server::{Snapshot, parse};
+use analysis::{
+    Analysis, CacheState, CacheWish, METRICS, Note, Options, Severity, Summary, metrics_markdown,
+    report,
+};
 use records::{FailureKind, LoopKind, Record};
 
 /// Two open stages of forty requests, some failed.
@@ -157,4 +161,38 @@ fn the_reference_page_has_every_metric() {
         assert!(page.contains(&format!("| `{}` | {} |", metric.name, metric.unit)));
         assert!(!metric.definition.contains('|') && metric.definition.ends_with('.'));
     }
+}
+
+#[test]
+fn the_servers_own_numbers_stand_beside_ours_with_the_difference() {
+    let page = |count: f64, at: u64| Snapshot {
+        at,
+        series: parse(&format!(
+            "vllm:time_to_first_token_seconds_count {count}\n\
+             vllm:time_to_first_token_seconds_sum {}\n\
+             vllm:num_requests_running 3\nDCGM_FI_DEV_GPU_UTIL{{gpu=\"0\"}} 80\n\
+             DCGM_FI_DEV_POWER_USAGE{{gpu=\"0\"}} 300\n",
+            count * 0.1
+        )),
+    };
+    let run = two_stages();
+    let options = Options {
+        server: vec![page(0.0, 0), page(40.0, 10_000_000_000)],
+        cache: Some(CacheState { asked: CacheWish::AsIs, done: "Nothing was done.".to_owned() }),
+        ..Options::default()
+    };
+    let analysis = run.analyse(&options);
+    let total = analysis.summary.server.last().unwrap();
+    let here = analysis.summary.total.distribution("ttft").unwrap().mean;
+    let both = &total.beside["ttft"];
+    assert_eq!((both.here, both.here - both.difference), (here, both.server));
+    assert!((both.server - 100.0).abs() < 1e-9, "{both:?}");
+    let text = report::terminal(&analysis, 100, false);
+    let line = text.lines().find(|line| line.starts_with("mean, server / here, ms:")).unwrap();
+    assert!(line.contains("TTFT 100.0 / ") && line.ends_with(')'), "{line}");
+    assert!(text.contains("GPU, mean: utilisation 80.0 %, power 300.0 W\n"), "{text}");
+    let shown = report::html(&analysis);
+    assert!(shown.contains("TTFT mean, server / here, ms") && shown.contains("100.0 / "), "{line}");
+    // What nobody measured has no column.
+    assert!(!shown.contains("preemptions"));
 }

@@ -8,6 +8,7 @@ use crate::phase;
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::steps;
+use analysis::CacheWish;
 use clap::Args;
 
 /// Options of `plan`.
@@ -84,6 +85,9 @@ fn load(plan: &Plan) -> String {
             text.push_str(&format!("; {note}"));
         }
         text.push('\n');
+    }
+    if plan.experiment.cache != CacheWish::AsIs {
+        text.push_str(&format!("  prefix cache: {}\n", plan.experiment.cache.name()));
     }
     text.push_str("Workload\n");
     let counts = [("sessions", plan.workload.sessions), ("requests", plan.workload.requests)];

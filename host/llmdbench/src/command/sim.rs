@@ -4,7 +4,7 @@ use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
 use crate::{interrupt, unit};
 use clap::Args;
-use sim::{Behavior, FAULTS, FaultRule};
+use sim::{Behavior, CacheReset, FAULTS, FaultRule};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,6 +51,10 @@ pub(crate) struct SimArgs {
     /// Tokens of a block
     #[arg(long, default_value_t = 16)]
     block_size: u32,
+    /// How it takes the wish that it forget its prefix cache: vllm (POST /reset_prefix_cache), sglang
+    /// (POST /flush_cache), none (404), ignored (200, and keeps it)
+    #[arg(long, value_name = "HOW", default_value = "vllm", value_parser = cache_reset)]
+    cache_reset: CacheReset,
     /// Tokens of each event after the first
     #[arg(long, default_value_t = 1)]
     tokens_per_chunk: u32,
@@ -102,6 +106,7 @@ pub(crate) fn run(args: &SimArgs, printer: &Printer) -> Result<Exit> {
         max_running: args.max_running,
         cache_blocks: args.cache_blocks,
         block_size: args.block_size,
+        cache_reset: args.cache_reset,
         tokens_per_chunk: args.tokens_per_chunk,
         one_write: args.one_write,
         default_output_tokens: args.output_tokens,
@@ -140,6 +145,12 @@ pub(crate) fn run(args: &SimArgs, printer: &Printer) -> Result<Exit> {
 
 fn duration(text: &str) -> std::result::Result<Duration, String> {
     unit::duration(text)
+}
+
+fn cache_reset(text: &str) -> std::result::Result<CacheReset, String> {
+    let names = CacheReset::ALL.map(|(name, _)| name).join(", ");
+    let found = CacheReset::ALL.iter().find(|(name, _)| *name == text);
+    found.map(|(_, reset)| *reset).ok_or_else(|| format!("use one of {names}"))
 }
 
 fn fault(text: &str) -> std::result::Result<FaultRule, String> {

@@ -4,7 +4,7 @@ use crate::chosen::Use;
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase::analyzers::Findings;
-use crate::phase::{analyzers, lmbench, server_metrics};
+use crate::phase::{analyzers, cache, lmbench, server_metrics};
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::records_file::Records;
@@ -39,6 +39,7 @@ pub(crate) fn read(
         notes: plan.map(plan_notes).into_iter().flatten().chain(found.notes).collect(),
         plugins: found.reports,
         server: server_metrics::snapshots(results),
+        cache: cache::state(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan),
     };

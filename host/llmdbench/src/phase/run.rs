@@ -5,9 +5,10 @@ use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::outcome::Outcome;
 use crate::phase::plan::Prepared;
+use crate::phase::server_metrics::Reading;
 use crate::phase::smoketest::{check_model, parse};
 use crate::phase::supply::{AHEAD, Supply};
-use crate::phase::{environment, server_metrics};
+use crate::phase::{cache, environment, server_metrics};
 use crate::plan::Target;
 use crate::printer::Printer;
 use crate::probe::{Models, Probe};
@@ -51,7 +52,7 @@ pub(crate) fn run(
     }
     // Afterwards the server may be gone, or busy.
     let server_version = probe.version();
-    let pages = server_metrics::pages(target, experiment, &prepared.secrets)?;
+    let watched = server_metrics::watched(target, experiment, &prepared.secrets, printer)?;
     let facts = plan.facts();
     let planned = prepared.chosen.load(&facts, Some(target))?;
     let stages = planned.stages;
@@ -64,9 +65,17 @@ pub(crate) fn run(
 
     // Plugins may have worked for seconds.
     interrupt::check()?;
+    let look_ahead = || {
+        let again = Supply::new(&prepared.chosen, &facts, target, &stages)?;
+        again.look_ahead(stages.len(), &mut words.clone())
+    };
+    let secrets = &prepared.secrets;
+    let ready = cache::make_ready(experiment, &endpoints, secrets, &supply, look_ahead, printer)?;
+    let stages: Vec<PlannedStage> = ready.stage().into_iter().chain(stages).collect();
     let results = dir.next_results();
     run_dir::make(&results.results)?;
     plan.write(&results.plan())?;
+    ready.write(&results)?;
     environment::write_profiles(prepared, &results)?;
     let records = results.records();
     let file = OpenOptions::new().write(true).create_new(true).open(records).map_err(|error| {
@@ -98,7 +107,7 @@ pub(crate) fn run(
         std::thread::Builder::new()
             .name("workload".into())
             .spawn(move || {
-                if let Err(error) = supply.feed(&mut feeders, words) {
+                if let Err(error) = supply.feed(&mut feeders, words, ready) {
                     *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
                 // A feeder that goes away is a workload at its end. Those that a failure leaves stay
@@ -117,10 +126,10 @@ pub(crate) fn run(
         target.model
     ));
     let redaction = prepared.secrets.redaction();
-    let reading = server_metrics::begin(pages, &results, redaction, std::time::Instant::now())?;
+    let reading = server_metrics::begin(watched, &results, redaction, std::time::Instant::now())?;
     let running = load::start(load_plan, supplies, journal)
         .map_err(|error| Error::unexpected("cannot start the load").because(error))?;
-    let interrupted = follow(&running, stages.len(), &failure, printer);
+    let interrupted = follow(&running, stages.len(), reading.as_ref(), &failure, printer);
     let ended = running.finish();
     if let Some(reading) = reading {
         reading.end();
@@ -186,9 +195,11 @@ pub(crate) fn run(
 fn follow(
     running: &load::Run,
     stages: usize,
+    reading: Option<&Reading>,
     failure: &Mutex<Option<Error>>,
     printer: &Printer,
 ) -> bool {
+    let mut stage = 0;
     let mut progress = printer.progress();
     let mut told = 0;
     let mut aborted = false;
@@ -211,6 +222,13 @@ fn follow(
             running.abort(EndReason::PluginFailed, message);
         }
         drop(failed);
+        if let Some(reading) = reading.filter(|_| stages > 1) {
+            let now = running.progress().stage;
+            if now != stage {
+                stage = now;
+                reading.now();
+            }
+        }
         progress.show(|| line(&running.progress(), stages));
     }
     progress.end();

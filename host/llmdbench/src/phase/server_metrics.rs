@@ -1,9 +1,11 @@
-//! Reads the target's own metrics pages before, during and after the load, once a second, into
-//! `results/server_metrics.jsonl`.
+//! Reads the target's own metrics pages, and those of its GPUs, before, during and after the load, once
+//! a second and between stages, into `results/server_metrics.jsonl`.
 
 use crate::error::{Error, Result};
 use crate::experiment::Experiment;
+use crate::phase::nvidia_smi::NvidiaSmi;
 use crate::plan::Target;
+use crate::printer::Printer;
 use crate::probe;
 use crate::run_dir::Results;
 use crate::secrets::{Redaction, Secrets};
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -35,94 +38,139 @@ struct Line {
 /// The reading under way.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    stop: Sender<()>,
+    wishes: Sender<Wish>,
     thread: JoinHandle<()>,
+}
+
+/// What is wanted of it.
+enum Wish {
+    /// To read once more than it would.
+    Now,
+    /// To read once more and end.
+    End,
+}
+
+/// What is read.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pages: Vec<Page>,
+    gpus: Option<NvidiaSmi>,
 }
 
 /// A page that is read.
 #[derive(Debug)]
-pub(crate) struct Page {
+struct Page {
     url: String,
     request: RequestBuilder,
 }
 
-/// Where the target's metrics are: what the backend says, else `/metrics` beside the API. Pages
-/// that do not answer, or have nothing that is known, are left out.
-pub(crate) fn pages(
+/// Where the target's metrics are: what the backend says, else `/metrics` beside the API, and the
+/// pages that the user names. Pages that do not answer, or have nothing that is known, are left out,
+/// which the user is told of his own. GPUs of this machine are asked where the target runs on it.
+pub(crate) fn watched(
     target: &Target,
     experiment: &Experiment,
     secrets: &Secrets,
-) -> Result<Vec<Page>> {
+    printer: &Printer,
+) -> Result<Watched> {
     let client = probe::client_of(&experiment.tls(), PATIENCE)?;
-    let beside: Vec<String> = target
-        .endpoints
-        .iter()
-        .filter_map(|url| Some(Endpoint::parse(url).ok()?.url("/metrics")))
-        .collect();
+    let endpoints: Vec<Endpoint> =
+        target.endpoints.iter().filter_map(|url| Endpoint::parse(url).ok()).collect();
+    let beside: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url("/metrics")).collect();
     let named: Vec<String> = target.metrics.iter().map(|source| source.url.clone()).collect();
-    let urls = if named.is_empty() { beside.clone() } else { named };
-    let pages = urls.into_iter().map(|url| {
+    let wanted = &experiment.target.metrics;
+    let mut urls = if named.is_empty() { beside.clone() } else { named };
+    urls.extend(wanted.iter().filter(|url| !urls.contains(url)).cloned().collect::<Vec<_>>());
+    let mut pages = Vec::new();
+    for url in urls {
         let request = client.get(&url);
         // The user's key is for the API's own address and for no other.
         let is_beside = beside.contains(&url);
         let request = if is_beside { probe::signed(request, secrets) } else { request };
-        Page { url, request }
-    });
-    Ok(pages.filter(|page| !read(page).is_empty()).collect())
+        let page = Page { url, request };
+        if !read(&page).is_empty() {
+            pages.push(page);
+        } else if wanted.contains(&page.url) {
+            printer.warning(&format!(
+                "{} does not answer, or has no metric that is known: it is left out",
+                page.url
+            ));
+        }
+    }
+    let gpus = if endpoints.iter().all(is_here) { NvidiaSmi::start() } else { None };
+    Ok(Watched { pages, gpus })
+}
+
+/// Whether an endpoint is on this machine.
+fn is_here(endpoint: &Endpoint) -> bool {
+    let host = endpoint.host();
+    let address = host.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Begins to read. `start` is when the run's clock reads 0. None: there is no page.
 pub(crate) fn begin(
-    pages: Vec<Page>,
+    watched: Watched,
     results: &Results,
     redaction: Redaction,
     start: Instant,
 ) -> Result<Option<Reading>> {
-    if pages.is_empty() {
+    if watched.pages.is_empty() && watched.gpus.is_none() {
         return Ok(None);
     }
     let path = results.server_metrics();
     let file = File::create(&path).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
     })?;
-    let (stop, stopped) = channel();
+    let (wishes, wished) = channel();
     let thread = std::thread::Builder::new()
         .name("server-metrics".into())
-        .spawn(move || follow(&pages, file, &redaction, start, &stopped))
+        .spawn(move || follow(&watched, file, &redaction, start, &wished))
         .map_err(|error| Error::unexpected("cannot start a thread").because(error))?;
-    Ok(Some(Reading { stop, thread }))
+    Ok(Some(Reading { wishes, thread }))
 }
 
 impl Reading {
+    /// Reads now as well: a stage has begun, of which counts shall hold nothing of the one before.
+    pub(crate) fn now(&self) {
+        // A thread that has ended already has said all that it could.
+        let _ = self.wishes.send(Wish::Now);
+    }
+
     /// Reads once more and ends.
     pub(crate) fn end(self) {
-        // A thread that has ended already has said all that it could.
-        let _ = self.stop.send(());
+        let _ = self.wishes.send(Wish::End);
         let _ = self.thread.join();
     }
 }
 
 fn follow(
-    pages: &[Page],
+    watched: &Watched,
     mut file: File,
     redaction: &Redaction,
     start: Instant,
-    stopped: &Receiver<()>,
+    wished: &Receiver<Wish>,
 ) {
     let mut next = Instant::now();
     let mut is_last = false;
     loop {
         let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let series = pages.iter().flat_map(read).collect();
+        let gpus = watched.gpus.iter().flat_map(NvidiaSmi::series);
+        let series = watched.pages.iter().flat_map(read).chain(gpus).collect();
         let line = serde_json::to_string(&Line { at, series });
         // A file that cannot be written to loses readings of the server, and no measurement.
         let is_kept = line.is_ok_and(|line| writeln!(file, "{}", redaction.clean(&line)).is_ok());
         if is_last || !is_kept {
             return;
         }
-        next = (next + EVERY).max(Instant::now());
-        let wait = next.saturating_duration_since(Instant::now());
-        is_last = !matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout));
+        let now = Instant::now();
+        if now >= next {
+            next = (next + EVERY).max(now);
+        }
+        is_last = match wished.recv_timeout(next.saturating_duration_since(now)) {
+            Ok(Wish::Now) | Err(RecvTimeoutError::Timeout) => false,
+            Ok(Wish::End) | Err(RecvTimeoutError::Disconnected) => true,
+        };
     }
 }
 
@@ -136,7 +184,7 @@ fn read(page: &Page) -> Vec<(String, f64)> {
         .into_iter()
         .filter(|series| server::is_known(&series.name) && series.value.is_finite())
         .map(|mut series| {
-            series.labels.push(("page".to_owned(), page.url.clone()));
+            series.labels.push((server::PAGE.to_owned(), page.url.clone()));
             (series.key(), series.value)
         })
         .collect()

@@ -1,13 +1,15 @@
 //! Feeds the load with sessions: calls the workload ahead of need, on a thread of its own, and
 //! makes words of what it wants synthetic.
 
+use crate::cache::{Sent, mark};
 use crate::chosen::{Chosen, Facts};
 use crate::error::Result;
+use crate::phase::cache::Ready;
 use crate::plan::Target;
 use crate::plugins::plugin_error;
 use crate::translate::{self, PlannedStage};
 use crate::words::Words;
-use load::Feeder;
+use load::{Feeder, Session};
 use plugin_host::{WorkloadInstance, wit};
 use std::collections::VecDeque;
 
@@ -17,6 +19,10 @@ const BATCH: u32 = 64;
 
 /// Sessions made ahead of need.
 pub(crate) const AHEAD: usize = 256;
+
+/// Sessions that are looked at for what they share, over all stages, and in each at least.
+const LOOKED_AT: usize = 2048;
+const LOOKED_AT_LEAST: usize = 128;
 
 /// The instances of the workload, one for each stage with settings of its own and one for all
 /// others, and the first batch of the first stage.
@@ -69,9 +75,60 @@ impl Supply {
         })
     }
 
+    /// Whether a marker can be put in front of its prompts, judged by its first sessions.
+    pub(crate) fn takes_marker(&self) -> bool {
+        use wit::requests::Prompt;
+        let fixed = |prompt: &Prompt| matches!(prompt, Prompt::TokenIds(_) | Prompt::Raw(_));
+        !self.first.iter().flat_map(|session| &session.turns).any(|t| fixed(&t.request.prompt))
+    }
+
+    /// The first sessions of each stage.
+    pub(crate) fn look_ahead(
+        mut self,
+        stages: usize,
+        words: &mut Words,
+    ) -> Result<Vec<Vec<Session>>> {
+        let enough = (LOOKED_AT / stages.max(1)).max(LOOKED_AT_LEAST);
+        let mut all = Vec::with_capacity(stages);
+        for stage in 0..stages {
+            let mut sessions = std::mem::take(&mut self.first);
+            let mut is_last = stage == 0 && sessions.len() < FIRST_BATCH as usize;
+            while sessions.len() < enough && !is_last {
+                let index = u32::try_from(stage).unwrap_or(u32::MAX);
+                let more = self.instance(stage).next_batch(index, BATCH);
+                let more = more.map_err(|error| plugin_error(&error))?;
+                is_last = more.len() < BATCH as usize;
+                sessions.extend(more);
+            }
+            let translated =
+                sessions.into_iter().map(|s| translate::session(&self.plugin, s, words));
+            all.push(translated.collect::<Result<Vec<_>>>()?);
+        }
+        Ok(all)
+    }
+
     /// Feeds one stage after the other until the load wants no more, and takes away the feeders of
-    /// those that have everything. An error ends the feeding.
-    pub(crate) fn feed(mut self, feeders: &mut VecDeque<Feeder>, mut words: Words) -> Result<()> {
+    /// those that have everything. What warms the server's cache up comes first, and has a feeder of
+    /// its own. An error ends the feeding.
+    pub(crate) fn feed(
+        mut self,
+        feeders: &mut VecDeque<Feeder>,
+        mut words: Words,
+        ready: Ready,
+    ) -> Result<()> {
+        let mut sent = Sent::default();
+        let before = usize::from(!ready.warm_up.is_empty());
+        if before > 0
+            && let Some(feeder) = feeders.front()
+        {
+            for mut session in ready.warm_up {
+                sent.label(0, &mut session);
+                if feeder.push(session).is_err() {
+                    break;
+                }
+            }
+            feeders.pop_front();
+        }
         let mut waiting = Some(std::mem::take(&mut self.first));
         for stage in 0.. {
             let Some(feeder) = feeders.front() else { break };
@@ -90,7 +147,11 @@ impl Supply {
                 let last = batch.len() < asked as usize;
                 let mut closed = false;
                 for session in batch {
-                    let session = translate::session(&self.plugin, session, &mut words)?;
+                    let mut session = translate::session(&self.plugin, session, &mut words)?;
+                    if let Some(marker) = &ready.marker {
+                        mark(&mut session, marker);
+                    }
+                    sent.label(before + stage, &mut session);
                     if feeder.push(session).is_err() {
                         closed = true;
                         break;

@@ -240,6 +240,14 @@ const OWN: &[Setting] = &[
         "Check no TLS certificates; the report says so.",
     ),
     setting(
+        "target.metrics",
+        "LLMDBENCH_TARGET_METRICS",
+        "--metrics",
+        List,
+        "[]",
+        "Full URLs of further metrics pages to read while load runs, such as that of a DCGM exporter; the API key is not sent there.",
+    ),
+    setting(
         "harness.plugin",
         "LLMDBENCH_HARNESS_NAME",
         "--harness",
@@ -270,6 +278,14 @@ const OWN: &[Setting] = &[
         Plugin,
         "{}",
         "Settings of the workload plugin.",
+    ),
+    setting(
+        "cache",
+        "LLMDBENCH_CACHE",
+        "--cache",
+        Choice(&["cold", "warm", "as-is"]),
+        "as-is",
+        "The server's prefix cache when load begins: cold holds nothing of before the run, warm the beginnings that prompts share, as-is whatever it holds.",
     ),
     setting(
         "load.threads",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{Client, End, Response, Server, chat, instant, monotonic_ns};
 use serde_json::{Value, json};
-use sim::{Behavior, Fault, FaultRule};
+use sim::{Behavior, CacheReset, Fault, FaultRule};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETION: &str = "/v1/completions";
@@ -295,6 +295,28 @@ fn cached_prefixes_are_counted_and_save_prefill() {
     for line in truth {
         let due = line.read_ns + u64::from(line.input_tokens - line.cached_tokens) * MS;
         assert!(line.tokens_ns[0] >= due, "{line:?}");
+    }
+}
+
+#[test]
+fn a_cache_is_forgotten_as_the_server_played_does_it() {
+    // The statuses of vLLM's path and of SGLang's, and what is cached afterwards.
+    for (cache_reset, statuses, cached) in [
+        (CacheReset::Vllm, [200, 404], 0),
+        (CacheReset::Sglang, [404, 200], 0),
+        (CacheReset::None, [404, 404], 32),
+        (CacheReset::Ignored, [200, 404], 32),
+    ] {
+        let server =
+            Server::start(Behavior { cache_blocks: 1000, block_size: 4, cache_reset, ..instant() });
+        let body = chat(&"word ".repeat(31), json!({"max_tokens": 1}));
+        server.post(CHAT, "", &body);
+        let paths = ["/reset_prefix_cache?reset_external=true", "/flush_cache"];
+        let answers = paths.map(|path| server.post(path, "", &json!({})).status);
+        assert_eq!(answers, statuses, "{cache_reset:?}");
+        let events = server.post(CHAT, "", &body).events();
+        let usage = &events[events.len() - 2]["usage"];
+        assert_eq!(usage["prompt_tokens_details"]["cached_tokens"], cached, "{cache_reset:?}");
     }
 }
 
