@@ -173,18 +173,20 @@ impl Reader {
             self.head.extend_from_slice(input);
         }
         let bytes: &[u8] = if joined { &self.head } else { input };
+        let is_long = bytes.len() > LONGEST_HEAD;
+        let bytes = &bytes[..bytes.len().min(LONGEST_HEAD)];
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let length = match response.parse(bytes).map_err(Malformed::Head)? {
-            httparse::Status::Complete(length) if length <= LONGEST_HEAD => length,
-            httparse::Status::Partial if bytes.len() <= LONGEST_HEAD => {
+            httparse::Status::Complete(length) => length,
+            httparse::Status::Partial if is_long => return Err(Malformed::LongHead),
+            httparse::Status::Partial => {
                 if !joined {
                     self.head.extend_from_slice(input);
                 }
                 *input = &[];
                 return Ok(None);
             }
-            _ => return Err(Malformed::LongHead),
         };
         let framing = Framing::of(&response)?;
         *input = &input[length - before..];
