@@ -4,9 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 use acceptance::{Bench, Server, TruthLine, ms, program, root};
+use load::Api;
+use load::chunking::Response;
 use records::{Connection, FailureKind, Record, UsageSource};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 
 const REQUESTS: usize = 4;
@@ -360,18 +364,90 @@ fn a_compressed_stream_is_a_failure_that_says_what_to_do() {
     check_failure(&["--quirk", "gzip"], FailureKind::BadStream, &message, 0);
 }
 
-#[test]
-fn every_quirk_and_fault_is_tested_here_and_described() {
+/// The names of faults and of quirks, as the help of the server has them.
+fn names() -> (Vec<String>, Vec<String>) {
     let help = Command::new(program()).args(["sim", "--help"]).output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
+    let (_, tables) = help.split_once("\nFaults").unwrap();
+    let (faults, quirks) = tables.split_once("\nQuirks").unwrap();
+    let names = |table: &str| {
+        let rows = table.lines().filter_map(|line| line.strip_prefix("  "));
+        let names = rows.filter(|row| !row.starts_with(' '));
+        names.map(|row| row.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    (names(faults), names(quirks))
+}
+
+/// The bytes of an answer of four tokens.
+fn capture(path: &str, args: &[&str]) -> Vec<u8> {
+    let server = Server::start(&[&["--ttft", "2ms", "--itl", "1ms"], args].concat());
+    let address = server.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let body = json!({
+        "messages": [{"role": "user", "content": "a"}], "prompt": "a", "stream": true,
+        "stream_options": {"include_usage": true}, "max_tokens": 4, "ignore_eos": true,
+    });
+    let (body, close) = (body.to_string(), "connection: close");
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nhost: h\r\n{close}\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut bytes = Vec::new();
+    // What a reset cuts off is no matter.
+    let _ = stream.read_to_end(&mut bytes);
+    assert!(bytes.starts_with(b"HTTP/1.1 "), "{args:?}");
+    bytes
+}
+
+/// Where a response is cut in two: everywhere, but of a megabyte only here and there.
+fn cuts(length: usize) -> Vec<usize> {
+    let edges = |cut: &usize| *cut < 600 || cut + 600 > length;
+    let step = length / 50;
+    (0..=length).filter(|cut| length < 50_000 || edges(cut) || cut % step == 0).collect()
+}
+
+#[test]
+fn however_the_network_cuts_an_answer_with_a_quirk_its_facts_are_the_same() {
+    let (faults, quirks) = names();
+    let faults =
+        faults.iter().filter(|name| !["http", "stall", "slow_headers"].contains(&&***name));
+    let mut all: Vec<[String; 2]> =
+        quirks.iter().map(|name| ["--quirk".to_owned(), name.clone()]).collect();
+    all.extend(faults.map(|name| ["--faults".to_owned(), format!("{name}=1")]));
+    all.push(["--faults".to_owned(), "http:429=1".to_owned()]);
+    assert!(all.len() > 28, "{all:?}");
+    let mut random = 1_u64;
+    for args in &all {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        for (api, path) in
+            [(Api::Chat, "/v1/chat/completions"), (Api::Completions, "/v1/completions")]
+        {
+            let bytes = capture(path, &args);
+            let response = Response::new(api, true, &bytes);
+            for cut in cuts(bytes.len()) {
+                response.check(&[cut]);
+            }
+            for pieces in 2..40 {
+                let cuts: Vec<usize> = (0..pieces)
+                    .map(|_| {
+                        // Good enough to cut with, and the same every time.
+                        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        (random >> 33) as usize % bytes.len()
+                    })
+                    .collect();
+                response.check(&cuts);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_quirk_is_tested_here_and_described() {
+    let (_, names) = names();
     let page = std::fs::read_to_string(root().join("docs/servers.md")).unwrap();
     let own = include_str!("quirks.rs");
-    let (_, quirks) = help.split_once("\nQuirks").unwrap();
-    let names: Vec<&str> = quirks
-        .lines()
-        .filter_map(|line| line.strip_prefix("  "))
-        .filter(|line| !line.starts_with(' '))
-        .collect();
     assert!(names.len() > 20, "{names:?}");
     for name in names {
         assert!(own.contains(&format!("\"{name}\"")), "nothing tests `{name}`");
