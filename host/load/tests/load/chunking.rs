@@ -6,12 +6,13 @@ use proptest::prelude::*;
 use records::FailureKind;
 
 /// Events of real servers, and some that none should send.
-const EVENTS: [&str; 24] = [
+const EVENTS: [&str; 25] = [
     r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#,
     r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}],"usage":null}"#,
     r#"{"choices":[{"index":0,"delta":{"content":""}}]}"#,
     r#"{"choices":[{"index":0,"delta":{"content":"日本"},"finish_reason":null}]}"#,
     r#"{"choices":[{"index":0,"delta":{"content":" a"},"finish_reason":null}]}"#,
+    "{\"choices\":[{\"index\":0,\ndata: \"delta\":{\"content\":\" two lines\"}}]}",
     r#"{"choices":[{"index":0,"delta":{"content":"\n\"q\" é"},"finish_reason":null}]}"#,
     r#"{"choices":[{"index":0,"delta":{"content":" b"},"logprobs":{"content":[{"token":" b","logprob":-0.1,"top_logprobs":[{"token":"\"}]"}]}]},"finish_reason":""}]}"#,
     r#"{"choices":[{"index":0,"delta":{"reasoning":"Hm"}}]}"#,
@@ -142,7 +143,7 @@ fn stream(line_end: &str) -> Vec<u8> {
         cut: None,
     };
     let hints = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".to_vec();
-    [hints, response(&[1, 3, 4, 5, 6, 7, 10, 13, 17, 20], &form)].concat()
+    [hints, response(&[1, 3, 4, 5, 6, 7, 8, 11, 14, 18, 21], &form)].concat()
 }
 
 #[test]
@@ -152,8 +153,8 @@ fn every_cut_in_two_gives_the_same() {
         let response = Response::new(Api::Chat, true, &bytes);
         let reading = response.reading();
         assert_eq!(reading.record.error, None);
-        assert_eq!((reading.record.tokens.len(), reading.record.output_tokens), (6, Some(3)));
-        assert_eq!(reading.text.as_deref(), Some("日本 a\n\"q\" é b"));
+        assert_eq!((reading.record.tokens.len(), reading.record.output_tokens), (7, Some(3)));
+        assert_eq!(reading.text.as_deref(), Some("日本 a two lines\n\"q\" é b"));
         for cut in 0..=bytes.len() {
             response.check(&[cut]);
         }
