@@ -118,6 +118,7 @@ pub(crate) async fn answer(
         rng,
         event_ns: read_ns,
         said: 0,
+        text: String::new(),
         unsent: 0,
     };
     answer.generate().await
@@ -209,9 +210,8 @@ impl Plan {
         tokens::WORDS[usize::from(self.words[index])]
     }
 
-    /// Replaces `text` by that of the tokens from one index to another.
+    /// Appends the text of the tokens from one index to another.
     fn text(&self, from: usize, to: usize, text: &mut String) {
-        text.clear();
         for index in from..to {
             if index > 0 {
                 text.push(' ');
@@ -236,6 +236,8 @@ struct Answer<'a> {
     event_ns: u64,
     /// Tokens whose text is in an event.
     said: usize,
+    /// A place for texts of events.
+    text: String,
     /// Events with text that are waiting to be sent.
     unsent: usize,
 }
@@ -297,7 +299,8 @@ impl Answer<'_> {
     /// their text comes with the next.
     fn say(&mut self, from: usize, to: usize, partial: bool) {
         let count = self.plan.words.len();
-        let mut text = String::new();
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
         if !partial {
             self.plan.text(self.said, to, &mut text);
             if self.has(Quirk::PartialUtf8) || self.has(Quirk::SplitEvents) {
@@ -319,6 +322,7 @@ impl Answer<'_> {
             long: self.has(Quirk::LongLine) && (from..to).contains(&(count / 2)),
         };
         self.envelope.text(&mut self.connection.out, &said);
+        self.text = text;
     }
 
     /// What a token is part of.

@@ -325,6 +325,21 @@ fn connections_are_kept_until_the_server_closes_them() {
 }
 
 #[test]
+fn a_request_of_which_a_byte_was_answered_is_not_sent_again() {
+    let server = Server::start(vec![
+        Script::answer(1, 2),
+        Script::raw("H").end(End::Close(5)),
+        Script::answer(1, 2),
+    ]);
+    let done = run(plan(&server.url(), vec![closed(3)]));
+    let records = done.records();
+    assert_fails(records[1], FailureKind::StreamCut, "in the middle of the answer");
+    assert_eq!((records[1].retries, records[1].connection), (0, records::Connection::Reused));
+    assert_eq!((&records[2].error, records[2].retries), (&None, 0));
+    assert_eq!(server.seen().len(), 3);
+}
+
+#[test]
 fn broken_connections_are_told_apart() {
     let refused = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
