@@ -22,9 +22,13 @@ pub struct Server {
 pub struct TruthLine {
     /// The record's number that the request bore. None: it is no request of the load.
     pub id: Option<u64>,
+    /// The number of its connection, in the order of acceptance.
+    pub connection: u64,
+    /// The HTTP status of its answer.
+    pub status: u64,
     /// When it had been read.
     pub read: u64,
-    /// When each token was written.
+    /// When each event with text was written: as a rule, each token.
     pub tokens: Vec<u64>,
     /// When the last byte was written. None: the answer was not completed.
     pub finished: Option<u64>,
@@ -119,6 +123,8 @@ fn truth_line(line: &Value) -> TruthLine {
     let name = line["x_request_id"].as_str();
     TruthLine {
         id: name.and_then(|name| name.rsplit_once('-')?.1.parse().ok()),
+        connection: line["connection"].as_u64().unwrap(),
+        status: line["status"].as_u64().unwrap(),
         read: line["read_ns"].as_u64().unwrap(),
         tokens: line["tokens_ns"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect(),
         finished: line["finished_ns"].as_u64(),

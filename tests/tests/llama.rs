@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
-use acceptance::{Bench, Log, metric, root};
+use acceptance::{Bench, Heard, Log, Relay, metric, ms, root};
+use records::Record;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 const EXPERIMENT: &str = "examples/experiments/llama-cpp.yaml";
 
@@ -45,6 +48,110 @@ fn the_servers_own_counters_agree_with_the_records() {
     assert_eq!(summary["total"]["usage"]["server"], summary["total"]["succeeded"]);
     bench.run(&["teardown"]).expect(0);
     assert_eq!(bench.standing(), Vec::<i32>::new());
+}
+
+/// The server's own `timings` of each request of the load, by number: requests of a connection and
+/// their answers come in the same order.
+fn timings(heard: &[Heard]) -> BTreeMap<u64, Value> {
+    let mut all = BTreeMap::new();
+    for Heard { asked, answered } in heard {
+        let (asked, answered) = [asked, answered].map(|b| String::from_utf8_lossy(b)).into();
+        let ids = asked.split("\r\nx-request-id: llmdbench-").skip(1).map(|rest| {
+            let line = rest.split("\r\n").next().unwrap();
+            line.rsplit('-').next().unwrap().parse().unwrap()
+        });
+        let timings = answered.split("\"timings\":").skip(1).map(|rest| {
+            serde_json::Deserializer::from_str(rest).into_iter::<Value>().next().unwrap().unwrap()
+        });
+        let (ids, timings): (Vec<u64>, Vec<Value>) = (ids.collect(), timings.collect());
+        // The server closes connections that it called kept; the last request then is sent again
+        // over another one.
+        if !ids.is_empty() {
+            assert!((1..=ids.len()).contains(&timings.len()), "an answer has one `timings`");
+            all.extend(ids.into_iter().zip(timings));
+        }
+    }
+    all
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+#[test]
+fn the_servers_own_timings_agree_with_each_record() {
+    const LATE: f64 = 15.0;
+    let bench = Bench::new();
+    let file = root().join(EXPERIMENT).display().to_string();
+    bench.run(&["standup", &file]).expect(0);
+    let url = bench.json("w/target.json")["endpoints"][0].as_str().unwrap().to_owned();
+    let counters = || {
+        [
+            "prompt_tokens_total",
+            "tokens_predicted_total",
+            "prompt_seconds_total",
+            "tokens_predicted_seconds_total",
+        ]
+        .map(|name| metric(&url, &format!("llamacpp:{name}")))
+    };
+    for api in ["chat", "completions"] {
+        let mut latest = (f64::INFINITY, f64::INFINITY);
+        for _ in 0..5 {
+            let relay = Relay::start(&url);
+            let run = Bench::new();
+            let before = counters();
+            let load = ["--endpoint", &relay.url, "--model", "tiny", "--api", api];
+            let lengths = ["--input-tokens", "100", "--output-tokens", "24"];
+            let stage = ["--concurrency", "1", "--requests", "16"];
+            let ended = run.run(&[&["run"], &load[..], &lengths, &stage].concat());
+            assert!([0, 7].contains(&ended.code), "{}", ended.output());
+            let after = counters();
+            let timings = timings(&relay.heard());
+            let records = run.log().records;
+            assert_eq!((records.len(), timings.len()), (16, 16));
+
+            let (mut first, mut span) = (Vec::new(), Vec::new());
+            let own = |record: &Record, name: &str| timings[&record.id][name].as_f64().unwrap();
+            for record in &records {
+                let counts =
+                    [record.input_tokens, record.output_tokens].map(|n| f64::from(n.unwrap()));
+                assert_eq!(
+                    counts,
+                    ["prompt_n", "predicted_n"].map(|n| own(record, n)),
+                    "{record:?}"
+                );
+                let last = *record.tokens.last().unwrap();
+                let ttft = ms(record.sent.unwrap(), record.tokens[0]);
+                let (prompt, predicted) = (own(record, "prompt_ms"), own(record, "predicted_ms"));
+                assert!(
+                    ttft >= prompt,
+                    "TTFT {ttft} ms, but {prompt} ms for the prompt: {record:?}"
+                );
+                first.push(ttft - prompt);
+                span.push((ms(record.tokens[0], last) - predicted).abs());
+            }
+            // The counters are the sums of the same times, in seconds.
+            let sum = |name: &str| records.iter().map(|record| own(record, name)).sum::<f64>();
+            let grown: Vec<f64> =
+                after.iter().zip(before).map(|(after, before)| after - before).collect();
+            let tokens = [sum("prompt_n"), sum("predicted_n")];
+            assert_eq!(grown[..2], tokens, "{api}: counters, and the records' sums");
+            let seconds = [sum("prompt_ms") / 1e3, sum("predicted_ms") / 1e3];
+            for (grown, sum) in grown[2..].iter().zip(seconds) {
+                assert!((grown - sum).abs() < 0.01, "{api}: {grown} s, but {sum} s in all");
+            }
+            latest = (median(first), median(span));
+            if latest.0 < LATE && latest.1 < LATE {
+                break;
+            }
+        }
+        assert!(
+            latest.0 < LATE && latest.1 < LATE,
+            "{api}: medians {latest:?} ms off in the best of five"
+        );
+    }
+    bench.run(&["teardown"]).expect(0);
 }
 
 #[test]

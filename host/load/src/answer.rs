@@ -16,8 +16,7 @@ pub(crate) struct Answer {
     facts: Facts,
     body: Body,
     streamed: bool,
-    status: u16,
-    location: Option<String>,
+    head: Head,
     first_byte: Option<Nanos>,
 }
 
@@ -112,30 +111,29 @@ impl Answer {
             },
             body: Body::Whole(Vec::new()),
             streamed,
-            status: 0,
-            location: None,
+            head: Head::default(),
             first_byte: None,
         }
     }
 
     /// Takes the head.
     pub(crate) fn head(&mut self, head: &Head) {
-        self.status = head.status;
-        self.location.clone_from(&head.location);
-        self.body = if !self.is_good() {
+        self.head = head.clone();
+        self.body = if !self.is_good() || head.content_encoding.is_some() {
             Body::Other(Vec::new())
-        } else if !self.streamed {
-            Body::Whole(Vec::new())
-        } else if head.content_type == "application/json" {
-            Body::Other(Vec::new())
-        } else {
-            // Some servers name no type, or a wrong one.
+        } else if self.streamed {
             Body::Events(Splitter::default())
+        } else {
+            Body::Whole(Vec::new())
         };
     }
 
     /// Takes bytes of the body, which a read that returned at `at` has brought.
     pub(crate) fn body(&mut self, bytes: &[u8], at: Nanos) {
+        // Some servers name no content type, or a wrong one; but no stream begins like JSON.
+        if self.first_byte.is_none() && bytes.first() == Some(&b'{') && self.streamed {
+            self.body = Body::Other(Vec::new());
+        }
         self.first_byte.get_or_insert(at);
         match &mut self.body {
             Body::Events(splitter) => splitter.feed(bytes, |event| self.facts.event(event, at)),
@@ -154,6 +152,7 @@ impl Answer {
 
     /// Judges the answer once its body has ended: `complete`, or cut off for this reason.
     pub(crate) fn end(&mut self, at: Nanos, cut: Option<&str>) -> Result<(), Failure> {
+        let is_good = self.is_good();
         let facts = &mut self.facts;
         let fail = |kind, message: String| Err(Failure::new(kind, message));
         let mut half = false;
@@ -168,13 +167,16 @@ impl Answer {
             }
             Body::Whole(body) if cut.is_none() => facts.whole(body),
             Body::Whole(_) => {}
-            Body::Other(body) if !(200..300).contains(&self.status) && self.status != 0 => {
-                let text = match (&self.location, api::error_text(body)) {
-                    (Some(location), _) => format!("redirects to {location}"),
-                    (None, text) if text.is_empty() => format!("status {}", self.status),
-                    (None, text) => text,
-                };
-                return fail(FailureKind::HttpStatus, text);
+            Body::Other(body) if !is_good && self.head.status != 0 => {
+                return fail(FailureKind::HttpStatus, refusal(&self.head, body));
+            }
+            Body::Other(_) if self.head.content_encoding.is_some() => {
+                let text = format!(
+                    "the answer is {}, which holds tokens back; switch compression off at the \
+                     server or the proxy before it",
+                    compressed(&self.head)
+                );
+                return fail(FailureKind::BadStream, text);
             }
             Body::Other(body) => match api::read(facts.api, body).ok().and_then(|p| p.error) {
                 Some(error) => facts.server_error = Some(error),
@@ -198,7 +200,10 @@ impl Answer {
             return fail(FailureKind::StreamCut, text.to_owned());
         }
         if !facts.output {
-            return fail(FailureKind::EmptyAnswer, "the answer has no output token".to_owned());
+            let kind = &*self.head.content_type;
+            let is_odd = self.streamed && !["", "text/event-stream"].contains(&kind);
+            let note = if is_odd { format!("; its content type is {kind}") } else { String::new() };
+            return fail(FailureKind::EmptyAnswer, format!("the answer has no output token{note}"));
         }
         if self.streamed && !facts.finished && !facts.done {
             let text = "the stream ended without a finish reason and without [DONE]";
@@ -210,7 +215,7 @@ impl Answer {
     /// Moves the facts into the record and gives the texts.
     pub(crate) fn into_record(self, record: &mut Record) -> Texts {
         let facts = self.facts;
-        record.status = self.status;
+        record.status = self.head.status;
         record.first_byte = self.first_byte;
         record.first_answer = facts.first_answer;
         // The counts are used only if each chunk had one, and kept only if they say something.
@@ -230,8 +235,30 @@ impl Answer {
     }
 
     fn is_good(&self) -> bool {
-        (200..300).contains(&self.status)
+        (200..300).contains(&self.head.status)
     }
+}
+
+/// What a status that is no success says.
+fn refusal(head: &Head, body: &[u8]) -> String {
+    let mut text = match (&head.location, &head.content_encoding) {
+        (Some(location), _) => format!("redirects to {location}"),
+        (None, Some(_)) => format!("status {}; its body is {}", head.status, compressed(head)),
+        (None, None) => api::error_text(body),
+    };
+    if text.is_empty() {
+        text = format!("status {}", head.status);
+    }
+    if let Some(after) = &head.retry_after {
+        let unit = if after.bytes().all(|byte| byte.is_ascii_digit()) { " s" } else { "" };
+        text.push_str(&format!("; retry after {after}{unit}"));
+    }
+    text
+}
+
+fn compressed(head: &Head) -> String {
+    let coding = head.content_encoding.as_deref().unwrap_or_default();
+    format!("compressed (content-encoding: {coding})")
 }
 
 impl Facts {

@@ -6,13 +6,17 @@ const LONGEST_HEAD: usize = 64 * 1024;
 const MOST_HEADERS: usize = 100;
 
 /// The parts of a response's head that matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: u16,
     /// The media type in lower case, without parameters.
     pub(crate) content_type: String,
     /// Where it redirects to.
     pub(crate) location: Option<String>,
+    /// When it is to be tried again: seconds, or a date.
+    pub(crate) retry_after: Option<String>,
+    /// How the body is compressed.
+    pub(crate) content_encoding: Option<String>,
 }
 
 /// What the next bytes are.
@@ -169,13 +173,13 @@ impl Reader {
             self.head.extend_from_slice(input);
         }
         let bytes: &[u8] = if joined { &self.head } else { input };
+        let is_long = bytes.len() > LONGEST_HEAD;
+        let bytes = &bytes[..bytes.len().min(LONGEST_HEAD)];
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut response = httparse::Response::new(&mut headers);
         let length = match response.parse(bytes).map_err(Malformed::Head)? {
             httparse::Status::Complete(length) => length,
-            httparse::Status::Partial if bytes.len() > LONGEST_HEAD => {
-                return Err(Malformed::LongHead);
-            }
+            httparse::Status::Partial if is_long => return Err(Malformed::LongHead),
             httparse::Status::Partial => {
                 if !joined {
                     self.head.extend_from_slice(input);
@@ -184,43 +188,43 @@ impl Reader {
                 return Ok(None);
             }
         };
-        let status = response.code.unwrap_or(0);
         let framing = Framing::of(&response)?;
         *input = &input[length - before..];
         self.head.clear();
-        if (100..200).contains(&status) {
+        if (100..200).contains(&framing.head.status) {
             return Ok(None);
         }
         self.keep_alive = framing.keep_alive;
         self.state = framing.state;
-        let Framing { content_type, location, .. } = framing;
-        Ok(Some(Head { status, content_type, location }))
+        Ok(Some(framing.head))
     }
 }
 
-/// How a response's body ends, from its headers.
+/// What a response's headers say, of its body's end and else.
 struct Framing {
     keep_alive: bool,
     state: State,
-    content_type: String,
-    location: Option<String>,
+    head: Head,
 }
 
 impl Framing {
     fn of(response: &httparse::Response<'_, '_>) -> Result<Self, Malformed> {
         let mut keep_alive = response.version == Some(1);
-        let mut content_type = String::new();
-        let mut location = None;
+        let mut head = Head { status: response.code.unwrap_or(0), ..Head::default() };
         let mut length = None;
         let mut chunked = false;
         for header in response.headers.iter() {
             let value = String::from_utf8_lossy(header.value).trim().to_ascii_lowercase();
             let has = |word: &str| value.split(',').any(|item| item.trim() == word);
+            let written = || Some(String::from_utf8_lossy(header.value).into_owned());
             match header.name.to_ascii_lowercase().as_str() {
                 "content-type" => {
-                    content_type = value.split(';').next().unwrap_or("").trim().to_owned();
+                    head.content_type = value.split(';').next().unwrap_or("").trim().to_owned();
                 }
-                "location" => location = Some(String::from_utf8_lossy(header.value).into_owned()),
+                "content-encoding" if value == "identity" || value.is_empty() => {}
+                "content-encoding" => head.content_encoding = Some(value),
+                "location" => head.location = written(),
+                "retry-after" => head.retry_after = written(),
                 "content-length" => {
                     length = Some(value.parse::<u64>().map_err(|_| Malformed::Length)?);
                 }
@@ -237,7 +241,7 @@ impl Framing {
             Some(length) => State::Length(length),
             None => State::UntilClose,
         };
-        Ok(Self { keep_alive, state, content_type, location })
+        Ok(Self { keep_alive, state, head })
     }
 }
 
@@ -268,7 +272,7 @@ mod tests {
 
     fn read<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Result<Answer, Malformed> {
         let mut reader = Reader::new();
-        let mut head = Head { status: 0, content_type: String::new(), location: None };
+        let mut head = Head::default();
         let mut body = Vec::new();
         for mut input in reads {
             loop {
@@ -329,13 +333,27 @@ mod tests {
     }
 
     #[test]
-    fn where_a_redirect_leads_is_kept_as_it_was_written() {
-        let mut input = &b"HTTP/1.1 307 X\r\nlocation: http://Host/V1\r\n\r\n"[..];
-        let head = match Reader::new().next(&mut input) {
-            Ok(Part::Head(head)) => head,
-            other => panic!("{other:?}"),
+    fn what_a_failure_needs_of_the_head_is_kept() {
+        let head = |headers: &str| {
+            let response = format!("HTTP/1.1 307 X\r\n{headers}\r\n\r\n");
+            match Reader::new().next(&mut response.as_bytes()) {
+                Ok(Part::Head(head)) => head,
+                other => panic!("{other:?}"),
+            }
         };
-        assert_eq!(head.location.as_deref(), Some("http://Host/V1"));
+        let redirect = head("location: http://Host/V1");
+        assert_eq!(redirect.location.as_deref(), Some("http://Host/V1"));
+        assert_eq!(head("Retry-After: 7").retry_after.as_deref(), Some("7"));
+        assert_eq!(head("Content-Encoding: GZIP").content_encoding.as_deref(), Some("gzip"));
+        assert_eq!(head("content-encoding: identity").content_encoding, None);
+    }
+
+    #[test]
+    fn a_head_is_too_long_whether_it_comes_at_once_or_in_pieces() {
+        let response = format!("HTTP/1.1 204 X\r\na: {}\r\n\r\n", "x".repeat(LONGEST_HEAD));
+        for size in [response.len(), 1000] {
+            assert_eq!(read(response.as_bytes().chunks(size)), Err(Malformed::LongHead));
+        }
     }
 
     #[test]

@@ -45,3 +45,5 @@ pub use run::{NotFound, Outcome, Run, StartError, start};
 
 #[doc(hidden)]
 pub mod bench;
+#[doc(hidden)]
+pub mod chunking;

@@ -7,12 +7,14 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use crate::api::{self, ApiError, Ask, Dialect};
+use crate::behavior::Behavior;
 use crate::clock::monotonic_ns;
 use crate::engine::{Demand, Engine, Running, Truth, unix_s};
-use crate::events::{self, Envelope};
+use crate::events::{self, Envelope, Form, Said};
 use crate::fault::{Fault, FaultError};
-use crate::http::{Connection, Gone, Request, reason, response, stream_head};
+use crate::http::{Connection, Gone, Request, reason, response};
 use crate::metrics::Finish;
+use crate::quirk::Quirk;
 use crate::script::{Act, Script};
 use crate::tokens;
 use crate::truth::TruthLine;
@@ -86,6 +88,11 @@ pub(crate) async fn answer(
         }
         return refuse(connection, &mut truth.line, &injected(status), &headers).await;
     }
+    if engine.behavior.quirks.contains(&Quirk::Redirect) {
+        headers.push_str(&format!("location: /elsewhere{}\r\n", truth.line.path));
+        let error = ApiError::new(307, reason(307), None, "the model has moved");
+        return refuse(connection, &mut truth.line, &error, &headers).await;
+    }
     let ask = match api::read_ask(dialect, &request.body, &engine.behavior) {
         Ok(ask) => ask,
         Err(error) => return refuse(connection, &mut truth.line, &error, &headers).await,
@@ -97,7 +104,8 @@ pub(crate) async fn answer(
     let demand = Demand { prompt: &ask.prompt, output: plan.words.len() as u32, read_ns };
     let running = engine.admit(connection, demand).await?;
     truth.line.cached_tokens = running.cached;
-    let envelope = Envelope::new(&ask, &truth.line.id, unix_s(), &engine.behavior.model);
+    let Behavior { model, quirks, .. } = &engine.behavior;
+    let envelope = Envelope::new(&ask, &truth.line.id, unix_s(), model, quirks);
     let answer = Answer {
         engine,
         connection,
@@ -109,6 +117,9 @@ pub(crate) async fn answer(
         envelope,
         rng,
         event_ns: read_ns,
+        said: 0,
+        text: String::new(),
+        unsent: 0,
     };
     answer.generate().await
 }
@@ -199,9 +210,8 @@ impl Plan {
         tokens::WORDS[usize::from(self.words[index])]
     }
 
-    /// Replaces `text` by that of the tokens from one index to another.
+    /// Appends the text of the tokens from one index to another.
     fn text(&self, from: usize, to: usize, text: &mut String) {
-        text.clear();
         for index in from..to {
             if index > 0 {
                 text.push(' ');
@@ -224,20 +234,28 @@ struct Answer<'a> {
     rng: ChaCha8Rng,
     /// When the last tokens came; at first, when the request was read.
     event_ns: u64,
+    /// Tokens whose text is in an event.
+    said: usize,
+    /// A place for texts of events.
+    text: String,
+    /// Events with text that are waiting to be sent.
+    unsent: usize,
 }
 
 impl Answer<'_> {
     async fn generate(mut self) -> Result<After, Gone> {
         let mut due_ns = self.running.start_ns + self.time_to_first_ns();
         if self.ask.stream {
-            stream_head(&mut self.connection.out, &self.headers);
+            self.envelope.head(&mut self.connection.out, &self.headers);
+            let usage = self.usage_so_far(0);
+            self.envelope.early(&mut self.connection.out, usage.as_ref());
             if monotonic_ns() < due_ns {
                 self.send_part().await?;
             }
         }
         let count = self.plan.words.len();
         let per_chunk = self.engine.behavior.tokens_per_chunk as usize;
-        let (mut from, mut text) = (0, String::new());
+        let (mut from, mut waits) = (0, false);
         while from < count {
             let to = if from == 0 { 1 } else { count.min(from + per_chunk) };
             if from > 0 {
@@ -250,20 +268,19 @@ impl Answer<'_> {
                 return Ok(after);
             }
             self.connection.unless_gone(self.engine.clock.until(due_ns)).await?;
+            // Every other event, where one of two has to wait for the next.
+            waits = !waits && to < count;
             if self.ask.stream {
-                if from == 0 && self.ask.dialect == Dialect::Chat {
+                if from == 0 && self.ask.dialect == Dialect::Chat && !self.has(Quirk::EarlyRole) {
                     let usage = self.usage_so_far(0);
-                    self.envelope.role(&mut self.connection.out, usage.as_ref());
+                    self.envelope.role(&mut self.connection.out, "".into(), usage.as_ref());
                     self.send_part().await?;
                 }
-                let finish = (to == count).then(|| self.plan.finish.name());
-                let usage = self.usage_so_far(to);
-                self.plan.text(from, to, &mut text);
-                self.envelope.text(&mut self.connection.out, &text, finish, usage.as_ref());
+                self.say(from, to, waits && self.has(Quirk::PartialUtf8));
             }
             self.count_tokens(from, to);
-            if self.ask.stream {
-                self.send_part().await?;
+            if self.ask.stream && !(waits && self.has(Quirk::JoinedEvents)) {
+                self.send(false).await?;
             }
             from = to;
         }
@@ -274,8 +291,91 @@ impl Answer<'_> {
         self.finish().await
     }
 
+    fn has(&self, quirk: Quirk) -> bool {
+        self.engine.behavior.quirks.contains(&quirk)
+    }
+
+    /// Appends the event of the tokens from one index to another; if they are no whole character,
+    /// their text comes with the next.
+    fn say(&mut self, from: usize, to: usize, partial: bool) {
+        let count = self.plan.words.len();
+        let mut text = std::mem::take(&mut self.text);
+        text.clear();
+        if !partial {
+            self.plan.text(self.said, to, &mut text);
+            if self.has(Quirk::PartialUtf8) || self.has(Quirk::SplitEvents) {
+                text.push('日');
+            }
+            self.said = to;
+            self.unsent += 1;
+        }
+        let ends = to == count && !self.has(Quirk::FinishAlone);
+        let usage = match self.usage_so_far(to) {
+            None if ends && self.has(Quirk::UsageInLast) => self.usage_if_asked(),
+            usage => usage,
+        };
+        let said = Said {
+            text: &text,
+            form: self.form(from),
+            finish: ends.then(|| self.finish_reason()),
+            usage: usage.as_ref(),
+            long: self.has(Quirk::LongLine) && (from..to).contains(&(count / 2)),
+        };
+        self.envelope.text(&mut self.connection.out, &said);
+        self.text = text;
+    }
+
+    /// What a token is part of.
+    fn form(&self, token: usize) -> Form {
+        let half = self.plan.words.len() / 2;
+        let reasons = self.has(Quirk::Reasoning) || self.has(Quirk::ReasoningContent);
+        match self.ask.dialect {
+            Dialect::Chat if reasons && token < half => Form::Reasoning,
+            Dialect::Chat if self.has(Quirk::ToolCalls) && token >= half => {
+                Form::Call { first: token == half }
+            }
+            _ => Form::Answer,
+        }
+    }
+
+    fn finish_reason(&self) -> &'static str {
+        let calls = matches!(self.form(self.plan.words.len()), Form::Call { .. });
+        if calls { "tool_calls" } else { self.plan.finish.name() }
+    }
+
+    /// Sends what was appended, and notes when: just before the write that makes it whole. `last` is
+    /// the end of the answer.
+    async fn send(&mut self, last: bool) -> Result<(), Gone> {
+        if self.engine.behavior.one_write && !last {
+            return Ok(());
+        }
+        if self.has(Quirk::SplitEvents) {
+            let out = &self.connection.out;
+            let character = out.windows(2).position(|pair| pair == "日".as_bytes()[..2].as_ref());
+            // In the chunk's size, behind a byte of the character, in the empty line.
+            let cuts = [1, character.map_or(out.len() / 2, |at| at + 1), out.len() - 3];
+            let mut sent = 0;
+            for cut in cuts.into_iter().filter(|&cut| cut > 0) {
+                self.connection.send_first(cut - sent).await?;
+                sent = cut;
+                let soon_ns = monotonic_ns() + NS_PER_MS;
+                self.connection.unless_gone(self.engine.clock.until(soon_ns)).await?;
+            }
+        }
+        let now = monotonic_ns();
+        let unsent = std::mem::take(&mut self.unsent);
+        self.truth.line.tokens_ns.extend(std::iter::repeat_n(now, unsent));
+        if last {
+            self.truth.line.finished_ns = Some(now);
+        }
+        self.connection.send().await
+    }
+
     /// Lets a fault that strikes half-way do so, once. Returns how it ended the answer, if it did.
     async fn strike(&mut self, due_ns: &mut u64) -> Result<Option<After>, Gone> {
+        if self.unsent > 0 && self.plan.fault.is_some() {
+            self.send(false).await?;
+        }
         let after = match self.plan.fault {
             Some(Fault::Stall(ms)) => {
                 *due_ns += ms * NS_PER_MS;
@@ -301,7 +401,7 @@ impl Answer<'_> {
                 self.running.finish = Finish::Error;
                 let error = injected(500);
                 if self.ask.stream {
-                    events::data(&mut self.connection.out, &error.body);
+                    self.envelope.data(&mut self.connection.out, &error.body);
                     self.send_part().await?;
                     self.end(true).await?;
                     Some(After::KeepIfAsked)
@@ -331,10 +431,19 @@ impl Answer<'_> {
             self.engine.lock().cache.insert(&tokens);
         }
         self.running.leave();
-        let usage = self.usage(self.plan.words.len());
         let fault = self.plan.fault;
         if self.ask.stream {
-            if self.ask.include_usage {
+            if self.has(Quirk::FinishAlone) {
+                let in_last = self.has(Quirk::UsageInLast);
+                let usage = if in_last { self.usage_if_asked() } else { None };
+                let (text, form, long) = ("", Form::Answer, false);
+                let finish = Some(self.finish_reason());
+                let said = Said { text, form, finish, usage: usage.as_ref(), long };
+                self.envelope.text(&mut self.connection.out, &said);
+            }
+            if !self.has(Quirk::UsageInLast)
+                && let Some(usage) = self.usage_if_asked()
+            {
                 self.envelope.usage(&mut self.connection.out, &usage);
                 self.send_part().await?;
             }
@@ -342,6 +451,7 @@ impl Answer<'_> {
         } else {
             let mut text = String::new();
             self.plan.text(0, self.plan.words.len(), &mut text);
+            let usage = self.usage(self.plan.words.len());
             let body = self.envelope.whole(&text, self.plan.finish.name(), &usage).to_string();
             let out = &mut self.connection.out;
             response(out, 200, "application/json", &self.headers, body.as_bytes());
@@ -358,16 +468,8 @@ impl Answer<'_> {
 
     /// Ends a stream. The end of the body goes with the last event.
     async fn end(&mut self, done: bool) -> Result<(), Gone> {
-        if done {
-            self.connection.out.extend_from_slice(events::DONE);
-        }
-        self.connection.out.extend_from_slice(events::END);
-        let now = monotonic_ns();
-        if self.engine.behavior.one_write {
-            self.truth.line.tokens_ns.fill(now);
-        }
-        self.truth.line.finished_ns = Some(now);
-        self.connection.send().await
+        self.envelope.end(&mut self.connection.out, done);
+        self.send(true).await
     }
 
     fn count_tokens(&mut self, from: usize, to: usize) {
@@ -375,9 +477,6 @@ impl Answer<'_> {
         let after_ns = now - self.event_ns;
         self.event_ns = now;
         self.truth.line.output_tokens = to as u32;
-        if self.ask.stream {
-            self.truth.line.tokens_ns.push(now);
-        }
         let metrics = &mut self.engine.lock().metrics;
         metrics.generation_tokens += (to - from) as u64;
         match from {
@@ -389,12 +488,21 @@ impl Answer<'_> {
     fn usage(&self, completion: usize) -> Value {
         let prompt = self.truth.line.input_tokens;
         let cached = (self.engine.behavior.cache_blocks > 0).then_some(self.running.cached);
-        api::usage(prompt, completion as u32, cached)
+        let reasoning = (0..completion).filter(|&token| self.form(token) == Form::Reasoning);
+        let reasoning = Some(reasoning.count() as u32).filter(|&count| count > 0);
+        api::usage(prompt, completion as u32, cached, reasoning)
     }
 
-    /// What every event has, if it was asked for.
+    /// What every event has, if it was asked for or is sent unasked.
     fn usage_so_far(&self, completion: usize) -> Option<Value> {
-        self.ask.continuous_usage.then(|| self.usage(completion))
+        let continuous = self.ask.continuous_usage || self.has(Quirk::ContinuousUsage);
+        (continuous && !self.has(Quirk::NoUsage)).then(|| self.usage(completion))
+    }
+
+    /// What the end has, if it was asked for.
+    fn usage_if_asked(&self) -> Option<Value> {
+        let wanted = self.ask.include_usage && !self.has(Quirk::NoUsage);
+        wanted.then(|| self.usage(self.plan.words.len()))
     }
 
     fn time_to_first_ns(&mut self) -> u64 {

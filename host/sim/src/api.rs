@@ -124,7 +124,12 @@ pub(crate) fn read_tokenize(body: &[u8], behavior: &Behavior) -> Result<Vec<u32>
 }
 
 /// The `usage` object.
-pub(crate) fn usage(prompt: u32, completion: u32, cached: Option<u32>) -> Value {
+pub(crate) fn usage(
+    prompt: u32,
+    completion: u32,
+    cached: Option<u32>,
+    reasoning: Option<u32>,
+) -> Value {
     let mut usage = json!({
         "prompt_tokens": prompt,
         "total_tokens": prompt + completion,
@@ -132,6 +137,9 @@ pub(crate) fn usage(prompt: u32, completion: u32, cached: Option<u32>) -> Value 
     });
     if let Some(cached) = cached {
         usage["prompt_tokens_details"] = json!({"cached_tokens": cached});
+    }
+    if let Some(reasoning) = reasoning {
+        usage["completion_tokens_details"] = json!({"reasoning_tokens": reasoning});
     }
     usage
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::FaultRule;
+use crate::quirk::Quirk;
 use crate::script::{self, Script};
 
 /// How the server behaves. Every field has a default; all draws come from [`seed`](Self::seed).
@@ -55,8 +56,10 @@ pub struct Behavior {
     /// Faults for a share of the requests; the first rule that is drawn applies. A request may ask
     /// for a fault itself with the header `x-sim-fault`.
     pub faults: Vec<FaultRule>,
+    /// Quirks of all answers.
+    pub quirks: Vec<Quirk>,
     /// Files with scripted streams, played in turn instead of generated answers, whatever is asked
-    /// for; delays and faults do not apply to them.
+    /// for; delays, faults and quirks do not apply to them.
     pub scripts: Vec<PathBuf>,
     /// Stop the server when this many answers have ended.
     pub exit_after_requests: Option<u64>,
@@ -118,6 +121,7 @@ impl Default for Behavior {
             one_write: false,
             default_output_tokens: 128,
             faults: Vec::new(),
+            quirks: Vec::new(),
             scripts: Vec::new(),
             exit_after_requests: None,
             truth_log: None,
@@ -280,6 +284,8 @@ mod tests {
         check(r#"{"model":""}"#, Err("`model: \"\"`"));
         check(r#"{"faults":[{"fault":"cut","rate":2}]}"#, Err("`faults.rate: 2`"));
         check(r#"{"faults":[{"fault":"explode","rate":1}]}"#, Err("`explode`"));
+        check(r#"{"quirks":["crlf","gzip"]}"#, Ok(()));
+        check(r#"{"quirks":["odd"]}"#, Err("unknown variant `odd`"));
         check(r#"{"ttft":3}"#, Err("unknown field `ttft`"));
         check(r#"{"scripts":["does-not-exist.jsonl"]}"#, Err("does-not-exist.jsonl"));
     }

@@ -115,6 +115,14 @@ impl Connection {
         .await
     }
 
+    /// Sends the first `count` bytes of `out`.
+    pub(crate) async fn send_first(&mut self, count: usize) -> Result<(), Gone> {
+        let rest = self.out.split_off(count);
+        self.send().await?;
+        self.out = rest;
+        Ok(())
+    }
+
     /// Makes closing this connection a reset.
     pub(crate) fn reset_on_close(&self) {
         // If the system refuses, the client sees a plain close, which is also a fault.
@@ -285,11 +293,9 @@ pub(crate) fn response(
 }
 
 /// The head of a streamed response. `headers` are whole lines.
-pub(crate) fn stream_head(out: &mut Vec<u8>, headers: &str) {
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nserver: sim\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
-         transfer-encoding: chunked\r\n{headers}\r\n"
-    );
+pub(crate) fn stream_head(out: &mut Vec<u8>, content_type: &str, headers: &str) {
+    let head =
+        format!("HTTP/1.1 200 OK\r\nserver: sim\r\ncontent-type: {content_type}\r\n{headers}\r\n");
     out.extend_from_slice(head.as_bytes());
 }
 
@@ -297,6 +303,7 @@ pub(crate) fn stream_head(out: &mut Vec<u8>, headers: &str) {
 pub(crate) fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        307 => "Temporary Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         404 => "Not Found",

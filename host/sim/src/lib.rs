@@ -24,7 +24,8 @@
 //! | End of a stream | in one write with the last event | in a write of its own |
 //!
 //! - [`serve`] runs a server on a listener until told to stop.
-//! - [`Behavior`] says how it behaves, [`FAULTS`] what can go wrong.
+//! - [`Behavior`] says how it behaves, [`FAULTS`] what can go wrong, [`QUIRKS`] what is right
+//!   and odd.
 //! - [`TruthLine`] is what it writes down about each request.
 
 mod answer;
@@ -37,6 +38,7 @@ mod events;
 mod fault;
 mod http;
 mod metrics;
+mod quirk;
 mod script;
 mod server;
 mod tokens;
@@ -45,5 +47,6 @@ mod truth;
 pub use behavior::{ApiKey, Behavior, BehaviorError, BehaviorErrorKind, CacheReset};
 pub use engine::Stats;
 pub use fault::{FAULTS, Fault, FaultError, FaultKind, FaultRule};
+pub use quirk::{QUIRKS, Quirk, QuirkError, QuirkKind};
 pub use server::serve;
 pub use truth::{TruthHeader, TruthLine};

@@ -15,6 +15,7 @@ use crate::behavior::{Behavior, CacheReset};
 use crate::clock::monotonic_ns;
 use crate::engine::{Engine, Stats};
 use crate::http::{Connection, Gone, NoRequest, Request, response};
+use crate::quirk::Quirk;
 
 /// Serves until `shutdown` completes or the behaviour ends the server; open connections are then
 /// dropped. Fails if the behaviour is impossible (the error's inner one is a
@@ -70,10 +71,11 @@ fn is_passing(error: &io::Error) -> bool {
 /// Answers the requests of one connection, one after the other.
 async fn converse(engine: Arc<Engine>, mut connection: Connection) -> io::Result<()> {
     let number = engine.count_connection();
-    loop {
-        let request = match connection.read_request().await {
+    let has = |quirk| engine.behavior.quirks.contains(&quirk);
+    for answered in 0_u64.. {
+        let mut request = match connection.read_request().await {
             Ok(request) => request,
-            Err(NoRequest::Gone) => return Ok(()),
+            Err(NoRequest::Gone) => break,
             Err(NoRequest::Bad(status, message)) => {
                 response(
                     &mut connection.out,
@@ -84,15 +86,20 @@ async fn converse(engine: Arc<Engine>, mut connection: Connection) -> io::Result
                 );
                 // The connection ends here, whether the client reads this or not.
                 let _ = connection.send().await;
-                return Ok(());
+                break;
             }
         };
+        if answered > 0 && has(Quirk::CloseReused) {
+            break;
+        }
+        request.keep_alive &= !has(Quirk::Close) && !has(Quirk::UntilClose);
         let keep_alive = request.keep_alive;
         match respond(&engine, &mut connection, number, request).await {
             Ok(After::KeepIfAsked) if keep_alive => {}
-            Ok(_) | Err(Gone) => return Ok(()),
+            Ok(_) | Err(Gone) => break,
         }
     }
+    Ok(())
 }
 
 const CLOSE_HEADER: &str = "connection: close\r\n";

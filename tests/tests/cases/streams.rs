@@ -91,6 +91,10 @@ fn check_metrics(played: &Played, itl: &[f64]) {
     check("ntpot", latency / output);
     check("itl", itl.iter().sum::<f64>() / itl.len() as f64);
     assert_eq!(played.metric("itl")["n"], itl.len());
+    let mut sorted = itl.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = played.metric("itl")["p50"].as_f64().unwrap();
+    assert!((median - sorted[itl.len().div_ceil(2) - 1]).abs() < 0.001, "{median}: {sorted:?}");
 }
 
 fn gaps(record: &Record) -> Vec<f64> {
@@ -246,8 +250,14 @@ fn c03_an_error_inside_a_good_stream_is_a_failure() {
     let stage = &played.summary["stages"][0];
     assert_eq!((&stage["sent"], &stage["failed"]), (&json!(2), &json!(1)));
     assert_eq!(stage["errors"], json!({"server_error": 1}));
-    for name in ["ttft", "latency", "output_tokens"] {
-        assert_eq!(played.metric(name)["n"], 1, "{name}");
+    let record = &played.log.records[0];
+    let latency = ms(record.sent.unwrap(), record.finished);
+    for (name, right) in
+        [("ttft", arrivals(record)[0]), ("latency", latency), ("output_tokens", 3.0)]
+    {
+        let metric = played.metric(name);
+        assert_eq!(metric["n"], 1, "{name}");
+        assert!((metric["mean"].as_f64().unwrap() - right).abs() < 0.001, "{name}: {metric}");
     }
     let tokens = played.metric("output_token_throughput")["value"].as_f64().unwrap()
         * stage["window_s"].as_f64().unwrap();
@@ -339,6 +349,15 @@ fn c07_events_end_where_they_end_and_streams_when_they_are_done() {
     let stage = &played.summary["stages"][0];
     assert_eq!((&stage["sent"], &stage["failed"]), (&json!(4), &json!(2)));
     assert_eq!(played.metric("latency")["n"], 2);
+}
+
+#[test]
+fn c07_what_comes_in_one_read_is_a_gap_of_nothing() {
+    let times: (&[f64], f64) = (&[130.0, 150.0, 150.0], 155.0);
+    let played = play_in_time(&cases(&["C07-a"]), &[Some(times)]);
+    let gaps = gaps(&played.log.records[0]);
+    assert_eq!(gaps[1], 0.0);
+    check_metrics(&played, &gaps);
 }
 
 /// Three tokens of three bytes each, the end in all its parts.

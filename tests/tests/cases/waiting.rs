@@ -20,34 +20,47 @@ fn capped(limit: &str) -> (Bench, Value) {
     (bench, summary)
 }
 
-fn check(limit: &str) {
-    let (bench, summary) = capped(limit);
+/// How late things may be on a busy machine, in milliseconds. What has waited for others may be
+/// late by what they were, too.
+const LATE: f64 = 15.0;
+
+/// Whether nothing was late; nothing may ever be early.
+fn is_in_time(bench: &Bench, summary: &Value) -> bool {
     let records = bench.log().records;
     assert_eq!(records.len(), 8);
     let begin = records[0].due.unwrap();
+    let mut in_time = true;
     for (i, record) in (0_u64..).zip(&records) {
         assert_eq!(record.due, Some(begin + i * 100_000_000), "request {i} is due at 0.1 i");
-        let sent = ms(begin, record.sent.unwrap());
-        let right = 500.0 * i as f64;
-        assert!((right..right + 250.0).contains(&sent), "request {i} was sent at {sent} ms");
-        let latency = ms(record.sent.unwrap(), record.finished);
-        assert!((497.0..600.0).contains(&latency), "request {i} took {latency} ms");
+        let mut check = |what: &str, got: f64, right: f64, waited: u64| {
+            assert!(got >= right, "request {i}: {what} is {got} ms, before {right} ms");
+            in_time &= got < right + LATE * (waited + 1) as f64;
+        };
+        check("sent", ms(begin, record.sent.unwrap()), 500.0 * i as f64, i);
+        check("latency", ms(record.sent.unwrap(), record.finished), 500.0, 0);
     }
+    let metrics = &summary["stages"][0]["metrics"];
+    // Means over the eight; the last one has waited for seven.
+    for (metric, of, right, waited) in [
+        ("latency", "mean", 500.0, 0.0),
+        ("scheduled_latency", "mean", 1900.0, 3.5),
+        ("scheduled_latency", "max", 3300.0, 7.0),
+        ("lateness", "mean", 1400.0, 3.5),
+        ("lateness", "p50", 1200.0, 3.0),
+    ] {
+        let got = metrics[metric][of].as_f64().unwrap();
+        assert!(got > right - 0.001, "{metric} {of} is {got}, not {right}");
+        in_time &= got < right + LATE * (waited + 1.0);
+    }
+    in_time
+}
+
+fn check(limit: &str) {
+    let (_, summary) = (0..5)
+        .map(|_| capped(limit))
+        .find(|(bench, summary)| is_in_time(bench, summary))
+        .expect("one of five runs is in time");
     let stage = &summary["stages"][0];
-    let mean = |metric: &str| stage["metrics"][metric]["mean"].as_f64().unwrap();
-    let near = |name: &str, got: f64, right: f64, more: f64| {
-        assert!((right - 5.0..right + more).contains(&got), "{name} is {got}, not {right}");
-    };
-    near("latency", mean("latency"), 500.0, 60.0);
-    near("scheduled latency", mean("scheduled_latency"), 1900.0, 200.0);
-    near(
-        "largest scheduled latency",
-        stage["metrics"]["scheduled_latency"]["max"].as_f64().unwrap(),
-        3300.0,
-        300.0,
-    );
-    near("lateness", mean("lateness"), 1400.0, 200.0);
-    near("median lateness", stage["metrics"]["lateness"]["p50"].as_f64().unwrap(), 1200.0, 200.0);
     assert_eq!(stage["loop"], "capped");
     let offered = stage["offered_rate"].as_f64().unwrap();
     let achieved = stage["achieved_rate"].as_f64().unwrap();

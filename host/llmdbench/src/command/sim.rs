@@ -4,13 +4,13 @@ use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
 use crate::{interrupt, unit};
 use clap::Args;
-use sim::{Behavior, CacheReset, FAULTS, FaultRule};
+use sim::{Behavior, CacheReset, FAULTS, FaultRule, QUIRKS, Quirk, QuirkError};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Options of `sim`.
 #[derive(Debug, Args)]
-#[command(after_help = fault_help())]
+#[command(after_help = help())]
 pub(crate) struct SimArgs {
     /// The address to listen at
     #[arg(long, default_value = "127.0.0.1")]
@@ -70,6 +70,9 @@ pub(crate) struct SimArgs {
     /// A fault and the share of requests that get it: http:503=0.01
     #[arg(long = "faults", value_name = "FAULT=SHARE", value_parser = fault)]
     faults: Vec<FaultRule>,
+    /// A quirk that all answers have; several may be given
+    #[arg(long = "quirk", value_name = "QUIRK", value_parser = quirk)]
+    quirks: Vec<Quirk>,
     /// A scripted stream to play instead of answers; several are played in turn
     #[arg(long = "script", value_name = "FILE")]
     scripts: Vec<PathBuf>,
@@ -111,6 +114,7 @@ pub(crate) fn run(args: &SimArgs, printer: &Printer) -> Result<Exit> {
         one_write: args.one_write,
         default_output_tokens: args.output_tokens,
         faults: args.faults.clone(),
+        quirks: args.quirks.clone(),
         scripts: args.scripts.clone(),
         exit_after_requests: args.exit_after_requests,
         truth_log: args.truth_log.clone(),
@@ -162,7 +166,11 @@ fn fault(text: &str) -> std::result::Result<FaultRule, String> {
     })
 }
 
-fn fault_help() -> String {
+fn quirk(text: &str) -> std::result::Result<Quirk, String> {
+    text.parse().map_err(|error: QuirkError| error.to_string())
+}
+
+fn help() -> String {
     let mut text =
         String::from("Faults (also on request, with the header `x-sim-fault: FAULT`):\n");
     for fault in FAULTS {
@@ -171,6 +179,10 @@ fn fault_help() -> String {
             None => fault.name.to_owned(),
         };
         text.push_str(&format!("  {name}\n      {}\n", fault.doc));
+    }
+    text.push_str("\nQuirks (of streamed answers, as far as nothing else is said):\n");
+    for quirk in QUIRKS {
+        text.push_str(&format!("  {}\n      {}\n", quirk.name, quirk.doc));
     }
     text
 }

@@ -67,7 +67,7 @@ impl<'a> super::Choice<'a> for Choice<'a> {
     }
 
     fn finished(&self) -> bool {
-        self.finish_reason.is_some()
+        super::is_reason(self.finish_reason)
     }
 
     fn into_texts(self) -> (Option<Text<'a>>, Option<Text<'a>>) {

@@ -234,6 +234,11 @@ impl<'a, C: Choice<'a>> Envelope<'a, C> {
     }
 }
 
+/// Whether a finish reason is one: some servers send an empty one until there is.
+fn is_reason(reason: Option<&RawValue>) -> bool {
+    reason.is_some_and(|reason| reason.get() != r#""""#)
+}
+
 /// Puts a text where there is none.
 fn fill<'a>(place: &mut Cow<'a, str>, text: Option<Text<'a>>) {
     if let Some(Text(text)) = text.filter(|_| place.is_empty()) {

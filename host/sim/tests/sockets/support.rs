@@ -141,6 +141,9 @@ impl Client {
         response.status = response.head.split(' ').nth(1).unwrap().parse().unwrap();
         response.end = match response.header("content-length") {
             Some(length) => self.read_sized(length.parse().unwrap(), &mut response),
+            None if response.header("transfer-encoding").is_none() => {
+                self.read_sized(usize::MAX, &mut response)
+            }
             None => self.read_chunks(&mut response),
         };
         response
