@@ -1,6 +1,7 @@
 //! The thread that writes the records file, and with it once a second a sample of the client's
 //! health. What takes time and can wait is done here: counting tokens.
 
+use crate::machine::Machine;
 use crate::plan::Nanos;
 use crate::run::Shared;
 use records::{ClientSample, EndReason, Entry, Event, Record, UsageSource, Writer};
@@ -41,7 +42,8 @@ pub(crate) fn write<W: Write>(
     shared: &Shared,
 ) -> Option<io::Error> {
     let now = shared.clock.now();
-    let mut journal = Journal { writer, shared, flushed: now, sampled: now, failed: None };
+    let machine = Machine::watch();
+    let mut journal = Journal { writer, shared, machine, flushed: now, sampled: now, failed: None };
     loop {
         match notes.try_recv() {
             Ok(note) => journal.take(note),
@@ -58,6 +60,7 @@ pub(crate) fn write<W: Write>(
 struct Journal<'a, W: Write> {
     writer: Writer<W>,
     shared: &'a Shared,
+    machine: Machine,
     flushed: Nanos,
     sampled: Nanos,
     failed: Option<io::Error>,
@@ -101,6 +104,9 @@ impl<W: Write> Journal<'_, W> {
 
     fn sample(&mut self, now: Nanos) {
         let live = &self.shared.live;
+        let threads = &self.shared.threads;
+        let ago = now - self.sampled;
+        let (throttled, steal) = self.machine.sample(ago);
         let sample = ClientSample {
             at: now,
             in_flight: live.in_flight.load(Relaxed),
@@ -109,7 +115,10 @@ impl<W: Write> Journal<'_, W> {
             failed: live.failed.load(Relaxed),
             starved: live.starved.load(Relaxed),
             connections: live.connections.load(Relaxed),
-            threads: self.shared.threads.sample(now - self.sampled),
+            threads: threads.sample(ago),
+            stamp_lag: threads.sample_stamp_lags(),
+            throttled,
+            steal,
         };
         self.sampled = now;
         self.write(|writer| writer.event(&Event::Client(sample)));

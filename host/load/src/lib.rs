@@ -20,6 +20,7 @@ mod hide;
 mod http;
 mod journal;
 mod live;
+mod machine;
 mod open;
 mod plan;
 mod prepare;

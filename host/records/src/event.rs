@@ -82,6 +82,19 @@ pub struct ClientSample {
     /// What each thread of the load path did since the sample before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub threads: Vec<ThreadSample>,
+    /// How long arrivals waited for their time stamps since the sample before: the longest wait of
+    /// a bucket in nanoseconds, and how many fell into it; only buckets with any, rising. All
+    /// files have the same buckets, so that counts add up.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stamp_lag: Vec<(u64, u64)>,
+    /// Time in which the limit of a control group kept threads from running, per time; over all
+    /// its processors, so that it can be more than 1. None: the operating system does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<f64>,
+    /// Share of the machine's processor time that its hypervisor gave to others. None: the
+    /// operating system does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal: Option<f64>,
 }
 
 /// What a thread of the load path did in the time of a sample.
