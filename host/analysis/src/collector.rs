@@ -43,6 +43,8 @@ const MESSAGES: usize = 3;
 /// What is kept of a request. Times in nanoseconds since the run's start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Request {
+    pub(crate) session: u64,
+    pub(crate) turn: u32,
     pub(crate) stage: u32,
     pub(crate) warmup: bool,
     pub(crate) new_connection: bool,
@@ -212,6 +214,8 @@ impl Request {
     fn of(record: &Record, stage: &StageInfo) -> Self {
         let open = stage.kind == LoopKind::Open;
         Self {
+            session: record.session,
+            turn: record.turn,
             stage: record.stage,
             warmup: record.warmup || stage.warmup,
             new_connection: record.connection == Connection::New,

@@ -5,6 +5,7 @@
 //! gives an [`Analysis`], from which [`report`] and [`charts`] make what people look at.
 
 mod analysis;
+mod calibration;
 pub mod charts;
 mod collector;
 mod gaps;
@@ -17,13 +18,15 @@ pub mod report;
 pub mod server;
 mod slo;
 mod statistics;
+mod steady;
 mod summarise;
 mod summary;
 mod timeline;
 
 pub use analysis::{Analysis, Curve, Options, StageCurves};
+pub use calibration::{Calibration, Deviation, Headroom, Machine};
 pub use collector::Collector;
-pub use health::{Health, Reason, Verdict, health_markdown};
+pub use health::{About, Doubt, Health, Reason, Verdict, health_markdown};
 pub use metric::{Better, METRICS, Metric, metric, metrics_markdown};
 pub use notes::{Note, Severity};
 pub use plugin::{PluginChart, PluginFinding, PluginMetric, PluginReport, PluginResults, Table};

@@ -38,6 +38,7 @@ pub(crate) fn read(
         truncated: records.truncated(),
         notes: plan.map(plan_notes).into_iter().flatten().chain(found.notes).collect(),
         plugins: found.reports,
+        calibration: None,
         server: server_metrics::snapshots(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan),
