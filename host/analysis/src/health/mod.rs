@@ -114,7 +114,10 @@ impl Health {
             Verdict::Valid | Verdict::Note => "the load generator did what it was asked",
             Verdict::Suspect if client => "the load generator may have bent the results",
             Verdict::Suspect => "the load generator did what it was asked, but mind the reasons",
-            Verdict::Invalid => "the load generator bent the results; they are not the server's",
+            Verdict::Invalid if client => {
+                "the load generator bent the results; they are not the server's"
+            }
+            Verdict::Invalid => "the results are not what they seem: mind the reasons",
         }
     }
 }

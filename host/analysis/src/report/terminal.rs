@@ -2,7 +2,7 @@
 //! many for the terminal, a row for each.
 
 use super::{NOTHING, loop_kind, mark, percentile, short, short_or_nothing};
-use crate::{Analysis, METRICS, Pace, Severity, StageSummary, Verdict};
+use crate::{About, Analysis, METRICS, Pace, Reason, Severity, StageSummary, Verdict};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 /// What a table shows of a stage: a title and how to write it.
@@ -168,7 +168,8 @@ fn verdict(analysis: &Analysis, colour: bool) -> String {
             calibration.date()
         ));
     }
-    for reason in health.reasons.iter().filter(|reason| reason.verdict > Verdict::Note) {
+    let shown = |r: &&Reason| r.verdict > Verdict::Note || r.about == About::Client;
+    for reason in health.reasons.iter().filter(shown) {
         text.push_str(&format!("- {}: {reason}\n", reason.verdict));
     }
     for note in analysis.summary.notes.iter().filter(|note| note.severity > Severity::Info) {
