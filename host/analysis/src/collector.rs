@@ -44,7 +44,6 @@ const MESSAGES: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Request {
     pub(crate) session: u64,
-    pub(crate) turn: u32,
     pub(crate) stage: u32,
     pub(crate) warmup: bool,
     pub(crate) new_connection: bool,
@@ -215,7 +214,6 @@ impl Request {
         let open = stage.kind == LoopKind::Open;
         Self {
             session: record.session,
-            turn: record.turn,
             stage: record.stage,
             warmup: record.warmup || stage.warmup,
             new_connection: record.connection == Connection::New,

@@ -68,6 +68,20 @@ impl Part<'_> {
         self.requests.iter().filter(|r| !r.warmup)
     }
 
+    /// When each session of the stage began and ended, warm-up included.
+    pub(crate) fn sessions(&self) -> Vec<(u64, u64)> {
+        let mut turns: Vec<(u64, u64, u64)> = self
+            .requests
+            .iter()
+            .map(|r| (r.session, r.sent.unwrap_or(r.started), r.finished))
+            .collect();
+        turns.sort_unstable();
+        let span = |turns: &[(u64, u64, u64)]| {
+            Some((turns.first()?.1, turns.iter().map(|turn| turn.2).max()?))
+        };
+        turns.chunk_by(|a, b| a.0 == b.0).filter_map(span).collect()
+    }
+
     fn within(&self, at: u64) -> bool {
         (self.window.0..=self.window.1).contains(&at)
     }

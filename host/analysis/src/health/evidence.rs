@@ -52,7 +52,7 @@ impl<'a> Evidence<'a> {
         Self {
             part,
             completed: matches!(run.end, Some((EndReason::Completed, _))),
-            lateness: part.measured().filter_map(|r| Some(ms(r.due?, r.sent?))).collect(),
+            lateness: part.measured().filter_map(own_lateness).collect(),
             scale: positive(median("ttft").or(median("latency"))),
             itl: positive(median("itl")),
             samples,
@@ -106,6 +106,12 @@ impl<'a> Evidence<'a> {
     }
 }
 
+/// How late the client itself was: the time to open a connection is judged by a rule of its own.
+fn own_lateness(r: &Request) -> Option<f64> {
+    let sent = r.sent?;
+    Some(ms(r.due?, if r.new_connection { r.started } else { sent }))
+}
+
 fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_unstable_by(f64::total_cmp);
     values
@@ -139,18 +145,7 @@ pub(super) fn closed_loop_gap(e: &Evidence) -> Found {
         return None;
     }
     let slots = info.concurrency? as usize;
-    let mut starts: Vec<u64> = e
-        .part
-        .requests
-        .iter()
-        .filter(|r| r.turn == 0)
-        .map(|r| r.sent.unwrap_or(r.started))
-        .collect();
-    let mut ended: Vec<(u64, u64)> =
-        e.part.requests.iter().map(|r| (r.session, r.finished)).collect();
-    ended.sort_unstable();
-    let last_turns = ended.chunk_by(|a, b| a.0 == b.0).filter_map(<[_]>::last);
-    let mut ends: Vec<u64> = last_turns.map(|turn| turn.1).collect();
+    let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = e.part.sessions().into_iter().unzip();
     starts.sort_unstable();
     ends.sort_unstable();
     let again = starts.iter().skip(slots).zip(&ends);

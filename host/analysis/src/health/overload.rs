@@ -44,9 +44,15 @@ pub(super) fn growth(part: &Part) -> Option<(f64, usize)> {
     // A stage that gets its requests in another than a steady way may grow by design.
     part.stage.info.rate?;
     let filling = latency_at_first(part, |sorted| sorted.last().copied())?;
-    // A stage begins empty: it first fills up to what its rate and latency make of it.
+    // A stage begins empty: it first fills up to what its rate and latency make of it, and where
+    // sessions go on after their first request, to what their length does.
+    let sessions = part.sessions();
+    let longest = match sessions.len() < part.requests.len() {
+        true => sessions.iter().map(|(begin, end)| end - begin).max().unwrap_or(0),
+        false => 0,
+    };
     let begin = part.stage.begin.unwrap_or(part.window.0);
-    let from = part.window.0.max(begin + (filling * 1e6) as u64);
+    let from = part.window.0.max(begin + longest.max((filling * 1e6) as u64));
     let to = part.window.1.min(part.requests.iter().filter_map(|r| r.due).max()?);
     if from >= to || (to - from) * 2 < part.window.1 - part.window.0 {
         return None;

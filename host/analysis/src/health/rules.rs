@@ -92,7 +92,7 @@ const RULE: Rule = Rule {
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "lateness",
-        what: "lateness (p99; p90 below 100 requests) against the TTFT p50",
+        what: "lateness (p99; p90 below 100 requests; connecting apart) against the TTFT p50",
         suspect: 0.05,
         invalid: 0.20,
         measure: Stage(evidence::lateness),

@@ -115,7 +115,11 @@ fn connections_opened_within_requests_count_where_opening_them_shows() {
         let mut records = requests(|_| 1.0);
         for record in records.iter_mut().rev().take(n) {
             record.connection = Connection::New;
-            record.started = record.sent.unwrap().saturating_sub(opening_ms * MS);
+            let sent = record.started + opening_ms * MS;
+            let shift = |at: &mut u64| *at += opening_ms * MS;
+            record.sent = Some(sent);
+            record.tokens.iter_mut().for_each(shift);
+            shift(&mut record.finished);
         }
         records
     };
@@ -124,6 +128,8 @@ fn connections_opened_within_requests_count_where_opening_them_shows() {
     check(&health(new(11, 30), []), &[("new_connections", Verdict::Invalid)]);
     // Opening them takes no time to speak of.
     check(&health(new(200, 1), []), &[]);
+    // It is no lateness of the client's.
+    check(&health(new(200, 90), []), &[("new_connections", Verdict::Invalid)]);
     // A closed loop has no due times, into which connecting would enter.
     let closed = new(200, 30).into_iter().map(|r| Record { due: None, ..r });
     check(&closed_loop(400, closed.collect()).analyse(&slo(&[])).summary.health, &[]);
@@ -349,7 +355,7 @@ fn the_loop_is_told_of_every_number_and_chart() {
 #[test]
 fn a_reason_is_a_sentence_with_value_limit_and_cure() {
     let fired = health(requests(|_| 21.0), []);
-    insta::assert_snapshot!(fired.reasons[0], @"stage s: lateness (p99; p90 below 100 requests) against the TTFT p50: 21 %, limit 20 %: lower the rate, give the load generator more cores, or leave it a machine with nothing else on it");
+    insta::assert_snapshot!(fired.reasons[0], @"stage s: lateness (p99; p90 below 100 requests; connecting apart) against the TTFT p50: 21 %, limit 20 %: lower the rate, give the load generator more cores, or leave it a machine with nothing else on it");
 }
 
 #[test]
@@ -375,14 +381,16 @@ fn queue(load: f64) -> [usize; 3] {
         let gaps = Exp::new(8.0 * load).expect("a rate above 0");
         let services = LogNormal::from_mean_cv(2.0, 0.6).expect("a mean above 0");
         let mut records = Vec::new();
-        for _ in 0..2_000 {
+        for session in 0..2_000 {
             at += gaps.sample(&mut random);
             let place = free.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("there are 16");
             let begin = place.max(at);
             *place = begin + services.sample(&mut random);
             let end = *place;
             let ms = |s: f64| (s * 1e3) as u64;
-            records.push(answer(ms(at), &[ms(begin) + 300, ms(end)], ms(end).max(ms(begin) + 300)));
+            let last = ms(end).max(ms(begin) + 300);
+            let answer = answer(ms(at), &[ms(begin) + 300, last], last);
+            records.push(Record { session, ..answer });
         }
         let window_end = (at * 1e3) as u64 + 1;
         let mut run = Run::open(window_end, records);
@@ -394,6 +402,23 @@ fn queue(load: f64) -> [usize; 3] {
         }
     }
     fired
+}
+
+#[test]
+fn sessions_that_go_on_pile_up_without_an_overload() {
+    // One begins every 200 ms and asks ten times, once a second: there are more and more of them.
+    let turns = (0..150u64).flat_map(|session| {
+        (0..10).map(move |turn| {
+            let at = session * 200 + u64::from(turn) * 1_000;
+            Record { session, turn, ..answer(at, &[at + 80], at + 300) }
+        })
+    });
+    let end = 30_000;
+    let mut run = Run::open(end, turns.filter(|r| r.due < Some(end * MS)).collect());
+    run.header.stages[0].rate = Some(5.0);
+    run.header.stages[0].length = Some(end * MS);
+    let reasons = run.analyse(&slo(&[])).summary.health.reasons;
+    assert!(reasons.iter().all(|reason| reason.verdict <= Verdict::Note), "{reasons:?}");
 }
 
 #[test]
