@@ -17,6 +17,9 @@ pub struct Calibration {
     pub measured: String,
     /// How long its part about errors lasted, in seconds.
     pub length_s: f64,
+    /// Rules about the client that fired meanwhile: the machine was not quiet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
     /// By how much values differ from the truth, by metric (`ttft`, `itl`).
     pub error: BTreeMap<String, Deviation>,
     /// 99th percentile of the lateness in milliseconds.
@@ -88,6 +91,13 @@ impl Calibration {
         self.measured.split('T').next().unwrap_or_default()
     }
 
+    /// What it is, in words: "calibrated 2026-02-03".
+    #[must_use]
+    pub fn origin(&self) -> String {
+        let busy = if self.doubts.is_empty() { "" } else { " while other work was in the way" };
+        format!("calibrated {}{busy}", self.date())
+    }
+
     /// How far single values may be off, in words: "TTFT by 0.12 ms, ITL by 0.05 ms".
     #[must_use]
     pub fn resolution(&self) -> String {
@@ -117,6 +127,7 @@ pub(crate) mod tests {
             machine,
             measured: "2026-02-03T04:05:06Z".to_owned(),
             length_s: 20.0,
+            doubts: Vec::new(),
             error: [("ttft", 0.05, 0.125), ("itl", 0.01, 0.0625)]
                 .map(|(metric, e50, e99)| (metric.to_owned(), Deviation { e50, e99 }))
                 .into(),
@@ -139,7 +150,9 @@ pub(crate) mod tests {
 
     #[test]
     fn day_and_resolution_are_told_in_words() {
-        assert_eq!(calibration().date(), "2026-02-03");
+        assert_eq!(calibration().origin(), "calibrated 2026-02-03");
+        let busy = Calibration { doubts: vec!["lateness".to_owned()], ..calibration() };
+        assert_eq!(busy.origin(), "calibrated 2026-02-03 while other work was in the way");
         assert_eq!(calibration().resolution(), "TTFT by 0.12 ms, ITL by 0.06 ms");
     }
 }

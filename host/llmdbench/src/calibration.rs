@@ -151,6 +151,7 @@ mod tests {
             machine: machine(),
             measured: "2026-02-03T04:05:06Z".into(),
             length_s: 20.0,
+            doubts: Vec::new(),
             error: std::collections::BTreeMap::new(),
             lateness_p99: 1.0,
             headroom: Headroom { requests_per_s: 100.0, tokens_per_s: 3_200.0, limit: None },

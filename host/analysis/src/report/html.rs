@@ -275,8 +275,8 @@ fn doubt_key(summary: &Summary) -> &'static str {
 fn resolution(calibration: &Calibration) -> String {
     format!(
         "&plusmn; is the instrument's own error, below which differences mean nothing: 99 % of the \
-         errors of its calibration of {}.",
-        escape(calibration.date())
+         errors, {}.",
+        escape(&calibration.origin())
     )
 }
 

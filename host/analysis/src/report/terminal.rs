@@ -163,9 +163,9 @@ fn verdict(analysis: &Analysis, colour: bool) -> String {
     }
     if let Some(calibration) = &analysis.summary.calibration {
         text.push_str(&format!(
-            "resolution: {} (99 % of the errors, calibrated {})\n",
+            "resolution: {} (99 % of the errors, {})\n",
             calibration.resolution(),
-            calibration.date()
+            calibration.origin()
         ));
     }
     let shown = |r: &&Reason| r.verdict > Verdict::Note || r.about == About::Client;

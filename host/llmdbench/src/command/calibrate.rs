@@ -39,7 +39,7 @@ fn text(found: &Calibration) -> String {
         machine.cores,
         machine.kernel,
         machine.llmdbench,
-        found.date()
+        found.origin()
     );
     for (metric, error) in found.error.iter().rev() {
         let title = analysis::metric(metric).map_or(metric.as_str(), |metric| metric.title);

@@ -68,11 +68,13 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
     let done = drive(&server.url, RATE, size.length, 1, printer)?;
     drop(server);
     done.must_have_succeeded()?;
-    let doubts: Vec<String> = done.doubts().map(|reason| reason.to_string()).collect();
+    let doubts: Vec<String> = done.doubts().map(|reason| reason.rule.clone()).collect();
     if !doubts.is_empty() {
+        let texts: Vec<&str> = done.doubts().map(|reason| &*reason.text).collect();
         printer.warning(&format!(
-            "this machine was not quiet, and the errors below are those of a busy one: {}",
-            doubts.join("; ")
+            "this machine is not quiet, and its errors are those of a busy one; calibrate again \
+             when nothing else runs: {}",
+            texts.join("; ")
         ));
     }
     let error = errors(&done.records, &truth(&log)?);
@@ -87,6 +89,7 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
         machine,
         measured,
         length_s: size.length.as_secs_f64(),
+        doubts,
         error,
         lateness_p99,
         headroom,
