@@ -5,7 +5,10 @@ use analysis::{Health, Options, Verdict};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp, LogNormal};
-use records::{ClientSample, Connection, LoopKind, Record, StageEnd, StageInfo, ThreadSample};
+use records::{
+    ClientSample, Connection, Entry, Event, LoopKind, Record, StageEnd, StageInfo, StagePhase,
+    ThreadSample,
+};
 
 /// Two hundred requests, one every 100 ms, with a TTFT of 100 ms.
 fn requests(lateness_ms: impl Fn(u64) -> f64) -> Vec<Record> {
@@ -272,6 +275,40 @@ fn a_stage_that_is_not_steady_or_was_not_warm_is_suspect() {
     // A level that differs by hardly anything needs no warm-up.
     let little = level((0..2_000).map(|i| 50.0 * if i < 400 { 1.04 } else { 1.0 }));
     assert!(!warm_up(&little), "{:?}", little.reasons);
+}
+
+#[test]
+fn a_limit_in_flight_touches_what_counts_from_sending_once_it_binds_often() {
+    let capped = |capped: u64| {
+        let mut run = Run::open(20_200, requests(|_| 0.0));
+        run.header.stages[0].max_in_flight = Some(8);
+        let end = run.entries.iter_mut().find_map(|entry| match entry {
+            Entry::Event(Event::Stage(StagePhase::End(end))) => Some(end),
+            _ => None,
+        });
+        end.expect("the stage has ended").capped = capped;
+        run.analyse(&slo(&[]))
+    };
+    let seldom = capped(2);
+    check(&seldom.summary.health, &[]);
+    let label = "open loop, capped: 1.0 % of the arrivals waited for the limit of 8 in flight";
+    assert_eq!(seldom.summary.stages[0].label.as_deref(), Some(label));
+    let often = capped(3);
+    check(&often.summary.health, &[("limit_in_flight", Verdict::Suspect)]);
+    let stage = &often.summary.stages[0];
+    assert!(stage.label.as_ref().unwrap().ends_with("scheduled ones are right"));
+    assert_eq!(values(stage, "ttft").doubt(), Some(Verdict::Suspect));
+    assert_eq!(values(stage, "scheduled_ttft").doubt(), None);
+    let terminal = analysis::report::terminal(&often, 100, false);
+    let line = |title: &str| terminal.lines().find(|line| line.starts_with(title)).unwrap();
+    assert!(line(" TTFT, ms").contains("100.0? / 100.0? / 100.0*?"), "{terminal}");
+    assert!(!line(" scheduled TTFT").contains('?') && line(" loop").contains("open, capped 1.5 %"));
+    assert!(terminal.contains("the load generator did what it was asked, but mind the reasons"));
+    let page = analysis::report::html(&often);
+    assert!(page.contains("<td>100.0*?") && page.contains("a rule of health touches this metric"));
+    assert!(
+        analysis::report::csv(&often.summary).contains(",\"open, capped 1.5 %\",limit_in_flight")
+    );
 }
 
 #[test]

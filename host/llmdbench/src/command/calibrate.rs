@@ -49,8 +49,13 @@ fn text(found: &Calibration) -> String {
     let headroom = &found.headroom;
     text.push_str(&match (&headroom.limit, headroom.requests_per_s > 0.0) {
         (Some(limit), true) => format!(
-            "headroom: {:.0} requests/s, {:.0} tokens/s (at twice that: {limit})\n",
-            headroom.requests_per_s, headroom.tokens_per_s
+            "headroom: {:.0} requests/s, {:.0} tokens/s (at twice that: {limit}{})\n",
+            headroom.requests_per_s,
+            headroom.tokens_per_s,
+            match limit.starts_with("overload") {
+                true => ", so that the server gave out first and the client may do more",
+                false => "",
+            }
         ),
         (Some(limit), false) => format!("headroom: none, even at the lowest rate: {limit}\n"),
         (None, _) => format!(
