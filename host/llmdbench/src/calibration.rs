@@ -197,7 +197,7 @@ mod tests {
         let ramp =
             Ramp { what: Ramped::Poisson, start: 1.0, end: 60.0, over: 1, exponential: false };
         assert_eq!(share(Arrival::Ramp(ramp), 0.0), Some(1.2));
-        assert_eq!(share(Arrival::Closed, 1e9), None);
+        assert_eq!(share(Arrival::Closed, 8.0), None);
     }
 
     #[test]
