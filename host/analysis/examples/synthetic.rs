@@ -189,6 +189,7 @@ fn options(header: &Header) -> Result<Options, analysis::SloError> {
             text: "3 of 1,000 conversations were left out: empty prompt".to_owned(),
         }],
         plugins: Vec::new(),
+        calibration: None,
         server: Vec::new(),
         cache: None,
         title: "A made-up run".to_owned(),

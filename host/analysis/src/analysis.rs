@@ -1,6 +1,7 @@
 //! [`Analysis`]: everything that reports and charts show, and the function that reckons it.
 
 use crate::cache::{self, CacheState};
+use crate::calibration::Calibration;
 use crate::collector::{Request, Run};
 use crate::server::{ServerView, Snapshot, view};
 use crate::slo::Slo;
@@ -23,6 +24,8 @@ pub struct Options {
     pub notes: Vec<Note>,
     /// What analyzer plugins found.
     pub plugins: Vec<PluginReport>,
+    /// What was measured of this machine's load generator before.
+    pub calibration: Option<Calibration>,
     /// Readings of the server's own metrics, in order of time.
     pub server: Vec<Snapshot>,
     /// What was asked of the server's prefix cache. None: nobody knows.
@@ -128,14 +131,16 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         }
     }
     let cache = cache::summarise(options.cache.as_ref(), &parts, &server);
-    let health = health::judge(&run, &parts, &stages, cache.as_ref());
-    let notes = notes::collect(&run, &parts, &stages, &total, cache.as_ref(), options);
+    let health = health::judge(&run, &parts, &stages, &total, cache.as_ref(), options);
+    health::mark(&health, &mut stages, &mut total);
+    let notes = notes::collect(&run, &parts, &total, cache.as_ref(), options);
     let summary = Summary {
         format: FORMAT.to_owned(),
         version: VERSION.to_owned(),
         run: run.header.run.clone(),
         model: run.header.model.clone(),
         health,
+        calibration: options.calibration.clone(),
         partial: !matches!(run.end, Some((EndReason::Completed, _))),
         excluded,
         slo: options.slo.limits().map(|limit| (limit.metric.to_owned(), limit.ms)).collect(),
@@ -170,23 +175,6 @@ fn server_views(parts: &[Part], snapshots: &[Snapshot]) -> Vec<ServerView> {
         views.extend(view("total", (first.window.0, last.window.1), snapshots));
     }
     views
-}
-
-/// The largest number of requests that were under way at once.
-pub(crate) fn peak_in_flight<'a>(requests: impl Iterator<Item = &'a Request>) -> usize {
-    let (mut starts, mut ends): (Vec<u64>, Vec<u64>) =
-        requests.map(|r| (r.started, r.finished)).unzip();
-    starts.sort_unstable();
-    ends.sort_unstable();
-    let mut ended = 0;
-    let mut peak = 0;
-    for (started, at) in starts.iter().enumerate() {
-        while ends.get(ended).is_some_and(|end| end <= at) {
-            ended += 1;
-        }
-        peak = peak.max(started + 1 - ended.min(started + 1));
-    }
-    peak
 }
 
 /// Values of `part`'s requests that ended well.

@@ -44,6 +44,7 @@ const MESSAGES: usize = 3;
 /// What is kept of a request. Times in nanoseconds since the run's start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Request {
+    pub(crate) session: u64,
     pub(crate) stage: u32,
     pub(crate) warmup: bool,
     pub(crate) new_connection: bool,
@@ -216,6 +217,7 @@ impl Request {
     fn of(record: &Record, stage: &StageInfo) -> Self {
         let open = stage.kind == LoopKind::Open;
         Self {
+            session: record.session,
             stage: record.stage,
             warmup: record.warmup || stage.warmup,
             new_connection: record.connection == Connection::New,

@@ -6,6 +6,7 @@
 
 mod analysis;
 mod cache;
+mod calibration;
 pub mod charts;
 mod collector;
 mod gaps;
@@ -18,14 +19,16 @@ pub mod report;
 pub mod server;
 mod slo;
 mod statistics;
+mod steady;
 mod summarise;
 mod summary;
 mod timeline;
 
 pub use analysis::{Analysis, Curve, Options, StageCurves};
 pub use cache::{CacheState, CacheSummary, CacheView, CacheWish, EXPECTED_CACHED};
+pub use calibration::{Calibration, Deviation, Headroom, Machine};
 pub use collector::Collector;
-pub use health::{Health, Reason, Verdict, health_markdown};
+pub use health::{About, Doubt, Health, Reason, Verdict, health_markdown};
 pub use metric::{Better, METRICS, Metric, metric, metrics_markdown};
 pub use notes::{Note, Severity};
 pub use plugin::{PluginChart, PluginFinding, PluginMetric, PluginReport, PluginResults, Table};

@@ -48,7 +48,6 @@ impl Severity {
 pub(crate) fn collect(
     run: &Run,
     parts: &[Part],
-    stages: &[StageSummary],
     total: &StageSummary,
     cache: Option<&CacheSummary>,
     options: &Options,
@@ -59,7 +58,7 @@ pub(crate) fn collect(
         notes.push(Note { severity, source: "analysis".to_owned(), text });
     };
     course(run, options, &mut say);
-    load(run, stages, total, &mut say);
+    load(total, &mut say);
     let mut counts = Counts::default();
     parts.iter().for_each(|part| counts.add(&part.stage.counts));
     tokens(&counts, total.succeeded, &mut say);
@@ -114,23 +113,8 @@ fn course(run: &Run, options: &Options, say: &mut impl FnMut(Severity, String)) 
     }
 }
 
-/// What was asked of the server, and how it coped.
-fn load(
-    run: &Run,
-    stages: &[StageSummary],
-    total: &StageSummary,
-    say: &mut impl FnMut(Severity, String),
-) {
-    for stage in stages.iter().filter(|stage| stage.overloaded) {
-        say(
-            Severity::Warning,
-            format!(
-                "stage {} is overloaded: requests arrived faster than the server ended them; its \
-                 latencies grow with the length of the stage",
-                stage.name
-            ),
-        );
-    }
+/// What became of the requests.
+fn load(total: &StageSummary, say: &mut impl FnMut(Severity, String)) {
     if total.excluded > 0 {
         let text = format!("{} warm-up requests were sent and left out", total.excluded);
         say(Severity::Info, text);
@@ -139,12 +123,6 @@ fn load(
         let text =
             format!("{cancelled} requests had not ended and were broken off; they count as failed");
         say(Severity::Warning, text);
-    }
-    let host = run.header.endpoint.split("//").last().unwrap_or_default();
-    let local = ["127.", "localhost", "[::1]"];
-    if local.iter().any(|name| host.starts_with(name)) {
-        let text = "the load generator and the endpoint share a machine and its processors";
-        say(Severity::Info, text.to_owned());
     }
 }
 

@@ -68,6 +68,20 @@ impl Part<'_> {
         self.requests.iter().filter(|r| !r.warmup)
     }
 
+    /// When each session of the stage began and ended, warm-up included.
+    pub(crate) fn sessions(&self) -> Vec<(u64, u64)> {
+        let mut turns: Vec<(u64, u64, u64)> = self
+            .requests
+            .iter()
+            .map(|r| (r.session, r.sent.unwrap_or(r.started), r.finished))
+            .collect();
+        turns.sort_unstable();
+        let span = |turns: &[(u64, u64, u64)]| {
+            Some((turns.first()?.1, turns.iter().map(|turn| turn.2).max()?))
+        };
+        turns.chunk_by(|a, b| a.0 == b.0).filter_map(span).collect()
+    }
+
     fn within(&self, at: u64) -> bool {
         (self.window.0..=self.window.1).contains(&at)
     }
@@ -180,6 +194,9 @@ pub(crate) fn summarise(name: &str, parts: &[Part], slo: &Slo) -> Summarised {
     let summary = StageSummary {
         name: name.to_owned(),
         pace,
+        concurrency: single
+            .filter(|part| part.stage.info.kind == LoopKind::Closed)
+            .and_then(|part| part.stage.info.concurrency),
         capped_share: single.map_or(0.0, |part| tidy(part.capped_share())),
         label: single.and_then(label),
         overloaded: single.is_some_and(crate::health::is_overloaded),
@@ -205,13 +222,21 @@ fn label(part: &Part) -> Option<String> {
     let info = &part.stage.info;
     match part.pace() {
         Pace::Open => None,
-        Pace::Capped => Some(format!(
-            "open loop, capped: {:.1} % of the arrivals waited for the limit of {} in flight; \
-             their latencies from the moment of sending are those of a closed loop, scheduled \
-             ones are right",
-            part.capped_share() * 100.0,
-            limit_in_flight(part).map_or_else(|| "requests".to_owned(), |limit| limit.to_string()),
-        )),
+        Pace::Capped => {
+            let mut label = format!(
+                "open loop, capped: {:.1} % of the arrivals waited for the limit of {} in flight",
+                part.capped_share() * 100.0,
+                limit_in_flight(part)
+                    .map_or_else(|| "requests".to_owned(), |limit| limit.to_string()),
+            );
+            if part.capped_share() > 0.01 {
+                label.push_str(
+                    "; latencies from the moment of sending are those of a closed loop, scheduled \
+                     ones are right",
+                );
+            }
+            Some(label)
+        }
         Pace::Closed => Some(format!(
             "closed loop{}: the server set the pace; latency at this concurrency, not at a \
              request rate; not comparable with open-loop latency",
@@ -259,7 +284,8 @@ fn metrics(
             }
         };
         if let Some((distribution, curve)) = distribution {
-            results.insert(metric.name.to_owned(), Measured::Distribution(distribution));
+            let distribution = Measured::Distribution(Box::new(distribution));
+            results.insert(metric.name.to_owned(), distribution);
             curves.insert(metric.name, curve);
         }
     }
@@ -351,20 +377,18 @@ fn empty(unit: &str, n: u64, mean: f64, min: f64, max: f64) -> Distribution {
         interval: BTreeMap::new(),
         n_eff: BTreeMap::new(),
         too_short_by: BTreeMap::new(),
+        withheld: Vec::new(),
+        doubts: Vec::new(),
         exact: true,
     }
 }
 
 fn set_percentiles(result: &mut Distribution, value: impl Fn(Percentile) -> f64) {
-    for p in PERCENTILES.into_iter().filter(|p| result.n >= p.least) {
-        let slot = match p.name {
-            "p50" => &mut result.p50,
-            "p90" => &mut result.p90,
-            "p95" => &mut result.p95,
-            "p99" => &mut result.p99,
-            _ => &mut result.p99_9,
-        };
-        *slot = Some(tidy(value(p)));
+    for p in PERCENTILES {
+        if result.n < p.least {
+            continue;
+        }
+        *result.slot(p.name) = Some(tidy(value(p)));
         if result.n < p.plain {
             result.few.push(p.name.to_owned());
         }

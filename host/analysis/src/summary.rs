@@ -1,7 +1,8 @@
 //! [`Summary`]: the results of a run as `analysis/data/summary.json` keeps them.
 
 use crate::cache::CacheSummary;
-use crate::health::Health;
+use crate::calibration::Calibration;
+use crate::health::{Doubt, Health, Verdict};
 use crate::notes::Note;
 use crate::plugin::PluginResults;
 use crate::server::ServerView;
@@ -26,6 +27,9 @@ pub struct Summary {
     pub model: String,
     /// Whether the load generator can be believed.
     pub health: Health,
+    /// What was measured of the machine's load generator before. None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
     /// The run did not come to its planned end.
     pub partial: bool,
     /// Requests that were sent and left out: warm-up stages and settling times.
@@ -57,6 +61,9 @@ pub struct StageSummary {
     /// Who set the pace. None: stages of several kinds together.
     #[serde(rename = "loop", default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<Pace>,
+    /// Sessions that a closed loop keeps under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
     /// Share of arrivals that waited for a limit in flight.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub capped_share: f64,
@@ -115,7 +122,7 @@ pub enum Measured {
     /// One value for the whole stage.
     Single(Single),
     /// A value for each request or token.
-    Distribution(Distribution),
+    Distribution(Box<Distribution>),
 }
 
 /// A rate.
@@ -173,6 +180,12 @@ pub struct Distribution {
     /// By what factor the run would have to be longer to know the error of a percentile.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub too_short_by: BTreeMap<String, f64>,
+    /// Percentiles that are left out because more of the values are something else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<String>,
+    /// Rules of health that touch this metric.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<Doubt>,
     /// Percentiles are exact; otherwise they come from buckets 0.1 % wide.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub exact: bool,
@@ -216,6 +229,23 @@ impl Distribution {
             "p99_9" => self.p99_9,
             _ => None,
         }
+    }
+
+    /// The place of one of the percentiles that are reported.
+    pub(crate) fn slot(&mut self, name: &str) -> &mut Option<f64> {
+        match name {
+            "p50" => &mut self.p50,
+            "p90" => &mut self.p90,
+            "p95" => &mut self.p95,
+            "p99" => &mut self.p99,
+            _ => &mut self.p99_9,
+        }
+    }
+
+    /// The gravest verdict of a rule that touches it. None: none does.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Verdict> {
+        self.doubts.iter().map(|doubt| doubt.verdict).max()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::command::analyze::AnalyzeArgs;
 use crate::command::bench::BenchArgs;
+use crate::command::calibrate::CalibrateArgs;
 use crate::command::completions::CompletionsArgs;
 use crate::command::env::EnvArgs;
 use crate::command::plan::PlanArgs;
@@ -107,6 +108,8 @@ pub(crate) enum Command {
     /// List and inspect plugins
     #[command(subcommand)]
     Plugin(PluginCommand),
+    /// Measure this machine's load generator: its error, its headroom, its scatter
+    Calibrate(CalibrateArgs),
     /// Serve a simulated inference server with vLLM's API
     Sim(Box<SimArgs>),
     /// Show what a run folder has standing, running and collected

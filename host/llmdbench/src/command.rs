@@ -2,6 +2,7 @@
 
 pub(crate) mod analyze;
 pub(crate) mod bench;
+pub(crate) mod calibrate;
 pub(crate) mod completions;
 pub(crate) mod env;
 pub(crate) mod plan;
@@ -38,6 +39,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
         Command::Env(args) => env::run(args, global, printer),
         Command::Scenario(command) => scenario::run(command, printer),
         Command::Plugin(command) => plugin::run(command, global, printer),
+        Command::Calibrate(args) => calibrate::run(args, printer),
         Command::Sim(args) => sim::run(args, printer),
         Command::Status => status::run(global, printer),
         Command::Completions(args) => completions::run(args, printer),

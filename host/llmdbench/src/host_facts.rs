@@ -1,5 +1,6 @@
 //! Facts of this machine that a reader needs to judge or repeat a run.
 
+use analysis::Machine;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -16,6 +17,19 @@ pub(crate) fn collect() -> Value {
         "memory": memory,
         "load_average": read("/proc/loadavg"),
     })
+}
+
+/// What a calibration of this machine holds for.
+pub(crate) fn machine() -> Machine {
+    let unknown = || "unknown".to_owned();
+    let cores = std::thread::available_parallelism().map(usize::from).unwrap_or(0);
+    Machine {
+        host: read("/proc/sys/kernel/hostname").unwrap_or_else(unknown),
+        kernel: read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown),
+        cpu: first_line_with("/proc/cpuinfo", "model name").unwrap_or_else(unknown),
+        cores: u32::try_from(cores).unwrap_or(u32::MAX),
+        llmdbench: env!("CARGO_PKG_VERSION").to_owned(),
+    }
 }
 
 fn os_name() -> Option<String> {

@@ -3,6 +3,7 @@
 
 mod action;
 mod cache;
+mod calibration;
 mod chosen;
 mod cli;
 mod command;

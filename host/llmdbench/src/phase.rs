@@ -6,6 +6,7 @@ mod analyzer_report;
 pub(crate) mod analyze;
 pub(crate) mod analyzers;
 pub(crate) mod cache;
+pub(crate) mod calibrate;
 pub(crate) mod dry_run;
 pub(crate) mod environment;
 pub(crate) mod lmbench;

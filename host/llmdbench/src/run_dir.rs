@@ -165,6 +165,27 @@ impl RunDir {
 const RECORDS: &str = "records.jsonl";
 const SERVER_METRICS: &str = "server_metrics.jsonl";
 const CACHE: &str = "cache.json";
+const CALIBRATION: &str = "calibration.json";
+
+/// Where things are kept that outlive runs: the folder of the setting, else
+/// `$XDG_DATA_HOME/llmdbench`. None: there is no home either.
+fn data_dir(chosen: Option<&str>) -> Option<PathBuf> {
+    if let Some(chosen) = chosen {
+        return Some(PathBuf::from(chosen));
+    }
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".local/share")))?;
+    Some(base.join("llmdbench"))
+}
+
+/// `calibration/HOST.json` among what outlives runs: homes may be shared by several hosts.
+pub(crate) fn calibration(data_dir: Option<&str>, host: &str) -> Option<PathBuf> {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' };
+    let name: String = host.chars().map(safe).collect();
+    Some(self::data_dir(data_dir)?.join("calibration").join(format!("{name}.json")))
+}
 
 impl Results {
     /// Finds them from a path that a user gave: a run folder, one of its results folders, or a
@@ -224,6 +245,11 @@ impl Results {
         self.results.join("plan.json")
     }
 
+    /// `calibration.json`: what had been measured of the machine's load generator before the run.
+    pub(crate) fn calibration(&self) -> PathBuf {
+        self.results.join(CALIBRATION)
+    }
+
     /// `workload/profiles/NAME`: a profile, filled in.
     pub(crate) fn profile(&self, name: &str) -> PathBuf {
         self.workload.join("profiles").join(name)
@@ -268,7 +294,8 @@ impl Results {
         let first = Path::new(name).components().next();
         let first = first.map(|part| part.as_os_str().to_string_lossy().into_owned());
         let first = first.unwrap_or_default();
-        ["run.json", "plan.json", "logs", RECORDS, SERVER_METRICS, CACHE].contains(&first.as_str())
+        ["run.json", "plan.json", "logs", RECORDS, SERVER_METRICS, CACHE, CALIBRATION]
+            .contains(&first.as_str())
             || first.parse::<usize>().is_ok()
     }
 

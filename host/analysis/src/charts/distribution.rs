@@ -41,10 +41,11 @@ fn distribution(analysis: &Analysis, name: &str) -> Figure {
         // A stage that is done goes on at 100 %, so that its line does not seem cut.
         points.extend(end.map(|end| (end, Some(1.0))));
         points.retain(|point| end.is_none_or(|end| point.0 <= end));
-        let pace = match stage.pace {
-            Some(Pace::Closed) => " (closed loop)",
-            Some(Pace::Capped) => " (capped)",
-            Some(Pace::Open) | None => "",
+        let pace = match (stage.pace, stage.concurrency) {
+            (Some(Pace::Closed), Some(concurrency)) => format!(" (closed loop, C = {concurrency})"),
+            (Some(Pace::Closed), None) => " (closed loop)".to_owned(),
+            (Some(Pace::Capped), _) => " (capped)".to_owned(),
+            (Some(Pace::Open) | None, _) => String::new(),
         };
         Line {
             name: format!("{}{pace}", stage.name),

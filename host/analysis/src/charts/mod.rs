@@ -260,30 +260,52 @@ pub fn chart(name: &str) -> Option<&'static Chart> {
 /// Draws a chart as a PNG file of so many pixels.
 #[must_use]
 pub fn png(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> Vec<u8> {
-    render::png(chart.title, &Drawing::Figure((chart.draw)(analysis)), width, height)
+    let drawing = Drawing::Figure((chart.draw)(analysis));
+    render::png([Some(chart.title), labels(analysis).as_deref()], &drawing, width, height)
+}
+
+/// How stages must be read whose pace was not the schedule's, each said once.
+pub(crate) fn labels(analysis: &Analysis) -> Option<String> {
+    let all = || analysis.summary.stages.iter().filter_map(|stage| stage.label.as_deref());
+    let several = all().any(|label| Some(label) != all().next());
+    let mut labels: Vec<String> = Vec::new();
+    for label in all() {
+        // In a sweep it would be the same sentence for each concurrency.
+        let label = match label.split_once(": ") {
+            Some((kind, meaning)) if several && kind.starts_with("closed loop") => {
+                format!("closed loop: {meaning}")
+            }
+            _ => label.to_owned(),
+        };
+        if !labels.contains(&label) {
+            labels.push(label);
+        }
+    }
+    (!labels.is_empty()).then(|| labels.join("; "))
 }
 
 /// Draws a chart as an SVG file of so many pixels.
 #[must_use]
 pub fn svg(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> String {
-    render::svg(Some(chart.title), &Drawing::Figure((chart.draw)(analysis)), width, height)
+    let drawing = Drawing::Figure((chart.draw)(analysis));
+    render::svg([Some(chart.title), labels(analysis).as_deref()], &drawing, width, height)
 }
 
 /// Draws values with a title as a PNG file of so many pixels.
 #[must_use]
 pub fn drawing_png(title: &str, drawing: &Drawing, width: u32, height: u32) -> Vec<u8> {
-    render::png(title, drawing, width, height)
+    render::png([Some(title), None], drawing, width, height)
 }
 
 /// Draws values as an SVG file of so many pixels; without a title for pages that have one.
 #[must_use]
 pub fn drawing_svg(title: Option<&str>, drawing: &Drawing, width: u32, height: u32) -> String {
-    render::svg(title, drawing, width, height)
+    render::svg([title, None], drawing, width, height)
 }
 
 /// The same without its title, for pages that have one of their own.
 pub(crate) fn untitled_svg(chart: &Chart, analysis: &Analysis, width: u32, height: u32) -> String {
-    render::svg(None, &Drawing::Figure((chart.draw)(analysis)), width, height)
+    render::svg([None, None], &Drawing::Figure((chart.draw)(analysis)), width, height)
 }
 
 impl Figure {

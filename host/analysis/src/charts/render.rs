@@ -39,13 +39,19 @@ pub(crate) const FITS: &str =
 /// a chart looks the same at any resolution.
 const HEIGHT: f64 = 360.0;
 
-pub(super) fn png(title: &str, drawing: &Drawing, width: u32, height: u32) -> Vec<u8> {
+/// Below a title there can be a line in small letters.
+pub(super) fn png(
+    titles: [Option<&str>; 2],
+    drawing: &Drawing,
+    width: u32,
+    height: u32,
+) -> Vec<u8> {
     // Plotters draws lines with hard edges: drawn twice as large and averaged they are smooth.
     let (wide, high) = (2 * width, 2 * height);
     let mut pixels = vec![0u8; wide as usize * high as usize * 3];
     {
         let area = BitMapBackend::with_buffer(&mut pixels, (wide, high)).into_drawing_area();
-        draw(&area, Some(title), drawing, f64::from(high) / HEIGHT);
+        draw(&area, titles, drawing, f64::from(high) / HEIGHT);
         area.present().expect(FITS);
     }
     encode(&halved(&pixels, wide as usize), width, height)
@@ -76,12 +82,13 @@ pub(crate) fn encode(pixels: &[u8], width: u32, height: u32) -> Vec<u8> {
     file
 }
 
-pub(super) fn svg(title: Option<&str>, drawing: &Drawing, width: u32, height: u32) -> String {
+/// Below a title there can be a line in small letters.
+pub(super) fn svg(titles: [Option<&str>; 2], drawing: &Drawing, width: u32, height: u32) -> String {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
         // The backend writes text a fifth smaller than it measures it.
-        draw(&area, title, drawing, f64::from(height) / HEIGHT * 1.2);
+        draw(&area, titles, drawing, f64::from(height) / HEIGHT * 1.2);
         area.present().expect(FITS);
     }
     svg
@@ -98,16 +105,25 @@ pub(crate) fn register_font() {
 
 fn draw<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
-    title: Option<&str>,
+    [title, label]: [Option<&str>; 2],
     drawing: &Drawing,
     unit: f64,
 ) {
     register_font();
     area.fill(&PAPER).expect(FITS);
-    let canvas = Canvas { area, unit, top: if title.is_some() { 40.0 } else { 8.0 } };
+    let top = match (title, label) {
+        (Some(_), Some(_)) => 52.0,
+        (Some(_), None) => 40.0,
+        (None, _) => 8.0,
+    };
+    let canvas = Canvas { area, unit, top };
     if let Some(title) = title {
         let at = (canvas.px(16.0), canvas.px(10.0));
         area.draw(&Text::new(title, at, canvas.text(18.0))).expect(FITS);
+    }
+    if let Some(label) = label {
+        let at = (canvas.px(16.0), canvas.px(34.0));
+        area.draw(&Text::new(label, at, canvas.text(8.5))).expect(FITS);
     }
     match drawing {
         Drawing::Figure(figure) => lines(&canvas, figure),

@@ -1,13 +1,15 @@
 //! `summary.csv`: a row for each metric of each stage and of the total.
 
+use super::loop_kind;
 use crate::metric::METRICS;
 use crate::{Measured, StageSummary, Summary};
 
 /// The columns. `value` is for metrics with one value; the others are for those with many, and
-/// `few` names the percentiles that rest on few of them. What was not measured is an empty cell.
-const COLUMNS: [&str; 15] = [
+/// `few` names the percentiles that rest on few of them, `doubts` the rules of health that touch
+/// the metric. `loop` says who set the pace. What was not measured is an empty cell.
+const COLUMNS: [&str; 17] = [
     "stage", "metric", "unit", "value", "n", "mean", "stddev", "min", "max", "p50", "p90", "p95",
-    "p99", "p99_9", "few",
+    "p99", "p99_9", "few", "loop", "doubts",
 ];
 
 type Count = (&'static str, fn(&StageSummary) -> Option<f64>, &'static str);
@@ -27,12 +29,13 @@ const COUNTS: [Count; 7] = [
 /// total, whose stage is `total`.
 ///
 /// Columns: `stage, metric, unit, value, n, mean, stddev, min, max, p50, p90, p95, p99, p99_9,
-/// few`. `value` is for counts and rates, the others for distributions; `few` names, with spaces
-/// between them, the percentiles that rest on few values. What was not measured is empty.
+/// few, loop, doubts`. `value` is for counts and rates, the others for distributions; `few` names,
+/// with spaces between them, the percentiles that rest on few values, and `doubts` the rules of
+/// health that touch the metric. What was not measured is empty.
 #[must_use]
 pub fn csv(summary: &Summary) -> String {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
-    let mut write = |row: [String; 15]| {
+    let mut write = |row: [String; 17]| {
         writer.write_record(row).expect("rows have as many cells as the header");
     };
     write(COLUMNS.map(str::to_owned));
@@ -43,14 +46,15 @@ pub fn csv(summary: &Summary) -> String {
     String::from_utf8(bytes).expect("every cell is a string")
 }
 
-fn rows(stage: &StageSummary) -> impl Iterator<Item = [String; 15]> {
+fn rows(stage: &StageSummary) -> impl Iterator<Item = [String; 17]> {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     let value_row = move |name: &str, unit: &str, value: Option<f64>| {
-        let mut row: [String; 15] = std::array::from_fn(|_| String::new());
+        let mut row: [String; 17] = std::array::from_fn(|_| String::new());
         row[0].clone_from(&stage.name);
         row[1] = name.to_owned();
         row[2] = unit.to_owned();
         row[3] = number(value);
+        row[15] = loop_kind(stage);
         row
     };
     let counts = COUNTS.iter().map(move |(name, of, unit)| value_row(name, unit, of(stage)));
@@ -75,6 +79,8 @@ fn rows(stage: &StageSummary) -> impl Iterator<Item = [String; 15]> {
                 number(d.p99),
                 number(d.p99_9),
                 d.few.join(" "),
+                loop_kind(stage),
+                d.doubts.iter().map(|doubt| &*doubt.rule).collect::<Vec<_>>().join(" "),
             ]),
         });
     counts.chain(metrics)

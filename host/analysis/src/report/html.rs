@@ -1,10 +1,10 @@
 //! `report.html`: one page that needs nothing else, for a browser or an attachment.
 
-use super::{NOTHING, grouped, percentile, short, short_or_nothing};
+use super::{NOTHING, grouped, loop_kind, mark, percentile, short, short_or_nothing};
 use crate::analysis::percentile_titles;
 use crate::charts::{self, CHARTS};
 use crate::metric::{METRICS, metric};
-use crate::{Analysis, Measured, Severity, StageSummary, Verdict};
+use crate::{Analysis, Calibration, Measured, Severity, StageSummary, Summary};
 use std::fmt::Write as _;
 
 /// The page's style sheet. Charts take their colours from it, too.
@@ -57,13 +57,8 @@ fn head(page: &mut String, analysis: &Analysis, title: &str) {
 
 fn verdict(page: &mut String, analysis: &Analysis) {
     let health = &analysis.summary.health;
-    let meaning = match health.verdict {
-        Verdict::Valid => "The load generator did what it was asked.",
-        Verdict::Suspect => "The load generator may have bent the results.",
-        Verdict::Invalid => "The load generator bent the results; they are not the server's.",
-    };
-    let word = health.verdict;
-    put!(page, "<section class=\"verdict {word}\">\n<p><strong>{word}</strong> {meaning}</p>\n");
+    let (word, meaning) = (health.verdict, escape(health.meaning()));
+    put!(page, "<section class=\"verdict {word}\">\n<p><strong>{word}</strong> {meaning}.</p>\n");
     if analysis.summary.partial {
         page.push_str(
             "<p>The run did not come to its planned end: these results are partial.</p>\n",
@@ -87,6 +82,7 @@ struct Column {
 
 /// Columns of the table of results; those without any value are left out.
 const COLUMNS: &[Column] = &[
+    Column { title: "loop", write: loop_kind },
     Column { title: "window, s", write: |s| grouped(s.window_s, 1) },
     Column { title: "sent", write: |s| grouped(s.sent as f64, 0) },
     Column { title: "failed", write: failed },
@@ -131,6 +127,7 @@ fn results(page: &mut String, analysis: &Analysis) {
     if page.contains("*</td>") {
         page.push_str(" * rests on few values.");
     }
+    page.push_str(doubt_key(summary));
     if !summary.slo.is_empty() {
         let limits: Vec<String> = summary
             .slo
@@ -157,8 +154,10 @@ fn section(page: &mut String, title: &str, analysis: &Analysis, suffix: &str) {
         let svg = themed(&charts::untitled_svg(chart, analysis, 560, 310));
         put!(
             page,
-            "<figure>\n<h3>{title}</h3>\n{svg}\n<figcaption>{}</figcaption>\n</figure>\n",
+            "<figure>\n<h3>{title}</h3>\n{svg}\n<figcaption>{}{labels}</figcaption>\n</figure>\n",
             escape(chart.meaning),
+            labels =
+                escape(&charts::labels(analysis).map_or_else(String::new, |l| format!(" {l}."))),
             title = escape(chart.title)
         );
     }
@@ -226,6 +225,9 @@ fn details(page: &mut String, analysis: &Analysis) {
     page.push_str("<section>\n<h2>All metrics</h2>\n");
     for stage in summary.stages.iter().chain([&summary.total]) {
         put!(page, "<details>\n<summary>{}</summary>\n", escape(&stage.name));
+        if let Some(label) = &stage.label {
+            put!(page, "<p class=\"small\">{}.</p>\n", escape(label));
+        }
         page.push_str("<div class=\"wide\"><table>\n<thead><tr><th>metric</th><th>unit</th>");
         page.push_str("<th>n</th><th>mean</th><th>sd</th><th>min</th>");
         for (_, title) in percentile_titles() {
@@ -234,7 +236,17 @@ fn details(page: &mut String, analysis: &Analysis) {
         page.push_str("<th>max</th></tr></thead>\n<tbody>\n");
         for metric in METRICS {
             if let Some(measured) = stage.metrics.get(metric.name) {
-                metric_row(page, metric.title, measured);
+                let error = summary.calibration.as_ref().and_then(|c| c.error.get(metric.name));
+                let title = error.map_or_else(
+                    || metric.title.to_owned(),
+                    |error| {
+                        format!(
+                            "{} <span class=\"small\">&plusmn; {:.3}</span>",
+                            metric.title, error.e99
+                        )
+                    },
+                );
+                metric_row(page, &title, measured);
             }
         }
         page.push_str("</tbody>\n</table></div>\n</details>\n");
@@ -242,8 +254,30 @@ fn details(page: &mut String, analysis: &Analysis) {
     page.push_str(
         "<p class=\"small\">Percentiles are nearest ranks; * rests on few values. Below a value: \
          its 95 % interval within the run, where the run can know its own error; \
-         &times; tells how many times longer it would have to be.</p>\n</section>\n",
+         &times; tells how many times longer it would have to be.",
     );
+    page.push_str(doubt_key(summary));
+    if let Some(calibration) = &summary.calibration {
+        put!(page, " {}", resolution(calibration));
+    }
+    page.push_str("</p>\n</section>\n");
+}
+
+/// What the marks mean, where there are any.
+fn doubt_key(summary: &Summary) -> &'static str {
+    let doubted = summary.total.metrics.values().any(|measured| match measured {
+        Measured::Distribution(distribution) => distribution.doubt().is_some(),
+        Measured::Single(_) => false,
+    });
+    if doubted { " ? suspect, ! invalid: a rule of health touches this metric." } else { "" }
+}
+
+fn resolution(calibration: &Calibration) -> String {
+    format!(
+        "&plusmn; is the instrument's own error, below which differences mean nothing: 99 % of the \
+         errors, {}.",
+        escape(&calibration.origin())
+    )
 }
 
 fn metric_row(page: &mut String, title: &str, measured: &Measured) {
@@ -265,7 +299,8 @@ fn metric_row(page: &mut String, title: &str, measured: &Measured) {
                 d.unit,
                 grouped(d.n as f64, 0)
             );
-            put!(page, "<td>{}{}</td>", short(d.mean), range(d.interval.get("mean")));
+            let mean = format!("{}{}", short(d.mean), mark(d));
+            put!(page, "<td>{mean}{}</td>", range(d.interval.get("mean")));
             put!(page, "<td>{}</td><td>{}</td>", short_or_nothing(d.stddev), short(d.min));
             for (name, _) in percentile_titles() {
                 let longer = d.too_short_by.get(name).map_or_else(String::new, |factor| {

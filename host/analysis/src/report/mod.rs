@@ -10,7 +10,7 @@ pub use html::html;
 pub use terminal::terminal;
 
 use crate::server::ServerView;
-use crate::{Distribution, Summary};
+use crate::{Distribution, Pace, StageSummary, Summary, Verdict};
 
 /// A summary as `analysis/data/summary.json` has it.
 #[must_use]
@@ -51,13 +51,35 @@ fn beside(view: &ServerView, metric: &str) -> String {
     }
 }
 
-/// A percentile for people: nothing where there is none, and starred where it rests on few values.
+/// Who set the pace of a stage, in as few words as its numbers need beside them.
+fn loop_kind(stage: &StageSummary) -> String {
+    match (stage.pace, stage.concurrency) {
+        (None, _) => NOTHING.to_owned(),
+        (Some(Pace::Open), _) => "open".to_owned(),
+        (Some(Pace::Capped), _) => format!("open, capped {:.1} %", stage.capped_share * 100.0),
+        (Some(Pace::Closed), None) => "closed".to_owned(),
+        (Some(Pace::Closed), Some(concurrency)) => format!("closed, C = {concurrency}"),
+    }
+}
+
+/// What stands after a value that a rule of health touches.
+fn mark(distribution: &Distribution) -> &'static str {
+    match distribution.doubt() {
+        Some(Verdict::Invalid) => "!",
+        Some(_) => "?",
+        None => "",
+    }
+}
+
+/// A percentile for people: nothing where there is none, starred where it rests on few values, and
+/// marked where it is in doubt.
 fn percentile(distribution: Option<&Distribution>, name: &str) -> String {
     let Some(value) = distribution.and_then(|d| d.percentile(name)) else {
         return NOTHING.to_owned();
     };
     let few = distribution.is_some_and(|d| d.few.iter().any(|few| few == name));
-    format!("{}{}", short(value), if few { "*" } else { "" })
+    let mark = distribution.map_or("", mark);
+    format!("{}{}{mark}", short(value), if few { "*" } else { "" })
 }
 
 /// A number with so many decimals, its thousands set apart by commas.

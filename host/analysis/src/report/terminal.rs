@@ -1,9 +1,9 @@
 //! The table at the end of a run: a column for each stage and the total, or, where these are too
 //! many for the terminal, a row for each.
 
-use super::{NOTHING, beside, percentile, short, short_or_nothing};
+use super::{NOTHING, beside, loop_kind, mark, percentile, short, short_or_nothing};
 use crate::server::QUANTITIES;
-use crate::{Analysis, Severity, StageSummary, Verdict};
+use crate::{About, Analysis, METRICS, Pace, Reason, Severity, StageSummary, Verdict};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 
 /// What a table shows of a stage: a title and how to write it.
@@ -12,8 +12,12 @@ struct Line {
     write: fn(&StageSummary) -> String,
 }
 
+/// Who set the pace.
+const LOOP: &str = "loop";
+
 /// Lines of the table with a column for each stage. Lines that have nothing to show are left out.
 const LINES: &[Line] = &[
+    Line { title: LOOP, write: loop_kind },
     Line { title: "requests sent", write: |s| s.sent.to_string() },
     Line { title: "failed", write: failed },
     Line { title: "offered, 1/s", write: |s| short_or_nothing(s.offered_rate) },
@@ -33,6 +37,7 @@ const LINES: &[Line] = &[
 /// Columns of the table with a row for each stage: as many of these as there is room for.
 const COLUMNS: &[Line] = &[
     Line { title: "stage", write: |s| s.name.clone() },
+    Line { title: LOOP, write: loop_kind },
     Line { title: "sent", write: |s| s.sent.to_string() },
     Line { title: "failed", write: |s| s.failed.to_string() },
     Line { title: "req/s", write: |s| rate(s, "request_throughput") },
@@ -59,6 +64,13 @@ pub fn terminal(analysis: &Analysis, width: usize, colour: bool) -> String {
     text.push('\n');
     if text.contains('*') {
         text.push_str("* rests on few values\n");
+    }
+    let doubted = |stage: &&StageSummary| {
+        let distributions = METRICS.iter().filter_map(|m| stage.distribution(m.name));
+        distributions.filter(|d| d.doubt().is_some()).count() > 0
+    };
+    if shown.iter().any(doubted) {
+        text.push_str("? suspect, ! invalid: a rule below touches this metric\n");
     }
     if text.contains(" / ") {
         text.push_str("latencies: p50 / p90 / p99\n");
@@ -132,7 +144,10 @@ fn by_column(shown: &[&StageSummary], width: usize) -> Option<String> {
 fn by_row(shown: &[&StageSummary], width: usize) -> String {
     let mut columns: Vec<&Line> = Vec::new();
     let mut taken = 0;
-    for column in COLUMNS {
+    // Where the schedule set every pace, room is better used otherwise.
+    let is_open = |stage: &&StageSummary| stage.pace == Some(Pace::Open);
+    let columns_of_all = COLUMNS.iter().filter(|c| c.title != LOOP || !shown.iter().all(is_open));
+    for column in columns_of_all {
         let cells = shown.iter().map(|stage| (column.write)(stage).chars().count());
         let widest = cells.chain([column.title.len()]).max().unwrap_or(0) + 3;
         if taken + widest > width && columns.len() > 1 {
@@ -169,13 +184,12 @@ fn add(table: &mut Table, title: String, cells: Vec<String>) {
 /// The verdict, how stages must be read, its reasons, and the notes that should not be missed.
 fn verdict(analysis: &Analysis, colour: bool) -> String {
     let health = &analysis.summary.health;
-    let (code, meaning) = match health.verdict {
-        Verdict::Valid => ("32", "the load generator did what it was asked"),
-        Verdict::Suspect => ("33", "the load generator may have bent the results"),
-        Verdict::Invalid => {
-            ("31", "the load generator bent the results; they are not the server's")
-        }
+    let code = match health.verdict {
+        Verdict::Valid | Verdict::Note => "32",
+        Verdict::Suspect => "33",
+        Verdict::Invalid => "31",
     };
+    let meaning = health.meaning();
     let word = health.verdict.to_string();
     let word = if colour { format!("\x1b[1;{code}m{word}\x1b[0m") } else { word };
     let mut text = format!("result: {word} ({meaning})\n");
@@ -187,7 +201,15 @@ fn verdict(analysis: &Analysis, colour: bool) -> String {
             text.push_str(&format!("- stage {}: {label}\n", stage.name));
         }
     }
-    for reason in &health.reasons {
+    if let Some(calibration) = &analysis.summary.calibration {
+        text.push_str(&format!(
+            "resolution: {} (99 % of the errors, {})\n",
+            calibration.resolution(),
+            calibration.origin()
+        ));
+    }
+    let shown = |r: &&Reason| r.verdict > Verdict::Note || r.about == About::Client;
+    for reason in health.reasons.iter().filter(shown) {
         text.push_str(&format!("- {}: {reason}\n", reason.verdict));
     }
     for note in analysis.summary.notes.iter().filter(|note| note.severity > Severity::Info) {
@@ -217,7 +239,7 @@ fn failed(stage: &StageSummary) -> String {
 fn three(stage: &StageSummary, metric: &str) -> String {
     let Some(distribution) = stage.distribution(metric) else { return NOTHING.to_owned() };
     if distribution.n == 1 {
-        return format!("{} (n = 1)", short(distribution.mean));
+        return format!("{}{} (n = 1)", short(distribution.mean), mark(distribution));
     }
     ["p50", "p90", "p99"].map(|p| percentile(Some(distribution), p)).join(" / ")
 }

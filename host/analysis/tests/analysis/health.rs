@@ -1,8 +1,14 @@
 //! Which rule fires, and how gravely.
 
-use crate::run::{MS, Run, answer, slo};
+use crate::run::{MS, Run, answer, slo, stage, values};
 use analysis::{CacheState, CacheWish, EXPECTED_CACHED, Health, Options, Severity, Verdict};
-use records::{ClientSample, Connection, Record, ThreadSample};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Exp, LogNormal};
+use records::{
+    ClientSample, Connection, Entry, Event, LoopKind, Record, StageEnd, StageInfo, StagePhase,
+    ThreadSample,
+};
 
 /// Two hundred requests, one every 100 ms, with a TTFT of 100 ms.
 fn requests(lateness_ms: impl Fn(u64) -> f64) -> Vec<Record> {
@@ -107,27 +113,286 @@ fn a_supply_that_ran_dry_is_invalid_however_short_the_run() {
 }
 
 #[test]
-fn connections_beyond_those_that_the_load_needs_count() {
+fn connections_opened_within_requests_count_where_opening_them_shows() {
     let new = |n: usize, opening_ms: u64| {
         let mut records = requests(|_| 1.0);
-        for record in &mut records[..n] {
+        for record in records.iter_mut().rev().take(n) {
             record.connection = Connection::New;
-            record.started = record.sent.unwrap().saturating_sub(opening_ms * MS);
+            let sent = record.started + opening_ms * MS;
+            let shift = |at: &mut u64| *at += opening_ms * MS;
+            record.sent = Some(sent);
+            record.tokens.iter_mut().for_each(shift);
+            shift(&mut record.finished);
         }
-        health(records, [])
+        records
     };
-    // Two are under way at most: twelve are free.
-    check(&new(12, 30), &[]);
-    check(&new(20, 30), &[("new_connections", Verdict::Suspect)]);
-    check(&new(200, 30), &[("new_connections", Verdict::Invalid)]);
+    check(&health(new(1, 30), []), &[]);
+    check(&health(new(2, 30), []), &[("new_connections", Verdict::Suspect)]);
+    check(&health(new(11, 30), []), &[("new_connections", Verdict::Invalid)]);
     // Opening them takes no time to speak of.
-    check(&new(200, 1), &[]);
+    check(&health(new(200, 1), []), &[]);
+    // It is no lateness of the client's.
+    check(&health(new(200, 90), []), &[("new_connections", Verdict::Invalid)]);
+    // A closed loop has no due times, into which connecting would enter.
+    let closed = new(200, 30).into_iter().map(|r| Record { due: None, ..r });
+    check(&closed_loop(400, closed.collect()).analyse(&slo(&[])).summary.health, &[]);
+}
+
+#[test]
+fn percentiles_that_are_the_time_to_connect_are_withheld() {
+    let scheduled = |n: usize| {
+        let mut records = requests(|_| 1.0);
+        for record in records.iter_mut().rev().take(n) {
+            record.connection = Connection::New;
+            record.started = record.sent.unwrap().saturating_sub(30 * MS);
+        }
+        let stage = Run::open(20_200, records).analyse(&slo(&[])).summary.stages.remove(0);
+        let own = values(&stage, "ttft");
+        assert!(own.p99.is_some() && own.doubts.is_empty());
+        values(&stage, "scheduled_ttft").clone()
+    };
+    let [two, three, twelve] = [2, 3, 12].map(scheduled);
+    assert!(two.p99.is_some());
+    assert_eq!(
+        (two.doubt(), two.withheld.as_slice()),
+        (Some(Verdict::Suspect), &["p99_9".to_owned()][..])
+    );
+    assert_eq!((three.p99, three.p95.is_some(), three.withheld.len()), (None, true, 2));
+    assert_eq!((twelve.p95, twelve.p90.is_some()), (None, true));
+    assert_eq!(twelve.doubt(), Some(Verdict::Invalid));
+}
+
+/// `concurrency` answers at a time, each of which takes 100 ms.
+fn closed_loop(concurrency: u32, records: Vec<Record>) -> Run {
+    let info = StageInfo { concurrency: Some(concurrency), ..stage("c", LoopKind::Closed) };
+    let mut run = Run::new(vec![info]);
+    run.begin(0, 0);
+    run.records(records);
+    run.end_with(StageEnd {
+        at: 20_200 * MS,
+        stage: 0,
+        window_end: 20_200 * MS,
+        scheduled: None,
+        unsent: 0,
+        capped: 0,
+    });
+    run.completed(20_200);
+    run
+}
+
+#[test]
+fn a_closed_loop_is_judged_by_the_time_until_it_asks_again() {
+    // Two slots; each asks again so many milliseconds after the answer before it.
+    let judged = |pause: fn(u64) -> u64| {
+        let mut records = Vec::new();
+        for slot in 0..2 {
+            let mut at = 10 * slot;
+            for i in 0..200 {
+                let session = slot * 1_000 + i;
+                records.push(Record { session, ..answer(at, &[at + 80, at + 90], at + 100) });
+                at += 100 + pause(session);
+            }
+        }
+        closed_loop(2, records).analyse(&slo(&[])).summary.health
+    };
+    check(&judged(|_| 4), &[]);
+    check(&judged(|_| 5), &[("closed_loop_gap", Verdict::Suspect)]);
+    check(&judged(|_| 17), &[("closed_loop_gap", Verdict::Invalid)]);
+    check(&judged(|i| if i == 50 { 90 } else { 0 }), &[]);
+}
+
+#[test]
+fn the_pauses_within_the_sessions_of_a_closed_loop_are_no_gaps() {
+    let turn = |session: u64, turn: u32| {
+        let at = session * 1_500 + u64::from(turn) * 500;
+        Record { session, turn, ..answer(at, &[at + 80, at + 90], at + 500 * u64::from(turn) / 2) }
+    };
+    let records = (0..40).flat_map(|session| (0..3).map(move |t| turn(session, t)));
+    check(&closed_loop(1, records.collect()).analyse(&slo(&[])).summary.health, &[]);
+}
+
+#[test]
+fn time_stamps_that_come_late_touch_the_itl_alone() {
+    // The ITL is 10 ms.
+    let judged = |late: u64, lag_us: u64| {
+        let samples = (1..=20).map(|second| ClientSample {
+            at: second * 1_000 * MS,
+            stamp_lag: vec![(10_000, 100 - late), (lag_us * 1_000, late)],
+            ..ClientSample::default()
+        });
+        health(requests(|_| 0.0), samples)
+    };
+    check(&judged(2, 1_000), &[]);
+    check(&judged(2, 1_100), &[("stamp_lag", Verdict::Suspect)]);
+    check(&judged(2, 3_100), &[("stamp_lag", Verdict::Invalid)]);
+    // One in a hundred does not move the p99.
+    check(&judged(1, 9_000), &[]);
+    assert_eq!(judged(2, 1_100).reasons[0].metrics, ["itl"]);
+}
+
+#[test]
+fn what_the_machine_takes_away_is_judged_by_its_mean() {
+    let judged = |throttled: f64, steal: f64| {
+        let samples = (1..=20).map(|second| ClientSample {
+            at: second * 1_000 * MS,
+            throttled: Some(if second == 1 { throttled * 20.0 } else { 0.0 }),
+            steal: Some(steal),
+            ..ClientSample::default()
+        });
+        health(requests(|_| 0.0), samples)
+    };
+    check(&judged(0.0, 0.0199), &[]);
+    check(&judged(0.001, 0.0), &[("throttled", Verdict::Suspect)]);
+    check(&judged(0.011, 0.0), &[("throttled", Verdict::Invalid)]);
+    check(&judged(0.0, 0.021), &[("steal", Verdict::Suspect)]);
+    check(&judged(0.0, 0.11), &[("steal", Verdict::Invalid)]);
+}
+
+/// A stage at 10 a second whose TTFTs in milliseconds are these.
+fn level(ttfts: impl IntoIterator<Item = f64>) -> Health {
+    let ttfts: Vec<f64> = ttfts.into_iter().collect();
+    let end = ttfts.len() as u64 * 100;
+    let records = ttfts.iter().zip(0..).map(|(ttft, i)| {
+        let record = answer(i * 100, &[i * 100], i * 100);
+        let first = i * 100 * MS + (ttft * MS as f64) as u64;
+        Record { tokens: vec![first], finished: first + MS, ..record }
+    });
+    let mut run = Run::open(end, records.collect());
+    run.header.stages[0].rate = Some(10.0);
+    run.analyse(&slo(&[])).summary.health
+}
+
+#[test]
+fn a_stage_that_is_not_steady_or_was_not_warm_is_suspect() {
+    let noise = |i: u64| 1.0 + 0.05 * ((i * 7_919 % 101) as f64 / 50.0 - 1.0);
+    check(&level((0..2_000).map(|i| 50.0 * noise(i))), &[]);
+    let rising = level((0..2_000).map(|i| 50.0 * noise(i) * (1.0 + 0.3 * i as f64 / 2_000.0)));
+    assert!(rising.reasons.iter().any(|r| r.rule == "not_steady"), "{:?}", rising.reasons);
+    let slow = |n: u64| level((0..2_000).map(|i| 50.0 * noise(i) * if i < n { 2.0 } else { 1.0 }));
+    let warm_up = |health: &Health| health.reasons.iter().any(|r| r.rule == "warm_up");
+    assert!(!warm_up(&slow(150)) && warm_up(&slow(300)));
+    assert!(warm_up(&slow(900)) && slow(300).verdict == Verdict::Suspect);
+    // A level that differs by hardly anything needs no warm-up.
+    let little = level((0..2_000).map(|i| 50.0 * if i < 400 { 1.04 } else { 1.0 }));
+    assert!(!warm_up(&little), "{:?}", little.reasons);
+}
+
+#[test]
+fn a_limit_in_flight_touches_what_counts_from_sending_once_it_binds_often() {
+    let capped = |capped: u64| {
+        let mut run = Run::open(20_200, requests(|_| 0.0));
+        run.header.stages[0].max_in_flight = Some(8);
+        let end = run.entries.iter_mut().find_map(|entry| match entry {
+            Entry::Event(Event::Stage(StagePhase::End(end))) => Some(end),
+            _ => None,
+        });
+        end.expect("the stage has ended").capped = capped;
+        run.analyse(&slo(&[]))
+    };
+    let seldom = capped(2);
+    check(&seldom.summary.health, &[]);
+    let label = "open loop, capped: 1.0 % of the arrivals waited for the limit of 8 in flight";
+    assert_eq!(seldom.summary.stages[0].label.as_deref(), Some(label));
+    let often = capped(3);
+    check(&often.summary.health, &[("limit_in_flight", Verdict::Suspect)]);
+    let stage = &often.summary.stages[0];
+    assert!(stage.label.as_ref().unwrap().ends_with("scheduled ones are right"));
+    assert_eq!(values(stage, "ttft").doubt(), Some(Verdict::Suspect));
+    assert_eq!(values(stage, "scheduled_ttft").doubt(), None);
+    let terminal = analysis::report::terminal(&often, 100, false);
+    let line = |title: &str| terminal.lines().find(|line| line.starts_with(title)).unwrap();
+    assert!(line(" TTFT, ms").contains("100.0? / 100.0? / 100.0*?"), "{terminal}");
+    assert!(!line(" scheduled TTFT").contains('?') && line(" loop").contains("open, capped 1.5 %"));
+    assert!(terminal.contains("the load generator did what it was asked, but mind the reasons"));
+    let page = analysis::report::html(&often);
+    assert!(page.contains("<td>100.0*?") && page.contains("a rule of health touches this metric"));
+    assert!(
+        analysis::report::csv(&often.summary).contains(",\"open, capped 1.5 %\",limit_in_flight")
+    );
+}
+
+#[test]
+fn arrivals_that_differ_from_the_nominal_rate_are_noted() {
+    let drew = |rate: f64| {
+        let mut run = Run::open(20_000, requests(|_| 0.0));
+        run.header.stages[0].rate = Some(rate);
+        run.header.stages[0].length = Some(20_000 * MS);
+        run.analyse(&slo(&[])).summary.health
+    };
+    assert_eq!(drew(10.4).reasons, []);
+    let noted = drew(11.0);
+    assert_eq!(noted.verdict, Verdict::Valid);
+    assert_eq!(
+        (noted.reasons[0].rule.as_str(), noted.reasons[0].verdict),
+        ("realised_rate", Verdict::Note)
+    );
+}
+
+#[test]
+fn a_server_on_the_same_host_is_noted() {
+    let mut run = Run::open(20_200, requests(|_| 0.0));
+    run.header.endpoint = "http://localhost:8000".to_owned();
+    let health = run.analyse(&slo(&[])).summary.health;
+    assert_eq!(health.verdict, Verdict::Valid);
+    insta::assert_snapshot!(health.reasons[0], @"the load generator and the endpoint share a machine and its processors: use a machine of its own for the load generator where that matters");
+}
+
+#[test]
+fn a_run_is_set_beside_the_calibration_of_its_machine() {
+    let calibrated = |requests_per_s: f64, lateness_p99: f64| {
+        let json = serde_json::json!({
+            "format": "llmdbench.calibration", "version": "1.0", "measured": "2026-02-03T04:05:06Z",
+            "machine": {"host": "h", "kernel": "k", "cpu": "c", "cores": 2, "llmdbench": "0"},
+            "length_s": 20.0, "error": {"ttft": {"e50": 0.01, "e99": 0.1}},
+            "lateness_p99": lateness_p99, "runs": 5, "floor": {},
+            "headroom": {"requests_per_s": requests_per_s, "tokens_per_s": 1e6},
+        });
+        let options = Options { calibration: serde_json::from_value(json).unwrap(), ..slo(&[]) };
+        Run::open(20_000, requests(|_| 3.0)).analyse(&options)
+    };
+    // 10 requests a second, 3 ms late.
+    assert_eq!(calibrated(20.0, 1.0).summary.health.reasons, []);
+    let noted = calibrated(19.0, 0.9);
+    let fired: Vec<_> =
+        noted.summary.health.reasons.iter().map(|r| (r.rule.as_str(), r.verdict)).collect();
+    assert_eq!(fired, [("headroom", Verdict::Note), ("lateness_calibrated", Verdict::Note)]);
+    let text = analysis::report::terminal(&noted, 120, false);
+    assert!(
+        text.contains("resolution: TTFT by 0.10 ms (99 % of the errors, calibrated 2026-02-03)"),
+        "{text}"
+    );
+    assert!(analysis::report::html(&noted).contains("&plusmn; 0.100"));
+}
+
+#[test]
+fn the_loop_is_told_of_every_number_and_chart() {
+    let records: Vec<Record> =
+        (0..200).map(|i| answer(i * 100, &[i * 100 + 80], i * 100 + 100)).collect();
+    let analysis = closed_loop(1, records).analyse(&slo(&[]));
+    let label = "closed loop, C = 1: the server set the pace; latency at this concurrency, not at a \
+        request rate; not comparable with open-loop latency";
+    let [stage] = &analysis.summary.stages[..] else { panic!() };
+    assert_eq!(stage.label.as_deref(), Some(label));
+    let terminal = analysis::report::terminal(&analysis, 100, false);
+    assert!(terminal.contains(label) && terminal.contains("closed, C = 1"), "{terminal}");
+    let page = analysis::report::html(&analysis);
+    let charts = analysis::charts::CHARTS;
+    assert!(page.matches(label).count() > charts.len(), "beside tables and below each chart");
+    for chart in charts {
+        assert!(
+            analysis::charts::svg(chart, &analysis, 1200, 600).contains(label),
+            "{}",
+            chart.name
+        );
+    }
+    let csv = analysis::report::csv(&analysis.summary);
+    assert!(csv.lines().skip(1).all(|line| line.contains(",\"closed, C = 1\",")), "{csv}");
 }
 
 #[test]
 fn a_reason_is_a_sentence_with_value_limit_and_cure() {
     let fired = health(requests(|_| 21.0), []);
-    insta::assert_snapshot!(fired.reasons[0], @"stage s: lateness (p99; p90 below 100 requests) against the TTFT p50: 21 %, limit 20 %: lower the rate, give the load generator more cores, or leave it a machine with nothing else on it");
+    insta::assert_snapshot!(fired.reasons[0], @"stage s: lateness (p99; p90 below 100 requests; connecting apart) against the TTFT p50: 21 %, limit 20 %: lower the rate, give the load generator more cores, or leave it a machine with nothing else on it");
 }
 
 #[test]
@@ -175,4 +440,64 @@ fn a_cache_that_is_not_as_asked_is_told_with_both_figures() {
     // The prompts explain 50 of 100 tokens, and blocks leave 18 of them at the least.
     check(CacheWish::AsIs, 96, None);
     check(CacheWish::AsIs, 0, None);
+}
+
+/// How often each sign of overload, and how often any rule, fires in 40 seeded runs of a queue with 16 places: Poisson
+/// arrivals, log-normal service of mean 2 s and coefficient of variation 0.6, 2,000 requests at
+/// this share of the 8 a second that it can do.
+fn queue(load: f64) -> [usize; 3] {
+    let mut fired = [0; 3];
+    for seed in 0..40u64 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let (mut at, mut free) = (0.0, [0.0f64; 16]);
+        let gaps = Exp::new(8.0 * load).expect("a rate above 0");
+        let services = LogNormal::from_mean_cv(2.0, 0.6).expect("a mean above 0");
+        let mut records = Vec::new();
+        for session in 0..2_000 {
+            at += gaps.sample(&mut random);
+            let place = free.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("there are 16");
+            let begin = place.max(at);
+            *place = begin + services.sample(&mut random);
+            let end = *place;
+            let ms = |s: f64| (s * 1e3) as u64;
+            let last = ms(end).max(ms(begin) + 300);
+            let answer = answer(ms(at), &[ms(begin) + 300, last], last);
+            records.push(Record { session, ..answer });
+        }
+        let window_end = (at * 1e3) as u64 + 1;
+        let mut run = Run::open(window_end, records);
+        run.header.stages[0].rate = Some(8.0 * load);
+        let Health { verdict, reasons } = run.analyse(&slo(&[])).summary.health;
+        fired[2] += usize::from(verdict != Verdict::Valid);
+        for (count, rule) in fired.iter_mut().zip(["overloaded", "overload_growing"]) {
+            *count += usize::from(reasons.iter().any(|reason| reason.rule == rule));
+        }
+    }
+    fired
+}
+
+#[test]
+fn sessions_that_go_on_pile_up_without_an_overload() {
+    // One begins every 200 ms and asks ten times, once a second: there are more and more of them.
+    let turns = (0..150u64).flat_map(|session| {
+        (0..10).map(move |turn| {
+            let at = session * 200 + u64::from(turn) * 1_000;
+            Record { session, turn, ..answer(at, &[at + 80], at + 300) }
+        })
+    });
+    let end = 30_000;
+    let mut run = Run::open(end, turns.filter(|r| r.due < Some(end * MS)).collect());
+    run.header.stages[0].rate = Some(5.0);
+    run.header.stages[0].length = Some(end * MS);
+    let reasons = run.analyse(&slo(&[])).summary.health.reasons;
+    assert!(reasons.iter().all(|reason| reason.verdict <= Verdict::Note), "{reasons:?}");
+}
+
+#[test]
+fn a_busy_queue_is_seldom_called_overloaded_and_a_growing_one_mostly() {
+    let [light, busy, heavy] = [queue(0.5), queue(0.85), queue(1.1)];
+    assert!(busy[0] == 0 && busy[1] <= 2, "{busy:?}");
+    assert!(heavy[0] >= 38 && heavy[1] >= 38, "{heavy:?}");
+    // No rule of all fires where all is well.
+    assert!(light[2] <= 2, "{light:?}");
 }

@@ -38,6 +38,7 @@ fn the_terminal_has_a_column_for_each_stage() {
     insta::assert_snapshot!(report::terminal(&analysis(), 120, false), @r"
                          low                 high                total
 ─────────────────────────────────────────────────────────────────────────────────────
+ loop                                 open                open                  open
  requests sent                          40                  40                    80
  failed                          1 (2.5 %)           1 (2.5 %)             2 (2.5 %)
  offered, 1/s                         5.00                5.00                  5.00
@@ -111,12 +112,12 @@ fn the_same_records_give_the_same_bytes() {
 fn the_csv_has_a_row_for_each_metric_of_each_stage() {
     let csv = report::csv(&analysis().summary);
     let lines: Vec<&str> = csv.lines().collect();
-    insta::assert_snapshot!(lines[0], @"stage,metric,unit,value,n,mean,stddev,min,max,p50,p90,p95,p99,p99_9,few");
+    insta::assert_snapshot!(lines[0], @"stage,metric,unit,value,n,mean,stddev,min,max,p50,p90,p95,p99,p99_9,few,loop,doubts");
     let columns = lines[0].split(',').count();
     assert!(lines.iter().all(|line| line.split(',').count() == columns), "{csv}");
     let find = |start: &str| *lines.iter().find(|line| line.starts_with(start)).unwrap();
-    insta::assert_snapshot!(find("low,ttft,"), @"low,ttft,ms,,39,102.897436,2.010432,100,106,103,106,106,,,p95");
-    insta::assert_snapshot!(find("total,request_throughput,"), @"total,request_throughput,1/s,4.875,,,,,,,,,,,");
+    insta::assert_snapshot!(find("low,ttft,"), @"low,ttft,ms,,39,102.897436,2.010432,100,106,103,106,106,,,p95,open,");
+    insta::assert_snapshot!(find("total,request_throughput,"), @"total,request_throughput,1/s,4.875,,,,,,,,,,,,open,");
 }
 
 #[test]

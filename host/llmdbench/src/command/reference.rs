@@ -27,13 +27,57 @@ enum Page {
 /// Prints a page.
 pub(crate) fn run(args: &ReferenceArgs, printer: &Printer) -> Result<Exit> {
     printer.text(&match args.page {
-        Page::Metrics => format!("# Metrics\n\nEach metric has one definition, which every report uses.\n\n{}", analysis::metrics_markdown()),
-        Page::Health => format!("# Client health\n\nEvery result carries a verdict on the load generator itself: valid, suspect or invalid. The worst rule\ndecides; each that fires is told with its value, its limit and its cure. An invalid run ends with exit code 7.\n\n{}", analysis::health_markdown()),
+        Page::Metrics => format!(
+            "# Metrics\n\nEach metric has one definition, which every report uses.\n\n{}",
+            analysis::metrics_markdown()
+        ),
+        Page::Health => format!("{HEALTH}{}", analysis::health_markdown()),
         Page::Plugins => plugins()?,
         Page::Commands => commands(),
     });
     Ok(Exit::Ok)
 }
+
+const HEALTH: &str = "\
+# Client health
+
+Every result carries a verdict on itself: valid, suspect or invalid. The worst rule decides; each that fires is told
+with its value, its limit and its cure. A rule that touches certain metrics marks those with `?` (suspect) or `!`
+(invalid) wherever they are shown and names itself in their `doubts` in `summary.json`; any other marks the run. Notes
+take nothing away. An invalid run ends with exit code 7.
+
+Differences of times are taken on one monotonic clock of one host, never on a wall clock. Lateness is judged only where
+no limit in flight held requests back. A long stage (120 s and more) without a warm-up stage has its first tenth, at
+least 30 s, left out; whether that was enough, `warm_up` and `not_steady` check afterwards. Both are silent where the
+load itself changes by design, and their silence proves little: look at the charts over time.
+
+## Loops
+
+| loop | numbers |
+| --- | --- |
+| open | the schedule set the pace: latencies are those at a rate |
+| open, capped | a limit in flight held some arrivals back, whose share is told; above 1 % latencies from the moment of sending are those of a closed loop, scheduled ones stay right |
+| closed, C | the server set the pace: latencies are those at this concurrency and not comparable with those of an open loop; throughput is its headline |
+
+## Calibration
+
+`llmdbench calibrate` measures the load generator itself, once for each machine and after each change of hardware, kernel or
+version (about two and a half minutes; nothing else should run meanwhile). It drives load into the simulated server on
+the same machine, whose log says what really happened:
+
+- **error**: half of the differences |measured - truth| of TTFT and ITL are at most e50, 99 % at most e99. Every later run
+  keeps them in its results and shows e99 beside its numbers: smaller differences mean nothing.
+- **headroom**: the rate is doubled from 50 requests per second, 32 tokens each, until a rule about the client fires
+  twice or the simulated server cannot follow. Before a run, a plan beyond the headroom is warned of, one beyond half of it noted.
+- **scatter**: standard deviations of the logarithms of results between equal runs of the same schedule: no comparison
+  of single runs can be sharper.
+
+The file is `$XDG_DATA_HOME/llmdbench/calibration/HOST.json`, or lies below the setting `control.data_dir`. A calibration of
+another kernel, processor, number of cores or version is not used.
+
+## Rules
+
+";
 
 fn plugins() -> Result<String> {
     let plugins = Plugins::load(&[], &[], None, &|_| {})?;

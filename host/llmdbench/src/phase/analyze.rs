@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::records_file::Records;
 use crate::run_dir::{self, Results};
-use analysis::{Analysis, Collector, Note, Options, Severity, Slo, Verdict};
+use analysis::{About, Analysis, Calibration, Collector, Note, Options, Severity, Slo, Verdict};
 
 /// Reads the records, lets the analyzers look at them, and reckons; gives also what analyzers
 /// failed at. Without a plan there are none.
@@ -33,11 +33,21 @@ pub(crate) fn read(
         }
         None => Findings::default(),
     };
+    let calibration = run_dir::read_json::<Calibration>(&results.calibration())?;
+    let uncalibrated = plan.filter(|_| calibration.is_none()).map(|_| Note {
+        severity: Severity::Info,
+        source: "llmdbench".to_owned(),
+        text: "The load generator was not calibrated on its machine: `llmdbench calibrate` \
+            measures how far its values err and how much it can send."
+            .to_owned(),
+    });
+    let notes = plan.map(plan_notes).into_iter().flatten().chain(found.notes).chain(uncalibrated);
     let options = Options {
         slo,
         truncated: records.truncated(),
-        notes: plan.map(plan_notes).into_iter().flatten().chain(found.notes).collect(),
+        notes: notes.collect(),
         plugins: found.reports,
+        calibration,
         server: server_metrics::snapshots(results),
         cache: cache::state(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
@@ -95,18 +105,15 @@ pub(crate) fn show(analysis: &Analysis, results: &Results, printer: &Printer) ->
     printer.step(&format!("records: {}", results.records().display()));
     let mut outcome = Outcome::default();
     if summary.health.verdict == Verdict::Invalid {
-        let reasons: Vec<String> = summary
-            .health
-            .reasons
-            .iter()
-            .filter(|reason| reason.verdict == Verdict::Invalid)
-            .map(ToString::to_string)
-            .collect();
+        let reasons = || summary.health.reasons.iter().filter(|r| r.verdict == Verdict::Invalid);
+        let client = reasons().any(|reason| reason.about == About::Client);
+        let why: Vec<String> = reasons().map(ToString::to_string).collect();
         outcome.add(
             Exit::Invalid,
             &format!(
-                "the run is invalid, the load generator was the limit: {}",
-                reasons.join("; ")
+                "the run is invalid{}: {}",
+                if client { ", the load generator was the limit" } else { "" },
+                why.join("; ")
             ),
         );
     }

@@ -1,5 +1,6 @@
 //! The phase that drives load into the target and keeps what happened.
 
+use crate::calibration;
 use crate::chosen::line_text;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
@@ -57,6 +58,10 @@ pub(crate) fn run(
     let planned = prepared.chosen.load(&facts, Some(target))?;
     let stages = planned.stages;
     let supply = Supply::new(&prepared.chosen, &facts, target, &stages)?;
+    let calibration = calibration::find(prepared.settings.text("control.data_dir"), printer)?;
+    if let Some(calibration) = &calibration {
+        calibration::foresee(calibration, &stages, &plan.workload, printer);
+    }
     let words = words(prepared, &supply, &probe, target, printer)?;
     let exact_output = experiment
         .target
@@ -77,6 +82,9 @@ pub(crate) fn run(
     plan.write(&results.plan())?;
     ready.write(&results)?;
     environment::write_profiles(prepared, &results)?;
+    if let Some(calibration) = &calibration {
+        run_dir::write_json(&results.calibration(), calibration)?;
+    }
     let records = results.records();
     let file = OpenOptions::new().write(true).create_new(true).open(records).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", records.display())).because(error)

@@ -367,6 +367,14 @@ const OWN: &[Setting] = &[
         "",
         "Where compiled plugins are kept; without it $XDG_CACHE_HOME/llmdbench.",
     ),
+    setting(
+        "control.data_dir",
+        "LLMDBENCH_CONTROL_DATA_DIR",
+        "",
+        Text,
+        "",
+        "Where the calibration of the machine is kept; without it $XDG_DATA_HOME/llmdbench.",
+    ),
     secret(
         "secrets.hf-token",
         "LLMDBENCH_HF_TOKEN",

@@ -1,0 +1,299 @@
+//! What rules look at, and how they measure it.
+
+use crate::cache::{CacheSummary, CacheView, CacheWish};
+use crate::calibration::Calibration;
+use crate::collector::{Request, Run};
+use crate::metric::ms;
+use crate::statistics::{P50, P90, P95, P99, Percentile};
+use crate::steady::{self, Trend};
+use crate::summarise::{Part, limit_in_flight};
+use crate::summary::{Pace, StageSummary};
+use records::{ClientSample, EndReason, LoopKind, ThreadSample};
+use std::collections::BTreeMap;
+
+/// A stage.
+pub(super) struct Evidence<'a> {
+    pub(super) part: &'a Part<'a>,
+    /// The run came to its planned end.
+    completed: bool,
+    /// In order of time, in milliseconds.
+    lateness: Vec<f64>,
+    /// TTFT p50 in milliseconds; the latency's, where no answer was streamed.
+    scale: Option<f64>,
+    /// ITL p50 in milliseconds.
+    itl: Option<f64>,
+    samples: &'a [ClientSample],
+    pub(super) starved: u64,
+    /// What was asked of the prefix cache, and how the stage found it.
+    cache: Option<(CacheWish, &'a CacheView)>,
+}
+
+/// The run.
+pub(super) struct Whole<'a> {
+    pub(super) run: &'a Run,
+    pub(super) stages: &'a [StageSummary],
+    pub(super) total: &'a StageSummary,
+    pub(super) calibration: Option<&'a Calibration>,
+}
+
+/// A value and on how many requests or samples it rests.
+type Found = Option<(f64, usize)>;
+
+impl<'a> Evidence<'a> {
+    pub(super) fn of(
+        run: &'a Run,
+        part: &'a Part<'a>,
+        summary: &StageSummary,
+        cache: Option<&'a CacheSummary>,
+    ) -> Self {
+        let median = |metric| summary.distribution(metric).and_then(|d| d.p50);
+        let begin = part.stage.begin.unwrap_or(part.window.0);
+        let end = part.stage.end.as_ref().map_or(run.last_seen, |end| end.at);
+        // A sample tells of the second before it.
+        let from = run.samples.partition_point(|sample| sample.at <= begin);
+        let to = run.samples.partition_point(|sample| sample.at <= end);
+        let samples = &run.samples[from..to.max(from)];
+        let starved_by = |end: usize| run.samples[..end].last().map_or(0, |s| s.starved);
+        // The first sample after the end still tells of the stage.
+        let after = (to + 1).min(run.samples.len()).max(from);
+        let positive = |value: Option<f64>| value.filter(|&value| value > 0.0);
+        Self {
+            part,
+            completed: matches!(run.end, Some((EndReason::Completed, _))),
+            lateness: part.measured().filter_map(own_lateness).collect(),
+            scale: positive(median("ttft").or(median("latency"))),
+            itl: positive(median("itl")),
+            samples,
+            starved: starved_by(after).saturating_sub(starved_by(from)),
+            cache: cache.and_then(|cache| Some((cache.asked, cache.stage(&summary.name)?))),
+        }
+    }
+
+    /// What a rule measures of the prefix cache, where this was asked of it.
+    pub(super) fn cache(
+        &self,
+        asked: CacheWish,
+        measure: fn(&CacheView) -> Option<f64>,
+    ) -> Option<(f64, usize)> {
+        let (_, view) = self.cache.filter(|(wish, _)| *wish == asked)?;
+        Some((measure(view)?, view.requests as usize))
+    }
+
+    /// Whether requests were late because a limit in flight held them back, or may have been.
+    fn held_back(&self) -> bool {
+        let unknown = self.part.stage.end.is_none() && limit_in_flight(self.part).is_some();
+        unknown || self.part.capped_share() > 0.01
+    }
+
+    /// Whether the same load is wanted all the time.
+    fn is_level(&self) -> bool {
+        let info = &self.part.stage.info;
+        match info.kind {
+            LoopKind::Open => info.rate.is_some(),
+            LoopKind::Closed => info.concurrency.is_some(),
+        }
+    }
+
+    /// Logarithms of what its users waited for the first token, or for all of it, by when they
+    /// asked.
+    fn waits(&self) -> Vec<f64> {
+        let of = |first: bool| {
+            move |r: &Request| {
+                let from = r.due.or(r.sent)?;
+                let to = if first { r.tokens?.first } else { r.finished };
+                Some(ms(from, to)).filter(|&wait| wait > 0.0).map(f64::ln)
+            }
+        };
+        let values = |of: &dyn Fn(&Request) -> Option<f64>| -> Vec<f64> {
+            self.part.measured().filter(|r| r.counts()).filter_map(of).collect()
+        };
+        let first = values(&of(true));
+        if first.is_empty() { values(&of(false)) } else { first }
+    }
+
+    fn threads(&self, value: fn(&ThreadSample) -> f64) -> BTreeMap<&str, Vec<f64>> {
+        let mut threads: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for thread in self.samples.iter().flat_map(|sample| &sample.threads) {
+            threads.entry(&thread.name).or_default().push(value(thread));
+        }
+        threads
+    }
+
+    /// The mean of what samples tell.
+    pub(super) fn mean_of(&self, value: fn(&ClientSample) -> Option<f64>) -> Found {
+        mean(self.samples.iter().filter_map(value).collect())
+    }
+}
+
+/// How late the client itself was: the time to open a connection is judged by a rule of its own.
+fn own_lateness(r: &Request) -> Option<f64> {
+    let sent = r.sent?;
+    Some(ms(r.due?, if r.new_connection { r.started } else { sent }))
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values
+}
+
+fn mean(values: Vec<f64>) -> Found {
+    let n = values.len();
+    (n > 0).then(|| (values.iter().sum::<f64>() / n as f64, n))
+}
+
+/// The percentile that judges so many requests.
+fn judging(n: usize) -> Percentile {
+    if n < 100 { P90 } else { P99 }
+}
+
+pub(super) fn lateness(e: &Evidence) -> Found {
+    if e.held_back() {
+        return None;
+    }
+    let n = e.lateness.len();
+    // Up to one arrival in a hundred may have waited for a limit: it does not move the p90.
+    let p = if e.part.pace() == Pace::Capped { P90 } else { judging(n) };
+    Some((p.of(&sorted(e.lateness.clone()))? / e.scale?, n))
+}
+
+/// A closed loop of C sessions starts the (C + k)-th when the k-th has ended: whichever slot that
+/// was, so much later it was put to use again.
+pub(super) fn closed_loop_gap(e: &Evidence) -> Found {
+    let info = &e.part.stage.info;
+    if info.kind == LoopKind::Open {
+        return None;
+    }
+    let slots = info.concurrency? as usize;
+    let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = e.part.sessions().into_iter().unzip();
+    starts.sort_unstable();
+    ends.sort_unstable();
+    let again = starts.iter().skip(slots).zip(&ends);
+    let measured = again.filter(|(start, _)| **start >= e.part.window.0);
+    let gaps: Vec<f64> = measured.map(|(&start, &end)| ms(end, start).max(0.0)).collect();
+    let n = gaps.len();
+    Some((judging(n).of(&sorted(gaps))? / e.scale?, n))
+}
+
+pub(super) fn lateness_growth(e: &Evidence) -> Found {
+    if e.held_back() {
+        return None;
+    }
+    let n = e.lateness.len();
+    let median = |part: &[f64]| P50.of(&sorted(part.to_vec()));
+    let growth = median(&e.lateness[n - n / 10..])? - median(&e.lateness[..n / 10])?;
+    Some((growth / e.scale?, n))
+}
+
+pub(super) fn unsent(e: &Evidence) -> Found {
+    const FREE: u64 = 2;
+    if e.held_back() {
+        return None;
+    }
+    let due = e.part.due();
+    let missing = due.saturating_sub(e.part.due_and_started() + FREE);
+    (due > 0).then(|| (missing as f64 / due as f64, due as usize))
+}
+
+/// By what share the arrivals of a whole stage are more or fewer than its rate and length say.
+pub(super) fn realised_rate(e: &Evidence) -> Found {
+    let stage = e.part.stage;
+    let (rate, length) = (stage.info.rate?, stage.info.length?);
+    let scheduled = stage.end.as_ref().filter(|_| e.completed)?.scheduled?;
+    let ended_by_time = e.part.window.1 >= stage.begin? + length;
+    let nominal = rate * length as f64 / 1e9;
+    let difference = (scheduled as f64 - nominal).abs() / nominal;
+    (ended_by_time && nominal > 0.0).then_some((difference, scheduled as usize))
+}
+
+pub(super) fn stamp_lag(e: &Evidence) -> Found {
+    let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+    for &(longest, count) in e.samples.iter().flat_map(|sample| &sample.stamp_lag) {
+        *counts.entry(longest).or_default() += count;
+    }
+    let n: u64 = counts.values().sum();
+    let rank = P99.rank(n);
+    let mut seen = 0;
+    let lag = counts.into_iter().find_map(|(longest, count)| {
+        seen += count;
+        (seen >= rank).then_some(longest)
+    })?;
+    Some((ms(0, lag) / e.itl?, n as usize))
+}
+
+pub(super) fn thread_cpu(e: &Evidence) -> Found {
+    let p95 = |cpu: Vec<f64>| {
+        let n = cpu.len();
+        P95.of(&sorted(cpu)).map(|p95| (p95, n))
+    };
+    let threads = e.threads(|thread| thread.cpu).into_values();
+    threads.filter_map(p95).max_by(|a, b| a.0.total_cmp(&b.0))
+}
+
+pub(super) fn thread_waiting(e: &Evidence) -> Found {
+    let threads = e.threads(|thread| thread.waiting).into_values();
+    threads.filter_map(mean).max_by(|a, b| a.0.total_cmp(&b.0))
+}
+
+/// Connecting lies between the due time and the moment of sending, so that it counts where there
+/// are due times, and where it takes a time that shows beside the TTFT.
+pub(super) fn new_connections(e: &Evidence) -> Found {
+    const SHOWS: f64 = 0.05;
+    let scheduled: Vec<_> = e.part.measured().filter(|r| r.counts() && r.due.is_some()).collect();
+    let new: Vec<_> = scheduled.iter().filter(|r| r.new_connection).collect();
+    let opening = sorted(new.iter().filter_map(|r| Some(ms(r.started, r.sent?))).collect());
+    let shows = P50.of(&opening)? > SHOWS * e.scale?;
+    let share = new.len() as f64 / scheduled.len() as f64;
+    Some((if shows { share } else { 0.0 }, scheduled.len()))
+}
+
+/// By what share the waits change over a stage of level load. A change that may be chance is 0.
+pub(super) fn drift(e: &Evidence) -> Found {
+    if !e.is_level() {
+        return None;
+    }
+    let waits = e.waits();
+    let trend = steady::drift(&waits)?;
+    let drifts = trend.t.abs() > Trend::TWO_SIDED;
+    Some((if drifts { trend.rise.abs() } else { 0.0 }, waits.len()))
+}
+
+/// The share of the measured requests that comes before the steady state. One whose level differs
+/// by 5 % or less is none.
+pub(super) fn transient(e: &Evidence) -> Found {
+    const SHOWS: f64 = 0.05;
+    if !e.is_level() {
+        return None;
+    }
+    let waits = e.waits();
+    let cut = steady::transient(&waits)?;
+    let level = |part: &[f64]| P50.of(&sorted(part.to_vec()));
+    let shows = cut > 0 && (level(&waits[..cut])? - level(&waits[cut..])?).abs() > SHOWS;
+    Some((if shows { cut as f64 / waits.len() as f64 } else { 0.0 }, waits.len()))
+}
+
+/// 1, where every endpoint is this host by its name.
+pub(super) fn same_host(whole: &Whole) -> Found {
+    const LOCAL: [&str; 3] = ["127.", "localhost", "[::1]"];
+    let mut endpoints = whole.run.header.endpoint.split_whitespace();
+    let is_local = |endpoint: &str| {
+        let host = endpoint.split("//").last().unwrap_or_default();
+        LOCAL.iter().any(|name| host.starts_with(name))
+    };
+    Some((f64::from(u8::from(endpoints.any(is_local))), 1))
+}
+
+/// The largest share of the calibrated headroom that a stage took.
+pub(super) fn headroom(whole: &Whole) -> Found {
+    let load = |stage: &StageSummary| {
+        let tokens = stage.single("output_token_throughput").map_or(0.0, |rate| rate.value);
+        whole.calibration?.load(stage.achieved_rate?, tokens)
+    };
+    let heaviest = whole.stages.iter().filter_map(load).reduce(f64::max)?;
+    Some((heaviest, 1))
+}
+
+pub(super) fn lateness_calibrated(whole: &Whole) -> Found {
+    let calibrated = whole.calibration?.lateness_p99;
+    let own = whole.total.distribution("lateness")?.p99?;
+    (calibrated > 0.0).then(|| (own / calibrated, 1))
+}

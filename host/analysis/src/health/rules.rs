@@ -1,0 +1,370 @@
+//! [`RULES`]: every rule of health. Reports and the reference page are made from this table; a new
+//! rule is one entry here and its measure in `evidence`.
+
+use super::About::{self, Client, Load, Server};
+use super::evidence::{self, Evidence, Whole};
+use super::overload;
+use crate::cache::{self, CacheView, CacheWish};
+use Measure::{Run, Stage};
+use Shown::{Count, Fact, Percent, Times};
+
+/// A rule of health.
+pub(super) struct Rule {
+    pub(super) name: &'static str,
+    pub(super) about: About,
+    /// What is measured, as the beginning of a sentence.
+    pub(super) what: &'static str,
+    /// More than this is worth a note.
+    pub(super) note: f64,
+    /// More than this is suspect.
+    pub(super) suspect: f64,
+    /// More than this is invalid.
+    pub(super) invalid: f64,
+    /// Fewest requests or samples on which it judges.
+    pub(super) least: usize,
+    /// What `least` counts.
+    pub(super) of: &'static str,
+    /// The metrics that it touches. Empty: the whole run.
+    pub(super) touches: &'static [&'static str],
+    /// Its value is the share of requests whose metric is something else: percentiles beyond it
+    /// are not given.
+    pub(super) withholds: bool,
+    pub(super) shown: Shown,
+    pub(super) measure: Measure,
+    pub(super) cure: &'static str,
+}
+
+/// How a rule finds its value.
+pub(super) enum Measure {
+    /// In each measured stage: the value, and on how many requests or samples it rests.
+    Stage(fn(&Evidence) -> Option<(f64, usize)>),
+    /// In the run.
+    Run(fn(&Whole) -> Option<(f64, usize)>),
+}
+
+/// How a rule's value is written.
+#[derive(Clone, Copy)]
+pub(super) enum Shown {
+    Percent,
+    Count,
+    /// A multiple of something.
+    Times,
+    /// Something is so or is not: there is no value.
+    Fact,
+}
+
+pub(super) const NEVER: f64 = f64::INFINITY;
+const FEWER_REQUESTS: &str = "lower the rate, give the load generator more cores, or leave it a \
+    machine with nothing else on it";
+const OVERLOADED: &str = "the server, not the client, is overloaded: its latencies depend on the \
+    length of the stage; lower the rate";
+/// What counts from the moment of sending, and what a user with a queue before the server sees.
+const FROM_SENT: &[&str] = &["ttft", "answer_ttft", "itl", "tpot", "ntpot", "latency"];
+const FROM_DUE: &[&str] = &["scheduled_ttft", "scheduled_latency", "lateness"];
+const LATENCIES: &[&str] = &[
+    "ttft",
+    "scheduled_ttft",
+    "answer_ttft",
+    "itl",
+    "tpot",
+    "ntpot",
+    "latency",
+    "scheduled_latency",
+];
+
+/// What most rules have in common.
+const RULE: Rule = Rule {
+    name: "",
+    about: Client,
+    what: "",
+    note: NEVER,
+    suspect: NEVER,
+    invalid: NEVER,
+    least: 10,
+    of: "requests",
+    touches: &[],
+    withholds: false,
+    shown: Percent,
+    measure: Run(|_| None),
+    cure: "",
+};
+
+/// Every rule.
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "lateness",
+        what: "lateness (p99; p90 below 100 requests; connecting apart) against the TTFT p50",
+        suspect: 0.05,
+        invalid: 0.20,
+        measure: Stage(evidence::lateness),
+        cure: FEWER_REQUESTS,
+        ..RULE
+    },
+    Rule {
+        name: "closed_loop_gap",
+        what: "time from the end of an answer to the next sending of a closed loop (p99; p90 below \
+            100 requests) against the TTFT p50",
+        suspect: 0.05,
+        invalid: 0.20,
+        measure: Stage(evidence::closed_loop_gap),
+        cure: "the load generator was slow to ask again, so that fewer requests were under way than \
+            the concurrency says: give it more cores, a faster workload plugin, or a machine with \
+            nothing else on it",
+        ..RULE
+    },
+    Rule {
+        name: "lateness_growing",
+        what: "growth of the median lateness from the first tenth to the last against the TTFT p50",
+        suspect: 0.05,
+        invalid: 0.20,
+        least: 100,
+        measure: Stage(evidence::lateness_growth),
+        cure: "the load generator cannot hold this rate and falls behind further the longer the \
+            stage is: lower the rate or give it more cores",
+        ..RULE
+    },
+    Rule {
+        name: "unsent",
+        what: "requests due in the window that did not leave in it (two are free)",
+        suspect: 0.005,
+        invalid: 0.02,
+        measure: Stage(evidence::unsent),
+        cure: FEWER_REQUESTS,
+        ..RULE
+    },
+    Rule {
+        name: "realised_rate",
+        about: Load,
+        what: "difference of the arrivals that the schedule drew from the nominal rate",
+        note: 0.05,
+        measure: Stage(evidence::realised_rate),
+        cure: "the offered rate is what counts; a Poisson count varies by one in the root of its \
+            number: take a longer stage to come closer",
+        ..RULE
+    },
+    Rule {
+        name: "limit_in_flight",
+        about: Load,
+        what: "arrivals that waited for the limit of requests in flight",
+        suspect: 0.01,
+        least: 1,
+        touches: FROM_SENT,
+        measure: Stage(|e| Some((e.part.capped_share(), e.part.measured().count()))),
+        cure: "the limit in flight made them late, not a slow client: raise the limit, lower the \
+            rate, or read the stage as a closed loop",
+        ..RULE
+    },
+    Rule {
+        name: "stamp_lag",
+        what: "wait of arrivals for their time stamps (p99) against the ITL p50",
+        suspect: 0.10,
+        invalid: 0.30,
+        least: 100,
+        of: "arrivals",
+        touches: &["itl"],
+        measure: Stage(evidence::stamp_lag),
+        cure: "the tail of the ITL is partly the load generator's: spread the load over more \
+            threads or machines, or lower the rate",
+        ..RULE
+    },
+    Rule {
+        name: "thread_cpu",
+        what: "CPU use of the busiest load thread (p95 of samples of one second)",
+        suspect: 0.70,
+        invalid: 0.90,
+        of: "samples",
+        measure: Stage(evidence::thread_cpu),
+        cure: "spread the load over more threads, lower the rate, or shorten the answers",
+        ..RULE
+    },
+    Rule {
+        name: "thread_waiting",
+        what: "time in which a load thread could have run and did not",
+        suspect: 0.01,
+        invalid: 0.05,
+        of: "samples",
+        measure: Stage(evidence::thread_waiting),
+        cure: "other work takes its processors: move that away, or give the load generator a \
+            machine of its own",
+        ..RULE
+    },
+    Rule {
+        name: "throttled",
+        what: "time in which the limit of the control group kept the load generator from running",
+        suspect: 0.0,
+        invalid: 0.01,
+        least: 1,
+        of: "samples",
+        measure: Stage(|e| e.mean_of(|sample| sample.throttled)),
+        cure: "raise the processor limit of its container, or take it away",
+        ..RULE
+    },
+    Rule {
+        name: "steal",
+        what: "processor time of this virtual machine that its host gave to others",
+        suspect: 0.02,
+        invalid: 0.10,
+        of: "samples",
+        measure: Stage(|e| e.mean_of(|sample| sample.steal)),
+        cure: "use a machine whose processors are not shared",
+        ..RULE
+    },
+    Rule {
+        name: "starved",
+        what: "due sessions for which the workload had nothing ready",
+        suspect: 0.0,
+        invalid: 0.0,
+        least: 0,
+        shown: Count,
+        measure: Stage(|e| Some((e.starved as f64, 0))),
+        cure: "the load was not the load asked for: use a faster workload plugin, or a lower rate",
+        ..RULE
+    },
+    Rule {
+        name: "new_connections",
+        about: Server,
+        what: "requests of an open loop that opened a connection, where that takes more than 5 % \
+            of the TTFT p50",
+        suspect: 0.005,
+        invalid: 0.05,
+        touches: FROM_DUE,
+        withholds: true,
+        measure: Stage(evidence::new_connections),
+        cure: "percentiles beyond this share are the time to connect and are not given: let the \
+            server keep connections, make the stage longer, or put a warm-up before it",
+        ..RULE
+    },
+    Rule {
+        name: "overloaded",
+        about: Server,
+        what: "share of the arrivals that were left behind when the window ended",
+        suspect: overload::BACKLOG,
+        least: 50,
+        touches: LATENCIES,
+        measure: Stage(|e| overload::backlog(e.part)),
+        cure: OVERLOADED,
+        ..RULE
+    },
+    Rule {
+        name: "overload_growing",
+        about: Server,
+        what: "growth of the requests under way over the window (a line through ten means, beyond \
+            chance at 1 %) against their mean",
+        suspect: overload::GROWTH,
+        least: 50,
+        touches: LATENCIES,
+        measure: Stage(|e| overload::growth(e.part)),
+        cure: OVERLOADED,
+        ..RULE
+    },
+    Rule {
+        name: "not_steady",
+        about: Server,
+        what: "change of the TTFT over the window (a line through the logarithms of ten medians, \
+            beyond chance at 1 %)",
+        suspect: 0.05,
+        least: 100,
+        touches: LATENCIES,
+        measure: Stage(evidence::drift),
+        cure: "the stage was not in a steady state: see the charts over time; warm up longer, or \
+            find what changed",
+        ..RULE
+    },
+    Rule {
+        name: "warm_up",
+        about: Load,
+        what: "first part of the measured requests that belongs to a transient (MSER-5 of the TTFT's \
+            logarithms)",
+        suspect: 0.10,
+        least: 1_000,
+        touches: LATENCIES,
+        measure: Stage(evidence::transient),
+        cure: "warm up longer: `--warmup` puts a stage that is not measured before the others",
+        ..RULE
+    },
+    Rule {
+        name: "cache_not_cold",
+        about: Server,
+        what: "prompt tokens that the server had cached and nothing sent in this run explains",
+        suspect: cache::UNEXPLAINED,
+        least: 1,
+        touches: LATENCIES,
+        measure: Stage(|e| e.cache(CacheWish::Cold, CacheView::unexplained)),
+        cure: "`cache: cold` was asked for and the server's cache was not: keep others away from the \
+            server, start it anew, or ask for `cache: as-is`",
+        ..RULE
+    },
+    Rule {
+        name: "cache_not_warm",
+        about: Server,
+        what: "hits that the prompts explain and the server's prefix cache did not have",
+        suspect: cache::MISSING,
+        least: 1,
+        touches: LATENCIES,
+        measure: Stage(|e| e.cache(CacheWish::Warm, CacheView::missing)),
+        cure: "`cache: warm` was asked for: give the server a larger cache and switch it on, or ask for \
+            `cache: as-is`",
+        ..RULE
+    },
+    Rule {
+        name: "same_host",
+        about: Load,
+        what: "the load generator and the endpoint share a machine and its processors",
+        note: 0.0,
+        least: 0,
+        shown: Fact,
+        measure: Run(evidence::same_host),
+        cure: "use a machine of its own for the load generator where that matters",
+        ..RULE
+    },
+    Rule {
+        name: "headroom",
+        what: "load of the heaviest stage against the most that this machine sent without doubt",
+        note: 0.5,
+        least: 0,
+        measure: Run(evidence::headroom),
+        cure: "expect errors beyond those of the calibration: use a larger machine, or several",
+        ..RULE
+    },
+    Rule {
+        name: "lateness_calibrated",
+        what: "lateness p99 against that of the calibration",
+        note: 3.0,
+        least: 0,
+        shown: Times,
+        measure: Run(evidence::lateness_calibrated),
+        cure: "the errors of the calibration do not hold for this run: `llmdbench calibrate` \
+            measures them again",
+        ..RULE
+    },
+];
+
+impl Shown {
+    pub(super) fn write(self, value: f64) -> String {
+        match self {
+            Self::Percent if value >= 0.1 => format!("{:.0} %", value * 100.0),
+            Self::Percent => format!("{:.1} %", value * 100.0),
+            Self::Count => format!("{value:.0}"),
+            Self::Times => format!("{value:.1} times"),
+            Self::Fact => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::metric;
+
+    #[test]
+    fn names_are_unique_limits_rise_and_touched_metrics_exist() {
+        for (i, rule) in RULES.iter().enumerate() {
+            assert!(RULES[..i].iter().all(|other| other.name != rule.name), "{}", rule.name);
+            assert!(rule.suspect <= rule.invalid, "{}", rule.name);
+            assert!(rule.note == NEVER || rule.suspect == NEVER, "{}", rule.name);
+            assert!(rule.note.min(rule.suspect) < NEVER, "{}", rule.name);
+            assert!(rule.touches.iter().all(|name| metric(name).is_some()), "{}", rule.name);
+            assert!(!rule.what.is_empty() && !rule.cure.is_empty(), "{}", rule.name);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The calibration of this machine: where it is kept, whether it still holds, and what it says of
+//! a plan before load starts.
+
+use crate::error::{Error, Result};
+use crate::host_facts;
+use crate::plan::WorkloadOutline;
+use crate::printer::Printer;
+use crate::run_dir;
+use crate::translate::PlannedStage;
+use analysis::{Calibration, Machine};
+use load::{Arrival, Ramped};
+use std::path::PathBuf;
+
+/// Keeps a calibration; gives the path of its file.
+pub(crate) fn keep(calibration: &Calibration, data_dir: Option<&str>) -> Result<PathBuf> {
+    let path = run_dir::calibration(data_dir, &calibration.machine.host).ok_or_else(|| {
+        Error::usage("there is no folder to keep the calibration in: HOME is not set")
+            .hint("set LLMDBENCH_CONTROL_DATA_DIR, or HOME")
+    })?;
+    run_dir::write_json(&path, calibration)?;
+    Ok(path)
+}
+
+/// The calibration of this machine, where there is one that still holds; one that does not is
+/// told of.
+pub(crate) fn find(data_dir: Option<&str>, printer: &Printer) -> Result<Option<Calibration>> {
+    let machine = host_facts::machine();
+    let Some(path) = run_dir::calibration(data_dir, &machine.host) else { return Ok(None) };
+    let Some(found) = run_dir::read_json::<Calibration>(&path)? else { return Ok(None) };
+    match difference(&found, &machine) {
+        None => Ok(Some(found)),
+        Some(difference) => {
+            printer.step(&format!(
+                "the calibration of {} is not used: {difference}; `llmdbench calibrate` makes a new one",
+                found.date()
+            ));
+            Ok(None)
+        }
+    }
+}
+
+/// Why a calibration does not hold for this machine. None: it does.
+fn difference(found: &Calibration, machine: &Machine) -> Option<String> {
+    let major = |version: &str| version.split('.').next().map(str::to_owned);
+    if found.format != Calibration::FORMAT || major(&found.version) != major(Calibration::VERSION) {
+        return Some(format!("it has the format {} {}", found.format, found.version));
+    }
+    let then = &found.machine;
+    let cores = |machine: &Machine| machine.cores.to_string();
+    let pairs = [
+        ("host", then.host.clone(), machine.host.clone()),
+        ("kernel", then.kernel.clone(), machine.kernel.clone()),
+        ("processor", then.cpu.clone(), machine.cpu.clone()),
+        ("number of cores", cores(then), cores(machine)),
+        ("llmdbench", then.llmdbench.clone(), machine.llmdbench.clone()),
+    ];
+    let (what, then, now) = pairs.into_iter().find(|(_, then, now)| then != now)?;
+    Some(format!("the {what} was {then} and is {now}"))
+}
+
+/// Says when a plan is out of this machine's reach, or close to it.
+pub(crate) fn foresee(
+    calibration: &Calibration,
+    stages: &[PlannedStage],
+    workload: &WorkloadOutline,
+    printer: &Printer,
+) {
+    match foreseen(calibration, stages, workload) {
+        Some((share, text)) if share > 1.0 => printer.warning(&text),
+        Some((_, text)) => printer.step(&format!("note: {text}")),
+        None => {}
+    }
+}
+
+/// The share of the headroom that the heaviest stage takes, and what to say of it. None: nothing.
+fn foreseen(
+    calibration: &Calibration,
+    stages: &[PlannedStage],
+    workload: &WorkloadOutline,
+) -> Option<(f64, String)> {
+    const NOTED: f64 = 0.5;
+    let turns = match (workload.requests, workload.sessions) {
+        (Some(requests), Some(sessions)) if sessions > 0 => requests as f64 / sessions as f64,
+        _ => 1.0,
+    };
+    let tokens = workload.mean_output_tokens.unwrap_or(0.0);
+    let loads = stages.iter().filter_map(|planned| {
+        let requests = peak(&planned.stage.arrival)? * turns;
+        Some((calibration.load(requests, requests * tokens)?, requests, &planned.stage.name))
+    });
+    let (share, requests, stage) = loads.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    let headroom = &calibration.headroom;
+    let tokens = requests * tokens;
+    let ask = if tokens > 0.0 { format!(" and {tokens:.0} tokens/s") } else { String::new() };
+    let measured = format!(
+        "{:.0} requests/s and {:.0} tokens/s without doubt, measured on {}",
+        headroom.requests_per_s,
+        headroom.tokens_per_s,
+        calibration.date()
+    );
+    if share > 1.0 {
+        let text = format!(
+            "the plan is out of reach of this machine: stage {stage} asks for {requests:.0} \
+             requests/s{ask}, {share:.1} times what it can do ({measured}); expect an invalid \
+             result, or lower the rate"
+        );
+        return Some((share, text));
+    }
+    (share > NOTED).then(|| {
+        let text = format!(
+            "stage {stage} asks for {requests:.0} requests/s{ask}, {:.0} % of what this machine \
+             can do ({measured})",
+            share * 100.0
+        );
+        (share, text)
+    })
+}
+
+/// The most sessions per second that a stage asks for. None: it does not say.
+fn peak(arrival: &Arrival) -> Option<f64> {
+    match arrival {
+        Arrival::Constant(rate) | Arrival::Poisson(rate) | Arrival::Gamma { rate, .. } => {
+            Some(*rate)
+        }
+        Arrival::Ramp(ramp) => (ramp.what != Ramped::Closed).then(|| ramp.start.max(ramp.end)),
+        Arrival::Closed | Arrival::Trace(_) | Arrival::Schedule(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use analysis::Headroom;
+    use load::{Ramp, Stop};
+
+    fn machine() -> Machine {
+        Machine {
+            host: "h".into(),
+            kernel: "6.1".into(),
+            cpu: "c".into(),
+            cores: 2,
+            llmdbench: "0.1.0".into(),
+        }
+    }
+
+    /// 100 requests and 3,200 tokens a second.
+    fn calibration() -> Calibration {
+        Calibration {
+            format: Calibration::FORMAT.into(),
+            version: Calibration::VERSION.into(),
+            machine: machine(),
+            measured: "2026-02-03T04:05:06Z".into(),
+            length_s: 20.0,
+            doubts: Vec::new(),
+            error: std::collections::BTreeMap::new(),
+            lateness_p99: 1.0,
+            headroom: Headroom { requests_per_s: 100.0, tokens_per_s: 3_200.0, limit: None },
+            floor: std::collections::BTreeMap::new(),
+            runs: 5,
+        }
+    }
+
+    fn planned(arrival: Arrival) -> PlannedStage {
+        let stage = load::Stage {
+            name: "s".into(),
+            arrival,
+            concurrency: None,
+            max_in_flight: None,
+            stop: Stop::default(),
+            warm_up: false,
+            settle: 0,
+            quantum: None,
+            drain: None,
+            cool_down: 0,
+            labels: std::collections::BTreeMap::new(),
+        };
+        PlannedStage { stage, workload_settings: None }
+    }
+
+    fn share(arrival: Arrival, mean_output_tokens: f64) -> Option<f64> {
+        let outline = WorkloadOutline {
+            sessions: Some(10),
+            requests: Some(20),
+            mean_output_tokens: Some(mean_output_tokens),
+            ..WorkloadOutline::default()
+        };
+        let stages = [planned(Arrival::Constant(0.1)), planned(arrival)];
+        foreseen(&calibration(), &stages, &outline).map(|(share, _)| share)
+    }
+
+    #[test]
+    fn a_plan_is_foreseen_by_its_heaviest_stage_in_requests_or_tokens() {
+        // Two requests a session.
+        assert_eq!(share(Arrival::Poisson(25.0), 8.0), None);
+        assert_eq!(share(Arrival::Poisson(30.0), 8.0), Some(0.6));
+        assert_eq!(share(Arrival::Poisson(25.0), 128.0), Some(2.0));
+        let ramp =
+            Ramp { what: Ramped::Poisson, start: 1.0, end: 60.0, over: 1, exponential: false };
+        assert_eq!(share(Arrival::Ramp(ramp), 0.0), Some(1.2));
+        assert_eq!(share(Arrival::Closed, 8.0), None);
+    }
+
+    #[test]
+    fn what_is_out_of_reach_is_said_with_both_loads_and_the_day() {
+        let outline =
+            WorkloadOutline { mean_output_tokens: Some(64.0), ..WorkloadOutline::default() };
+        let (_, text) =
+            foreseen(&calibration(), &[planned(Arrival::Constant(125.0))], &outline).unwrap();
+        assert_eq!(
+            text,
+            "the plan is out of reach of this machine: stage s asks for 125 requests/s and 8000 \
+             tokens/s, 2.5 times what it can do (100 requests/s and 3200 tokens/s without doubt, \
+             measured on 2026-02-03); expect an invalid result, or lower the rate"
+        );
+    }
+
+    #[test]
+    fn a_calibration_holds_for_the_machine_as_it_was() {
+        assert_eq!(difference(&calibration(), &machine()), None);
+        let differs = |machine: Machine| difference(&calibration(), &machine).unwrap();
+        let now = differs(Machine { kernel: "6.2".into(), ..machine() });
+        assert_eq!(now, "the kernel was 6.1 and is 6.2");
+        let now = differs(Machine { cores: 4, ..machine() });
+        assert_eq!(now, "the number of cores was 2 and is 4");
+        let newer = Calibration { version: "2.0".into(), ..calibration() };
+        assert!(difference(&newer, &machine()).is_some());
+    }
+}

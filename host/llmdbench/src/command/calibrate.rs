@@ -1,0 +1,79 @@
+//! `calibrate`: what this machine's load generator can do, and how far it errs.
+
+use crate::error::{Exit, Result};
+use crate::phase::calibrate::{self, Size};
+use crate::printer::Printer;
+use crate::{calibration, unit};
+use analysis::Calibration;
+use clap::Args;
+use std::time::Duration;
+
+/// Options of `calibrate`.
+#[derive(Debug, Args)]
+pub(crate) struct CalibrateArgs {
+    /// How long errors are measured; it all takes about seven times that. Below 20s rules about
+    /// processors have too few samples to judge
+    #[arg(long = "for", value_name = "TIME", default_value = "20s", value_parser = length)]
+    length: Duration,
+    /// Equal runs that show how results scatter
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=100))]
+    runs: u32,
+}
+
+/// Measures, keeps and shows.
+pub(crate) fn run(args: &CalibrateArgs, printer: &Printer) -> Result<Exit> {
+    let variables = super::from_environment()?;
+    let size = Size { length: args.length, runs: args.runs };
+    let found = calibrate::measure(&size, printer)?;
+    let path = calibration::keep(&found, variables.text("control.data_dir"))?;
+    printer.result(|| text(&found), || serde_json::to_value(&found).unwrap_or_default());
+    printer.step(&format!("kept in {}", path.display()));
+    Ok(Exit::Ok)
+}
+
+fn text(found: &Calibration) -> String {
+    let machine = &found.machine;
+    let mut text = format!(
+        "{}, {} cores, kernel {}, llmdbench {}, {}\n\n|measured - truth|      p50        p99\n",
+        machine.host,
+        machine.cores,
+        machine.kernel,
+        machine.llmdbench,
+        found.origin()
+    );
+    for (metric, error) in found.error.iter().rev() {
+        let title = analysis::metric(metric).map_or(metric.as_str(), |metric| metric.title);
+        text.push_str(&format!("{title:<17} {:>7.3} ms {:>7.3} ms\n", error.e50, error.e99));
+    }
+    text.push_str(&format!("{:<17} {:>10} {:>7.3} ms\n\n", "lateness", "", found.lateness_p99));
+    let headroom = &found.headroom;
+    text.push_str(&match (&headroom.limit, headroom.requests_per_s > 0.0) {
+        (Some(limit), true) => format!(
+            "headroom: {:.0} requests/s, {:.0} tokens/s (at twice that: {limit}{})\n",
+            headroom.requests_per_s,
+            headroom.tokens_per_s,
+            match limit.starts_with("overload") {
+                true => ", so that the server gave out first and the client may do more",
+                false => "",
+            }
+        ),
+        (Some(limit), false) => format!("headroom: none, even at the lowest rate: {limit}\n"),
+        (None, _) => format!(
+            "headroom: at least {:.0} requests/s, {:.0} tokens/s\n",
+            headroom.requests_per_s, headroom.tokens_per_s
+        ),
+    });
+    text.push_str(&format!("scatter of {} equal runs (standard deviation):\n", found.runs));
+    for (name, deviation) in &found.floor {
+        text.push_str(&format!("  {name:<28} {:>6.2} %\n", deviation * 100.0));
+    }
+    text
+}
+
+fn length(text: &str) -> std::result::Result<Duration, String> {
+    let length = unit::duration(text)?;
+    if length < Duration::from_secs(2) {
+        return Err("it must be at least 2s".to_owned());
+    }
+    Ok(length)
+}

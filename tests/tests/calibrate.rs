@@ -1,0 +1,77 @@
+//! What the program measures of itself, and what it says of plans and results because of it.
+
+use acceptance::{Bench, Server};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// The file of the calibration in a folder.
+fn kept(bench: &Bench) -> Option<Value> {
+    let is_kept =
+        |path: &std::path::PathBuf| path.parent().is_some_and(|p| p.ends_with("calibration"));
+    let path = bench.files().into_iter().find(is_kept)?;
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
+
+#[test]
+fn a_calibration_has_error_headroom_and_scatter_and_runs_are_set_beside_it() {
+    let bench = Bench::new();
+    let ended =
+        bench.run(&["--output", "json", "calibrate", "--for", "2s", "--runs", "2"]).expect(0);
+    let found: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(kept(&bench), Some(found.clone()));
+    assert_eq!(found["format"], "llmdbench.calibration");
+    for metric in ["ttft", "itl"] {
+        let error = |name: &str| found["error"][metric][name].as_f64().unwrap();
+        assert!(error("e50") <= error("e99") && error("e50") < 20.0, "{found}");
+    }
+    let floor = found["floor"].as_object().unwrap();
+    assert!(floor.contains_key("ttft.p50") && floor.contains_key("request_throughput"), "{found}");
+    assert!(found["headroom"]["requests_per_s"].as_f64().is_some(), "{found}");
+
+    // Whatever this machine can do: now it can do 20 requests a second.
+    let mut small = found;
+    small["headroom"] = json!({"requests_per_s": 20.0, "tokens_per_s": 1e6, "limit": "thread_cpu"});
+    let keep = |found: &Value| {
+        let host = found["machine"]["host"].as_str().unwrap();
+        bench.write(&format!("data/calibration/{host}.json"), found.to_string());
+    };
+    keep(&small);
+    let server = Server::start(&["--ttft", "20ms", "--itl", "5ms"]);
+    let load = |rate: &str| {
+        let options = ["--rate", rate, "--duration", "2s", "--output-tokens", "4"];
+        let ended = bench.load(&server, &options);
+        assert!([0, 7].contains(&ended.code), "{}", ended.output());
+        ended
+    };
+    load("40")
+        .says("the plan is out of reach of this machine: stage rate-40 asks for 40 requests/s");
+    let summary = bench.summary();
+    assert_eq!(summary["calibration"], small);
+    let rules = summary["health"]["reasons"].as_array().unwrap();
+    let headroom = rules.iter().find(|reason| reason["rule"] == "headroom").unwrap();
+    assert_eq!(headroom["verdict"], "note");
+    assert!(load("15").says("note: stage rate-15").stdout.contains("resolution: TTFT by "));
+    assert!(!load("5").stderr.contains("what this machine can do"));
+
+    // Of another kernel it does not hold.
+    small["machine"]["kernel"] = json!("2.4");
+    keep(&small);
+    let ended = load("40").says("is not used: the kernel was 2.4 and is ");
+    assert!(!ended.stderr.contains("out of reach"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_calibration_that_is_interrupted_keeps_nothing_and_leaves_no_server() {
+    let bench = Bench::new();
+    let mut running = bench.start(&["calibrate", "--for", "20s"]);
+    running.wait_for("error: 50 requests/s");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let children = format!("/proc/{0}/task/{0}/children", running.pid());
+    let children = std::fs::read_to_string(children).unwrap_or_default();
+    running.signal(Signal::SIGINT);
+    running.wait().expect(130);
+    assert_eq!(kept(&bench), None);
+    for child in children.split_whitespace() {
+        assert!(!acceptance::lives(child.parse().unwrap()), "{child}");
+    }
+}
