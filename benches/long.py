@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 
+from common import Verdicts
+
 
 def main():
     truth = pathlib.Path(__file__).resolve().with_name("truth.py")
@@ -19,15 +21,14 @@ def main():
     if ended.returncode != 0:
         return 1
     number = lambda pattern: float(re.search(pattern, ended.stdout).group(1))
-    rules = [
-        ("errors", number(r"(\d+) failed") == 0),
-        ("early sends", number(r"(\d+) early") == 0),
-        ("schedule", abs(number(r"due in [\d.]+ s \(([-+][\d.]+) %\)")) < 1),
-        ("memory", number(r"(\d+) MiB") < 100),
-    ]
-    for name, holds in rules:
-        print(f"{name}: {'holds' if holds else 'DOES NOT HOLD'}")
-    return 0 if all(holds for _, holds in rules) else 1
+    verdicts = Verdicts()
+    failed, early, memory = number(r"(\d+) failed"), number(r"(\d+) early"), number(r"(\d+) MiB,")
+    off = number(r"due in [\d.]+ s \(([-+][\d.]+) %\)")
+    verdicts.add("errors", failed == 0, f"{failed:.0f}", "0")
+    verdicts.add("early sends", early == 0, f"{early:.0f}", "0")
+    verdicts.add("schedule", abs(off) < 1, f"{off:+.3f} %", "within 1 %")
+    verdicts.add("memory", memory < 100, f"{memory:.0f} MiB", "under 100 MiB")
+    return verdicts.report()
 
 
 if __name__ == "__main__":
