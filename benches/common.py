@@ -129,13 +129,15 @@ def on(cpus):
 
 
 class Watch:
-    """A client that runs, and what is seen of it meanwhile: its processor time, and what `probe(pid)` gives."""
+    """A client that runs, and what is seen of it meanwhile: its processor time, what `probe(pid)` gives, and
+    when it first wrote to standard output (`spoke_ns`)."""
 
     INTERVAL_S = 0.01
 
     def __init__(self, command, probe=None, cpus=None):
         self.probe = probe
         self.samples = []
+        self.spoke_ns = None
         self.output, self.said = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.begin_ns = time.monotonic_ns()
         self.process = subprocess.Popen(command, stdout=self.output, stderr=self.said, preexec_fn=on(cpus))
@@ -150,6 +152,8 @@ class Watch:
         clock = (~self.pid << 3) | 2
         while not self.ended.wait(self.INTERVAL_S):
             try:
+                if self.spoke_ns is None and os.fstat(self.output.fileno()).st_size > 0:
+                    self.spoke_ns = time.monotonic_ns()
                 seen = self.probe(self.pid) if self.probe else None
                 self.samples.append((time.monotonic_ns(), time.clock_gettime_ns(clock), seen))
             except OSError:
@@ -161,6 +165,7 @@ class Watch:
         self.end_ns = time.monotonic_ns()
         self.ended.set()
         self.sampler.join()
+        self.spoke_ns = self.spoke_ns or self.end_ns
         self.process.returncode = self.exit = os.waitstatus_to_exitcode(status)
         self.user_s, self.system_s, self.peak_rss_kib = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
         self.cpu_s = self.user_s + self.system_s
@@ -290,7 +295,8 @@ def window(watch, header, records, records_file):
     size = os.stat(records_file).st_size
     written = next((at for at, _, seen in watch.samples if seen == size), watch.end_ns)
     begin, end = watch.cpu_s_until(first), watch.cpu_s_until(max(last, written))
-    return {"before": begin, "window": end - begin, "after": watch.cpu_s - end, "wall_s": (last - first) / 1e9}
+    wall_s = (last - first) / 1e9
+    return {"before": begin, "window": end - begin, "after": watch.cpu_s - end, "wall_s": wall_s, "last_ns": last}
 
 
 def size_of(path):
