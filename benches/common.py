@@ -105,7 +105,7 @@ class Server:
     """`llmdbench sim`, on a free port and with a truth log if it is wanted; to be used with `with`."""
 
     def __init__(self, program, *options, truth=None, cpus=None):
-        command = [program, "sim", "--port", "0", "--model", "m", "--max-running", "100000", *options]
+        command = [program, "sim", "--port", "0", "--max-running", "100000", *options]
         command += ["--truth-log", str(truth)] if truth else []
         self.truth = truth
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=on(cpus))
@@ -188,7 +188,7 @@ class Watch:
 
 def command(options, url, workdir, tokens=64, input_tokens=64, **flags):
     """The command line of `llmdbench run`; `rate=50` becomes `--rate 50`."""
-    made = [options.program, "run", "--endpoint", url, "--model", "m", "--warmup", "0", "--workdir", str(workdir)]
+    made = [options.program, "run", "--endpoint", url, "--model", "sim", "--warmup", "0", "--workdir", str(workdir)]
     made += ["--input-tokens", str(input_tokens), "--output-tokens", str(tokens)]
     for name, value in flags.items():
         made += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]

@@ -39,7 +39,7 @@ impl Options {
             load: Load::Closed,
             parse: Parse::Count,
             tokens: 64,
-            model: "m".into(),
+            model: "sim".into(),
             times: None,
         };
         while let Some(name) = words.next() {

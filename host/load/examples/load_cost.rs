@@ -1,7 +1,8 @@
 //! Measures what load costs: CPU seconds per 1,000 requests of this process, and how punctual it is.
 //!
-//! `cargo run --release -p load --example load_cost -- URL RATE|cCONCURRENCY SECONDS` drives chat
-//! requests of 64 tokens into a server that is already there: RATE per second, or so many at a time.
+//! `cargo run --release -p load --example load_cost -- URL RATE|cCONCURRENCY SECONDS|nREQUESTS`
+//! drives chat requests of 64 tokens into a server that is already there: RATE per second, or so
+//! many at a time. The sessions of nREQUESTS are a list that is ready before load starts.
 #![expect(clippy::print_stdout, reason = "a program that prints its findings")]
 
 use load::{
@@ -17,11 +18,20 @@ const TOKENS: u32 = 64;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [url, pace, seconds] = &arguments[..] else {
-        println!("usage: load_cost URL RATE|cCONCURRENCY SECONDS");
+    let [url, pace, length] = &arguments[..] else {
+        println!("usage: load_cost URL RATE|cCONCURRENCY SECONDS|nREQUESTS");
         return;
     };
-    let seconds: u64 = seconds.parse().expect("SECONDS is a whole number");
+    let (stop, list) = match length.strip_prefix('n') {
+        Some(requests) => {
+            let requests: u64 = requests.parse().expect("a number follows the n");
+            (Stop { requests: Some(requests), ..Stop::default() }, requests)
+        }
+        None => {
+            let seconds: u64 = length.parse().expect("SECONDS is a whole number");
+            (Stop { after: Some(seconds * 1_000_000_000), ..Stop::default() }, 0)
+        }
+    };
     let (arrival, concurrency) = match pace.strip_prefix('c') {
         Some(slots) => (Arrival::Closed, Some(slots.parse().expect("a number follows the c"))),
         None => (Arrival::Constant(pace.parse().expect("RATE is a number")), None),
@@ -31,7 +41,7 @@ fn main() {
         arrival,
         concurrency,
         max_in_flight: None,
-        stop: Stop { after: Some(seconds * 1_000_000_000), ..Stop::default() },
+        stop,
         warm_up: false,
         settle: 0,
         quantum: None,
@@ -40,9 +50,10 @@ fn main() {
         labels: BTreeMap::new(),
     };
     let (feeder, supply) = load::ring(1024);
+    let ready: Vec<Session> = (0..list).map(session).collect();
     let feeding = std::thread::spawn(move || {
-        for id in 0.. {
-            if feeder.push(session(id)).is_err() {
+        for session in ready.into_iter().chain((list..).map(session)) {
+            if feeder.push(session).is_err() {
                 return;
             }
         }
@@ -124,14 +135,14 @@ fn session(id: u64) -> Session {
         api: None,
         path: None,
         model: None,
-        prompt: Prompt::Text("tell me".into()),
+        prompt: Prompt::Text("river ".repeat(64)),
         history: false,
         streamed: true,
         max_output_tokens: Some(TOKENS),
         exact_output: true,
         cancel_after: None,
-        asked_input_tokens: None,
-        extra: serde_json::Map::new(),
+        asked_input_tokens: Some(64),
+        extra: serde_json::Map::from_iter([("temperature".into(), 0.into())]),
         headers: Vec::new(),
         labels: BTreeMap::new(),
     };
