@@ -132,15 +132,13 @@ class Watch:
     """A client that runs, and what is seen of it meanwhile: its processor time, what `probe(pid)` gives, and
     when it first wrote to standard output (`spoke_ns`)."""
 
-    INTERVAL_S = 0.01
-
-    def __init__(self, command, probe=None, cpus=None):
-        self.probe = probe
+    def __init__(self, command, probe=None, cpus=None, environment=None, interval_s=0.01):
+        self.probe, self.interval_s = probe, interval_s
         self.samples = []
         self.spoke_ns = None
         self.output, self.said = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.begin_ns = time.monotonic_ns()
-        self.process = subprocess.Popen(command, stdout=self.output, stderr=self.said, preexec_fn=on(cpus))
+        self.process = subprocess.Popen(command, stdout=self.output, stderr=self.said, preexec_fn=on(cpus), env=environment)
         self.pid = self.process.pid
         self.ended = threading.Event()
         self.sampler = threading.Thread(target=self._sample, daemon=True)
@@ -150,7 +148,7 @@ class Watch:
         # The process's own clock of processor time, with all its threads, also those that ended: Linux makes the id
         # of that clock from the id of the process.
         clock = (~self.pid << 3) | 2
-        while not self.ended.wait(self.INTERVAL_S):
+        while not self.ended.wait(self.interval_s):
             try:
                 if self.spoke_ns is None and os.fstat(self.output.fileno()).st_size > 0:
                     self.spoke_ns = time.monotonic_ns()

@@ -51,9 +51,7 @@ def main():
         truth = place / "truth.jsonl"
         with Server(options.program, *behavior, truth=truth, cpus=server_cpus) as server:
             line = command(options, server.url, place / "w", rate=options.rate, duration=f"{options.duration:g}s")
-            watch = Watch(line, state, client_cpus)
-            watch.INTERVAL_S = max(0.05, options.duration / 6000)
-            checked(watch)
+            watch = checked(Watch(line, state, client_cpus, interval_s=max(0.05, options.duration / 6000)))
         _, records = read_records(place / "w")
         health = read_summary(place / "w")["health"]
         true = read_truth(truth)
