@@ -7,8 +7,8 @@ code of `load`. Compared are the threads between a request's due time and its re
 records. Start-up is taken out: two lengths are run, and the difference is divided by the further requests. Each answer
 comes in one write, so that how many reads it takes is not left to chance.
 
-Needs valgrind and programs with symbols, so the debug build (in which `load` is optimised):
-`cargo build -p llmdbench -p load --bins --example load_cost`.
+Needs valgrind, and programs that are optimised and have symbols. The debug build is, but for the program's own crate:
+`cargo build --config profile.dev.package.llmdbench.opt-level=2 -p llmdbench -p load --bins --example load_cost`.
 """
 
 import collections
