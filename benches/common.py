@@ -31,7 +31,9 @@ def parser(description):
     made = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     made.add_argument("--program", default=str(ROOT / "target/release/llmdbench"), help="default: %(default)s")
     made.add_argument("--floor", default=str(ROOT / "benches/floor/target/release/floor"), help="default: %(default)s")
-    made.add_argument("--pin", action="store_true", help="keep the server on the first processor, clients on the others")
+    made.add_argument(
+        "--pin", action="store_true", help="keep the server on the first processor, clients on the others"
+    )
     made.add_argument("--json", metavar="FILE", help="write the results there as well")
     return made
 
@@ -49,7 +51,9 @@ def parse(made):
 
 def need_floor(options):
     if not os.access(options.floor, os.X_OK):
-        sys.exit(f"there is no {options.floor}: build it with `cargo build --release` in benches/floor, or give --floor")
+        sys.exit(
+            f"there is no {options.floor}: build it with `cargo build --release` in benches/floor, or give --floor"
+        )
 
 
 def machine():
@@ -138,7 +142,9 @@ class Watch:
         self.spoke_ns = None
         self.output, self.said = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.begin_ns = time.monotonic_ns()
-        self.process = subprocess.Popen(command, stdout=self.output, stderr=self.said, preexec_fn=on(cpus), env=environment)
+        self.process = subprocess.Popen(
+            command, stdout=self.output, stderr=self.said, preexec_fn=on(cpus), env=environment
+        )
         self.pid = self.process.pid
         self.ended = threading.Event()
         self.sampler = threading.Thread(target=self._sample, daemon=True)
@@ -249,9 +255,7 @@ def offset(pairs):
     """
     most = min(line["read_ns"] - record["started"] for record, line in pairs)
     least = max(
-        written - arrived
-        for record, line in pairs
-        for written, arrived in zip(line["tokens_ns"], record["arrivals"])
+        written - arrived for record, line in pairs for written, arrived in zip(line["tokens_ns"], record["arrivals"])
     )
     return least, most
 

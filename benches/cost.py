@@ -14,15 +14,48 @@ import pathlib
 import sys
 
 from common import (
-    Server, Verdicts, Watch, checked, command, folder, median, need_floor, parse, parser, processors, ratio,
-    read_records, run_floor, save, size_of, window,
+    Server,
+    Verdicts,
+    Watch,
+    checked,
+    command,
+    folder,
+    median,
+    need_floor,
+    parse,
+    parser,
+    processors,
+    ratio,
+    read_records,
+    run_floor,
+    save,
+    size_of,
+    window,
 )
 
 # Name, what the server does, what the floor does, how many requests at C = 64 and 256, what must hold of the ratio.
 CASES = {
-    "a": ("each event its own write, against counting", ["--ttft", "0ms", "--itl", "0ms"], "count", (12000, 12000), 0.75),
-    "b": ("whole response in one write, against parsing", ["--ttft", "0ms", "--itl", "0ms", "--one-write"], "full", (30000, 30000), 0.5),
-    "c": ("live, TTFT 20 ms, ITL 5 ms, against counting", ["--ttft", "20ms", "--itl", "5ms"], "count", (6000, 8000), None),
+    "a": (
+        "each event its own write, against counting",
+        ["--ttft", "0ms", "--itl", "0ms"],
+        "count",
+        (12000, 12000),
+        0.75,
+    ),
+    "b": (
+        "whole response in one write, against parsing",
+        ["--ttft", "0ms", "--itl", "0ms", "--one-write"],
+        "full",
+        (30000, 30000),
+        0.5,
+    ),
+    "c": (
+        "live, TTFT 20 ms, ITL 5 ms, against counting",
+        ["--ttft", "20ms", "--itl", "5ms"],
+        "count",
+        (6000, 8000),
+        None,
+    ),
 }
 CONCURRENCIES = (64, 256)
 
@@ -64,7 +97,10 @@ def measure(options, case, concurrency, index, verdicts):
             if theirs["failed"]:
                 sys.exit(f"{theirs['failed']} requests of the floor failed")
             pairs.append((mine, theirs))
-            cost = (per_thousand(theirs["user_s"] + theirs["system_s"], requests), per_thousand(mine["window"], requests))
+            cost = (
+                per_thousand(theirs["user_s"] + theirs["system_s"], requests),
+                per_thousand(mine["window"], requests),
+            )
             print(
                 f"  pair {number + 1:<19}{cost[0]:>9.4f}{cost[1]:>11.4f}{cost[1] / cost[0]:>8.3f}"
                 f"   {theirs['requests_per_s']:.0f} {requests / mine['wall_s']:.0f}"
@@ -81,8 +117,13 @@ def measure(options, case, concurrency, index, verdicts):
     else:
         verdicts.add(name, found["low"] <= 1, text, "an interval that includes 1 or lies below")
     return {
-        "case": case, "title": title, "concurrency": concurrency, "requests": requests, "ratio": found,
-        "floor_cpu_s_per_1000": medians[0], "llmdbench_cpu_s_per_1000": medians[1],
+        "case": case,
+        "title": title,
+        "concurrency": concurrency,
+        "requests": requests,
+        "ratio": found,
+        "floor_cpu_s_per_1000": medians[0],
+        "llmdbench_cpu_s_per_1000": medians[1],
         "pairs": [{"llmdbench": mine, "floor": theirs} for mine, theirs in pairs],
     }
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Whether load that a plugin feeds costs the measured path more than a list that was ready before.
 
-The same number of requests is sent twice under valgrind's callgrind, which counts instructions in user space: once by the
-program with its workload plugin, once by `load_cost` of host/load, which has all sessions in a list. Both use the same
-code of `load`. Compared are the threads between a request's due time and its record: load threads, pacer, writer of
-records. Start-up is taken out: two lengths are run, and the difference is divided by the further requests. Each answer
-comes in one write, so that how many reads it takes is not left to chance.
+The same number of requests is sent twice under valgrind's callgrind, which counts instructions in user space: once by
+the program with its workload plugin, once by `load_cost` of host/load, which has all sessions in a list. Both use the
+same code of `load`. Compared are the threads between a request's due time and its record: load threads, pacer, writer
+of records. Start-up is taken out: two lengths are run, and the difference is divided by the further requests. Each
+answer comes in one write, so that how many reads it takes is not left to chance.
 
 Needs valgrind, and programs that are optimised and have symbols. The debug build is, but for the program's own crate:
 `cargo build --config profile.dev.package.llmdbench.opt-level=2 -p llmdbench -p load --bins --example load_cost`.
@@ -21,7 +21,11 @@ import sys
 from common import ROOT, Server, Verdicts, Watch, checked, command, folder, median, parse, parser, save
 
 # What a thread does, by a function that only it calls.
-ROLES = {"load::journal::write": "records", "load::conductor::Conductor::run": "pacer", "load::worker::": "load threads"}
+ROLES = {
+    "load::journal::write": "records",
+    "load::conductor::Conductor::run": "pacer",
+    "load::worker::": "load threads",
+}
 PATH = ("load threads", "pacer", "records")
 CONCURRENCY = 16
 
@@ -44,7 +48,9 @@ def main():
         found = {name: collections.defaultdict(list) for name in clients}
         for _ in range(options.rounds):
             for name, client in clients.items():
-                few, many = (client(options, server, count) for count in (CONCURRENCY * 4, CONCURRENCY * 4 + options.requests))
+                few, many = (
+                    client(options, server, count) for count in (CONCURRENCY * 4, CONCURRENCY * 4 + options.requests)
+                )
                 for role in many | few:
                     found[name][role].append((many.get(role, 0) - few.get(role, 0)) / options.requests)
     print(f"\ninstructions per request, median of {options.rounds} rounds, 64 tokens, {CONCURRENCY} at a time")
@@ -61,7 +67,9 @@ def main():
     print()
     more = 100 * (path[1] / path[0] - 1)
     spread = ", ".join(f"{100 * (ours / theirs - 1):+.1f} %" for theirs, ours in zip(*sums))
-    verdicts.add("measured path, plugin against list", more <= 3, f"{more:+.1f} % (rounds: {spread})", "3 % more at most")
+    verdicts.add(
+        "measured path, plugin against list", more <= 3, f"{more:+.1f} % (rounds: {spread})", "3 % more at most"
+    )
     save(options, {"per_request": table, "path": path, "more_percent": more})
     return verdicts.report()
 
@@ -72,7 +80,9 @@ def from_list(options, server, requests):
 
 def from_plugin(options, server, requests):
     with folder() as place:
-        return count(command(options, server.url, pathlib.Path(place) / "w", concurrency=CONCURRENCY, requests=requests))
+        return count(
+            command(options, server.url, pathlib.Path(place) / "w", concurrency=CONCURRENCY, requests=requests)
+        )
 
 
 def count(line):
@@ -88,7 +98,11 @@ def count(line):
             text = file.read_text(errors="replace")
             total = re.search(r"^(?:totals|summary): (\d+)", text, re.MULTILINE)
             first = file.name.endswith("-01")
-            role = "first thread" if first else next((role for name, role in ROLES.items() if name in text), "other threads")
+            role = (
+                "first thread"
+                if first
+                else next((role for name, role in ROLES.items() if name in text), "other threads")
+            )
             found[role] += int(total.group(1)) if total else 0
     missing = [role for role in PATH if role not in found]
     if missing:

@@ -18,8 +18,21 @@ import re
 import sys
 
 from common import (
-    Server, Verdicts, Watch, checked, command, folder, median, parse, parser, processors, read_records, read_truth,
-    save, size_of, window,
+    Server,
+    Verdicts,
+    Watch,
+    checked,
+    command,
+    folder,
+    median,
+    parse,
+    parser,
+    processors,
+    read_records,
+    read_truth,
+    save,
+    size_of,
+    window,
 )
 
 PARTS = ("flight", "length", "start", "end", "analysis")
@@ -82,7 +95,9 @@ def peak_under_load(options, behavior, **flags):
         workdir = pathlib.Path(place) / "w"
         file = workdir / "results/records.jsonl"
         size = size_of(file)
-        watch = Watch(command(options, server.url, workdir, **flags), lambda pid: (size(pid), resident_kib(pid)), client_cpus)
+        watch = Watch(
+            command(options, server.url, workdir, **flags), lambda pid: (size(pid), resident_kib(pid)), client_cpus
+        )
         checked(watch)
         whole = file.stat().st_size
         _, records = read_records(workdir)
@@ -151,7 +166,9 @@ def analysis(options, verdicts):
         watch = checked(Watch([options.program, "analyze", str(file)]))
         took, rss = (watch.end_ns - watch.begin_ns) / 1e9, watch.peak_rss_kib / 1024
         size = file.stat().st_size / 2**30
-    print(f"analysing {options.analysed} requests ({size:.2f} GiB): {took:.1f} s, {watch.cpu_s:.1f} CPU s, {rss:.0f} MiB")
+    print(
+        f"analysing {options.analysed} requests ({size:.2f} GiB): {took:.1f} s, {watch.cpu_s:.1f} CPU s, {rss:.0f} MiB"
+    )
     verdicts.add("analysis: time", took < 10, f"{took:.1f} s", "under 10 s")
     verdicts.add("analysis: memory", rss < 1000, f"{rss:.0f} MiB", "under 1 GB")
     return {"requests": options.analysed, "s": took, "cpu_s": watch.cpu_s, "peak_mib": rss}
@@ -165,7 +182,9 @@ def repeat(source, target, requests):
     ending = [line for line in lines if '"phase":"end"' in line or '"event":"end"' in line]
     span = max(json.loads(line)["finished"] for line in records)
     # What differs between repetitions: the numbers, and the times that count from the start of the run.
-    shifted = re.compile(r'"(id|session|user|due|started|sent|first_byte|first_answer|finished)":(\d+)|"tokens":\[(\d+)')
+    shifted = re.compile(
+        r'"(id|session|user|due|started|sent|first_byte|first_answer|finished)":(\d+)|"tokens":\[(\d+)'
+    )
     parts = []
     for line in records:
         fixed, numbers = [], []
@@ -177,7 +196,9 @@ def repeat(source, target, requests):
             at = match.end(group)
         parts.append((fixed, numbers, line[at:]))
     rounds = -(-requests // len(records))
-    later = lambda line: re.sub(r'"(at|window_end)":(\d+)', lambda m: f'"{m[1]}":{int(m[2]) + (rounds - 1) * span}', line)
+    later = lambda line: re.sub(
+        r'"(at|window_end)":(\d+)', lambda m: f'"{m[1]}":{int(m[2]) + (rounds - 1) * span}', line
+    )
     with open(target, "w") as out:
         out.write(header + "\n" + begin + "\n")
         left = requests
@@ -185,8 +206,11 @@ def repeat(source, target, requests):
             shift, count = round_number * span, round_number * len(records)
             for fixed, numbers, rest in parts[:left]:
                 out.write(
-                    "".join(f"{text}{value + (count if counts else shift)}" for text, (value, counts) in zip(fixed, numbers))
-                    + rest + "\n"
+                    "".join(
+                        f"{text}{value + (count if counts else shift)}" for text, (value, counts) in zip(fixed, numbers)
+                    )
+                    + rest
+                    + "\n"
                 )
             left -= len(parts)
         out.write("\n".join(map(later, ending)) + "\n")
@@ -209,12 +233,24 @@ def make_tokenizer(entries):
                 vocabulary[word[: i + 1]] = len(vocabulary)
     level = {"add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return {
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", **level}, "post_processor": None,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", **level},
+        "post_processor": None,
         "decoder": {"type": "ByteLevel", **level},
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocabulary, "merges": merges,
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocabulary,
+            "merges": merges,
         },
     }
 

@@ -13,8 +13,29 @@ import sys
 import time
 
 from common import (
-    ERRORS, MS, Server, Verdicts, Watch, checked, command, errors, folder, median, need_floor, parse, parser,
-    processors, quantile, read_lines, read_records, read_summary, read_truth, run_floor, save, show, show_head,
+    ERRORS,
+    MS,
+    Server,
+    Verdicts,
+    Watch,
+    checked,
+    command,
+    errors,
+    folder,
+    median,
+    need_floor,
+    parse,
+    parser,
+    processors,
+    quantile,
+    read_lines,
+    read_records,
+    read_summary,
+    read_truth,
+    run_floor,
+    save,
+    show,
+    show_head,
 )
 
 BEHAVIOR = ["--ttft", "20ms", "--itl", "5ms"]
@@ -46,10 +67,16 @@ def main():
     stalled = stall(options, requests, verdicts)
     print()
     quantiles = {
-        name: {row: {f"p{share * 100:g}": quantile(values, share) for share in (0.5, 0.9, 0.99)} for row, values in rows.items()}
+        name: {
+            row: {f"p{share * 100:g}": quantile(values, share) for share in (0.5, 0.9, 0.99)}
+            for row, values in rows.items()
+        }
         for name, rows in pooled.items()
     }
-    save(options, {"rate": options.rate, "requests": requests, "rounds": options.rounds, "ms": quantiles, "stall": stalled})
+    save(
+        options,
+        {"rate": options.rate, "requests": requests, "rounds": options.rounds, "ms": quantiles, "stall": stalled},
+    )
     return verdicts.report()
 
 
@@ -135,7 +162,9 @@ def stall(options, requests, verdicts):
     behind, expected = sum(value > 5 for value in late), STALL_S * options.rate
     text = f"{max(late):.0f} ms at most, {behind} requests late by more than 5 ms"
     shows = STALL_S * 1000 * 0.9 <= max(late) and behind >= 0.8 * expected
-    verdicts.add("stalled: shows as lateness", shows, text, f"about {STALL_S * 1000:.0f} ms and {expected:.0f} requests")
+    verdicts.add(
+        "stalled: shows as lateness", shows, text, f"about {STALL_S * 1000:.0f} ms and {expected:.0f} requests"
+    )
     verdicts.add("stalled: schedule", drift < 0.001, f"off its grid by {drift:.6f} ms at most", "where it was")
     after = quantile(late[-requests // 4 :], 0.99)
     verdicts.add("stalled: after it", after < 50, f"p99 lateness of the last quarter {after:.2f} ms", "under 50 ms")

@@ -5,9 +5,9 @@ Known are `vllm` (vllm bench serve), `guidellm`, `aiperf` and `inference-perf`. 
 `--peer NAME=COMMAND` says. What is not there is said to be missing.
 
 Each drives two loads of 64 tokens: a closed loop at a server without delays, for the processor time of a request; and
-an open loop against TTFT 20 ms and ITL 5 ms, for its error against the server's truth log, request by request. Processor
-time is that of the client with all its children, from the moment the server read the first request until it wrote the
-last byte; what is used before and after is printed beside it.
+an open loop against TTFT 20 ms and ITL 5 ms, for its error against the server's truth log, request by request.
+Processor time is that of the client with all its children, from the moment the server read the first request until it
+wrote the last byte; what is used before and after is printed beside it.
 
 Lateness is what the server sees: how far its reads are off an even grid, counted from the earliest. inference-perf and
 vllm bench do not send evenly (they draw gaps), so theirs cannot be told from outside.
@@ -21,8 +21,20 @@ import shutil
 import sys
 
 from common import (
-    MS, Server, Watch, checked, command, folder, need_floor, parse, parser, processors, quantile, read_lines,
-    read_records, save,
+    MS,
+    Server,
+    Watch,
+    checked,
+    command,
+    folder,
+    need_floor,
+    parse,
+    parser,
+    processors,
+    quantile,
+    read_lines,
+    read_records,
+    save,
 )
 from memory import make_tokenizer
 
@@ -35,7 +47,12 @@ def main():
     made.add_argument("--only", help="only these, with commas")
     made.add_argument("--concurrency", type=int, default=64, help="of the closed loop (default: %(default)s)")
     made.add_argument("--rate", type=float, default=50, help="of the open loop (default: %(default)s)")
-    made.add_argument("--requests", type=int, default=1000, help="of the closed loop (default: %(default)s; ours and the floor ten times that)")
+    made.add_argument(
+        "--requests",
+        type=int,
+        default=1000,
+        help="of the closed loop (default: %(default)s; ours and the floor ten times that)",
+    )
     made.add_argument("--seconds", type=float, default=8, help="of the open loop (default: %(default)s)")
     options = parse(made)
     need_floor(options)
@@ -44,7 +61,9 @@ def main():
         sys.exit(f"--peer: {', '.join(sorted(unknown))}: known are {', '.join(TOOLS)}")
     tools, missing = {}, []
     for name, tool in TOOLS.items():
-        program = {"floor": options.floor, "llmdbench": options.program}.get(name) or where.get(name) or shutil.which(name)
+        program = (
+            {"floor": options.floor, "llmdbench": options.program}.get(name) or where.get(name) or shutil.which(name)
+        )
         if options.only and name not in options.only.split(","):
             continue
         if program and shutil.which(program):
@@ -58,7 +77,10 @@ def main():
         for name, tool in tools.items():
             closed = {"concurrency": options.concurrency, "requests": options.requests * (10 if tool.quick else 1)}
             opened = {"rate": options.rate, "requests": round(options.rate * options.seconds)}
-            rows[name] = {"closed": measure(options, tool, closed, tokenizer), "open": measure(options, tool, opened, tokenizer)}
+            rows[name] = {
+                "closed": measure(options, tool, closed, tokenizer),
+                "open": measure(options, tool, opened, tokenizer),
+            }
             print(f"{name}: measured", flush=True)
     report(options, rows)
     save(options, {"tools": rows, "missing": missing})
@@ -67,7 +89,9 @@ def main():
 
 def report(options, rows):
     base = rows.get("floor", {}).get("closed", {}).get("cpu_s_per_1000")
-    print(f"\nclosed loop, C = {options.concurrency}, no delays; CPU s per 1,000 requests in the window, and besides (all in)")
+    print(
+        f"\nclosed loop, C = {options.concurrency}, no delays; CPU s per 1,000 requests, and CPU s besides"
+    )
     print(f"{'':<16}{'requests':>9}{'CPU s/1k':>10}{'x floor':>9}{'before':>9}{'after':>8}{'requests/s':>12}{'MiB':>7}")
     for name, row in rows.items():
         row = row["closed"]
@@ -77,7 +101,10 @@ def report(options, rows):
             f"{row['after_s']:>8.2f}{row['requests_per_s']:>12.0f}{row['peak_mib']:>7.0f}"
         )
     print(f"\nopen loop, {options.rate:g}/s, TTFT 20 ms, ITL 5 ms; ms")
-    print(f"{'':<16}{'requests':>9}{'CPU s/1k':>10}{'TTFT error p50':>16}{'p90':>8}{'p99':>8}{'lateness p50':>14}{'p99':>8}{'start s':>9}")
+    print(
+        f"{'':<16}{'requests':>9}{'CPU s/1k':>10}{'TTFT error p50':>16}{'p90':>8}{'p99':>8}"
+        f"{'lateness p50':>14}{'p99':>8}{'start s':>9}"
+    )
     for name, row in rows.items():
         row = row["open"]
         error = [f"{row['ttft_error_ms'][share]:.2f}" for share in ("p50", "p90", "p99")]
@@ -103,15 +130,22 @@ def measure(options, tool, load, tokenizer):
         # Some tools ask once before they begin, to see whether the server is there.
         lines = sorted(lines, key=lambda line: line["read_ns"])[-load["requests"] :]
         if len(lines) < 0.9 * load["requests"]:
-            sys.exit(f"the server saw {len(lines)} of {load['requests']} requests\n{watch.stdout[-2000:]}\n{watch.stderr[-2000:]}")
+            sys.exit(
+                f"the server saw {len(lines)} of {load['requests']} requests\n"
+                f"{watch.stdout[-2000:]}\n{watch.stderr[-2000:]}"
+            )
         first, last = lines[0]["read_ns"], max(line["finished_ns"] or 0 for line in lines)
         used = lambda at: next((seen[0] for when, _, seen in watch.samples if when >= at), watch.samples[-1][2][0])
         total = watch.samples[-1][2][0]
         window = used(last) - used(first)
         found = {
-            "requests": len(lines), "cpu_s_per_1000": window / len(lines) * 1000, "before_s": used(first),
-            "after_s": total - used(last), "requests_per_s": len(lines) / ((last - first) / 1e9),
-            "peak_mib": max(seen[1] for _, _, seen in watch.samples) / 1024, "start_s": (first - watch.begin_ns) / 1e9,
+            "requests": len(lines),
+            "cpu_s_per_1000": window / len(lines) * 1000,
+            "before_s": used(first),
+            "after_s": total - used(last),
+            "requests_per_s": len(lines) / ((last - first) / 1e9),
+            "peak_mib": max(seen[1] for _, _, seen in watch.samples) / 1024,
+            "start_s": (first - watch.begin_ns) / 1e9,
         }
         if "rate" in load:
             found["ttft_error_ms"] = percentiles(join(tool.requests(place), lines))
@@ -124,7 +158,7 @@ def percentiles(values):
 
 
 def join(requests, lines):
-    """TTFT as the tool says less as the server knows, in ms, by an id that both have, or else in the order of sending."""
+    """TTFT as the tool says less as the server knows, in ms, by an id that both have, or else in order of sending."""
     true = lambda line: (line["tokens_ns"][0] - line["read_ns"]) / MS
     keys = {line[name]: line for line in lines for name in ("x_request_id", "id") if line[name]}
     if all(key in keys for key, _ in requests):
@@ -165,7 +199,7 @@ class Tree:
 
 
 def hub(place):
-    """A folder like the cache of the Hugging Face hub with a tokenizer named local/tok; gives it and the tokenizer's."""
+    """A folder like the cache of the Hugging Face hub with a tokenizer named local/tok; gives both folders."""
     snapshot = place / "hub/models--local--tok/snapshots/0"
     snapshot.mkdir(parents=True)
     (snapshot / "tokenizer.json").write_text(json.dumps(make_tokenizer(8000)))
@@ -199,28 +233,68 @@ class Floor(Tool):
         return [*line, "--conc", str(load["concurrency"])], None
 
     def requests(self, place):
-        return [(f"floor-{line['id']:012}", (line["first"] - line["sent"]) / MS) for line in read_lines(place / "times.jsonl")]
+        return [
+            (f"floor-{line['id']:012}", (line["first"] - line["sent"]) / MS)
+            for line in read_lines(place / "times.jsonl")
+        ]
 
 
 class Ours(Tool):
     quick = True
 
     def command(self, options, server, place, load, tokenizer):
-        return command(options, server.url, place / "w", **load, **({"arrival": "constant"} if "rate" in load else {})), None
+        return (
+            command(options, server.url, place / "w", **load, **({"arrival": "constant"} if "rate" in load else {})),
+            None,
+        )
 
     def requests(self, place):
         header, records = read_records(place / "w")
         key = lambda record: f"llmdbench-{header['run']}-{record['id']:012}"
-        return [(key(record), (record["arrivals"][0] - record["sent"]) / MS) for record in records if record["arrivals"]]
+        return [
+            (key(record), (record["arrivals"][0] - record["sent"]) / MS) for record in records if record["arrivals"]
+        ]
 
 
 class Aiperf(Tool):
     def command(self, options, server, place, load, tokenizer):
-        line = [self.program, "profile", "--model", "sim", "--url", server.url, "--endpoint-type", "chat", "--streaming"]
-        line += ["--tokenizer", "local/tok", "--isl", "64", "--isl-stddev", "0", "--osl", str(TOKENS), "--osl-stddev", "0"]
+        line = [
+            self.program,
+            "profile",
+            "--model",
+            "sim",
+            "--url",
+            server.url,
+            "--endpoint-type",
+            "chat",
+            "--streaming",
+        ]
+        line += [
+            "--tokenizer",
+            "local/tok",
+            "--isl",
+            "64",
+            "--isl-stddev",
+            "0",
+            "--osl",
+            str(TOKENS),
+            "--osl-stddev",
+            "0",
+        ]
         line += ["--extra-inputs", "ignore_eos:true", "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"]
-        line += ["--random-seed", "1", "--request-count", str(load["requests"]), "--artifact-dir", str(place / "aiperf")]
-        line += ["--request-rate", str(load["rate"]), "--arrival-pattern", "constant"] if "rate" in load else ["--concurrency", str(load["concurrency"])]
+        line += [
+            "--random-seed",
+            "1",
+            "--request-count",
+            str(load["requests"]),
+            "--artifact-dir",
+            str(place / "aiperf"),
+        ]
+        line += (
+            ["--request-rate", str(load["rate"]), "--arrival-pattern", "constant"]
+            if "rate" in load
+            else ["--concurrency", str(load["concurrency"])]
+        )
         return line, self.python(tokenizer)
 
     def requests(self, place):
@@ -234,9 +308,15 @@ class InferencePerf(Tool):
     def command(self, options, server, place, load, tokenizer):
         lengths = {"min": TOKENS, "max": TOKENS, "mean": TOKENS, "std_dev": 0, "total_count": load["requests"] + 50}
         if "rate" in load:
-            stages = {"type": "constant", "stages": [{"rate": load["rate"], "duration": load["requests"] / load["rate"]}]}
+            stages = {
+                "type": "constant",
+                "stages": [{"rate": load["rate"], "duration": load["requests"] / load["rate"]}],
+            }
         else:
-            stages = {"type": "concurrent", "stages": [{"num_requests": load["requests"], "concurrency_level": load["concurrency"]}]}
+            stages = {
+                "type": "concurrent",
+                "stages": [{"num_requests": load["requests"], "concurrency_level": load["concurrency"]}],
+            }
         config = {
             # Its random data refuses the chat API.
             "api": {"type": "completion", "streaming": True},
@@ -262,11 +342,28 @@ class InferencePerf(Tool):
 
 class Guidellm(Tool):
     def command(self, options, server, place, load, tokenizer):
-        line = [self.program, "run", "--backend", f"kind=openai_http,target={server.url},model=sim,request_format=/v1/chat/completions"]
+        line = [
+            self.program,
+            "run",
+            "--backend",
+            f"kind=openai_http,target={server.url},model=sim,request_format=/v1/chat/completions",
+        ]
         line += ["--tokenizer", f"kind=huggingface_auto,model={tokenizer[1]}"]
         line += ["--data", f"kind=synthetic_text,prompt_tokens=64,output_tokens={TOKENS}"]
-        line += ["--profile", f"kind=constant,rate={load['rate']}" if "rate" in load else f"kind=concurrent,streams={load['concurrency']}"]
-        line += ["--constraint", f"kind=max_requests,count={load['requests']}", "--output", f"kind=json,path={place}/guidellm.json"]
+        line += [
+            "--profile",
+            (
+                f"kind=constant,rate={load['rate']}"
+                if "rate" in load
+                else f"kind=concurrent,streams={load['concurrency']}"
+            ),
+        ]
+        line += [
+            "--constraint",
+            f"kind=max_requests,count={load['requests']}",
+            "--output",
+            f"kind=json,path={place}/guidellm.json",
+        ]
         return [*line, "--disable-console-interactive"], self.python(tokenizer)
 
     def requests(self, place):
@@ -278,11 +375,32 @@ class Vllm(Tool):
     even = False
 
     def command(self, options, server, place, load, tokenizer):
-        line = [self.program, "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions", "--base-url", server.url]
-        line += ["--model", "sim", "--tokenizer", str(tokenizer[1]), "--dataset-name", "random", "--random-input-len", "64"]
+        line = [
+            self.program,
+            "bench",
+            "serve",
+            "--backend",
+            "openai-chat",
+            "--endpoint",
+            "/v1/chat/completions",
+            "--base-url",
+            server.url,
+        ]
+        line += [
+            "--model",
+            "sim",
+            "--tokenizer",
+            str(tokenizer[1]),
+            "--dataset-name",
+            "random",
+            "--random-input-len",
+            "64",
+        ]
         line += ["--random-output-len", str(TOKENS), "--ignore-eos", "--num-prompts", str(load["requests"])]
         line += ["--save-result", "--save-detailed", "--result-dir", str(place), "--result-filename", "vllm.json"]
-        line += ["--request-rate", str(load["rate"])] if "rate" in load else ["--max-concurrency", str(load["concurrency"])]
+        line += (
+            ["--request-rate", str(load["rate"])] if "rate" in load else ["--max-concurrency", str(load["concurrency"])]
+        )
         return line, self.python(tokenizer)
 
     def requests(self, place):
@@ -291,7 +409,12 @@ class Vllm(Tool):
 
 
 TOOLS = {
-    "floor": Floor, "llmdbench": Ours, "vllm": Vllm, "inference-perf": InferencePerf, "aiperf": Aiperf, "guidellm": Guidellm,
+    "floor": Floor,
+    "llmdbench": Ours,
+    "vllm": Vllm,
+    "inference-perf": InferencePerf,
+    "aiperf": Aiperf,
+    "guidellm": Guidellm,
 }
 
 

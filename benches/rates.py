@@ -9,8 +9,21 @@ import pathlib
 import sys
 
 from common import (
-    MS, Server, Verdicts, Watch, checked, command, folder, parse, parser, processors, read_records, read_summary, save,
-    show, show_head,
+    MS,
+    Server,
+    Verdicts,
+    Watch,
+    checked,
+    command,
+    folder,
+    parse,
+    parser,
+    processors,
+    read_records,
+    read_summary,
+    save,
+    show,
+    show_head,
 )
 
 
@@ -41,8 +54,10 @@ def measure(options, rate, verdicts):
     end = due[-1] + 1e9 / rate
     share = sum(record["sent"] <= end for record in sent) / len(due)
     failed = sum(bool(record.get("error")) for record in records)
-    print(f"\n{rate:g}/s for {options.duration:g} s: {len(due)} due, {len(sent)} sent, {failed} failed; by the end of the "
-          f"schedule {100 * share:.2f} % were out; {client.cpu_s / len(records) * 1000:.3f} CPU s per 1,000, all in")
+    print(
+        f"\n{rate:g}/s for {options.duration:g} s: {len(due)} due, {len(sent)} sent, {failed} failed; by the end of "
+        f"the schedule {100 * share:.2f} % were out; {client.cpu_s / len(records) * 1000:.3f} CPU s per 1,000, all in"
+    )
     show_head("ms")
     show("lateness (sent - due)", [(record["sent"] - record["due"]) / MS for record in sent])
     reasons = "; ".join(reason["text"] for reason in health["reasons"])
@@ -52,8 +67,14 @@ def measure(options, rate, verdicts):
     text = f"{100 * share:.2f} % sent in time, health {health['verdict']}"
     verdicts.add(f"{rate:g}/s: sends", punctual or told, text, "within 1 %, or called invalid with a reason")
     return {
-        "rate": rate, "due": len(due), "sent": len(sent), "failed": failed, "sent_in_time": share,
-        "cpu_s_per_1000": client.cpu_s / len(records) * 1000, "verdict": health["verdict"], "reasons": reasons,
+        "rate": rate,
+        "due": len(due),
+        "sent": len(sent),
+        "failed": failed,
+        "sent_in_time": share,
+        "cpu_s_per_1000": client.cpu_s / len(records) * 1000,
+        "verdict": health["verdict"],
+        "reasons": reasons,
     }
 
 

@@ -12,8 +12,21 @@ import pathlib
 import sys
 
 from common import (
-    MS, Server, Verdicts, Watch, checked, command, folder, median, parse, parser, processors, read_records, read_summary,
-    read_truth, save,
+    MS,
+    Server,
+    Verdicts,
+    Watch,
+    checked,
+    command,
+    folder,
+    median,
+    parse,
+    parser,
+    processors,
+    read_records,
+    read_summary,
+    read_truth,
+    save,
 )
 
 PAUSE_MS = 300
@@ -88,7 +101,9 @@ def compare(records, truth, verdicts):
     for text in wrong[:10]:
         print(text)
     verdicts.add("failures recorded as injected", not wrong, f"{len(wrong)} of {len(records)} differ", "0")
-    verdicts.add("every kind injected", all(injected[fault] for fault in FAULTS), f"{len(injected) - 1} kinds", len(FAULTS))
+    verdicts.add(
+        "every kind injected", all(injected[fault] for fault in FAULTS), f"{len(injected) - 1} kinds", len(FAULTS)
+    )
     text = f"{len(records)} records, {len(truth)} requests at the server, {len(unknown)} records unknown to it"
     verdicts.add("records and requests", not unknown and len(records) == len(truth), text, "the same")
     return counts
@@ -131,7 +146,9 @@ def grown(watch, records, options, verdicts):
     for index, (name, limit) in enumerate(limits.items()):
         before, after = (median([seen[index] for seen in part]) for part in (early, late))
         print(f"{name:<18}{before:>10.0f}{after:>10.0f}")
-        verdicts.add(f"no leak of {name}", after - before <= limit, f"{before:.0f} to {after:.0f}", f"{limit} more at most")
+        verdicts.add(
+            f"no leak of {name}", after - before <= limit, f"{before:.0f} to {after:.0f}", f"{limit} more at most"
+        )
         found[name] = {"beginning": before, "end": after}
     return found
 

@@ -9,8 +9,22 @@ import pathlib
 import sys
 
 from common import (
-    MS, Server, Watch, checked, command, errors, folder, offset, parse, parser, processors, read_records,
-    read_summary, read_truth, show, show_head,
+    MS,
+    Server,
+    Watch,
+    checked,
+    command,
+    errors,
+    folder,
+    offset,
+    parse,
+    parser,
+    processors,
+    read_records,
+    read_summary,
+    read_truth,
+    show,
+    show_head,
 )
 
 
@@ -27,7 +41,9 @@ def main():
     with folder() as place:
         place = pathlib.Path(place)
         truth = place / "truth.jsonl"
-        with Server(options.program, "--ttft", options.ttft, "--itl", options.itl, truth=truth, cpus=server_cpus) as server:
+        with Server(
+            options.program, "--ttft", options.ttft, "--itl", options.itl, truth=truth, cpus=server_cpus
+        ) as server:
             asked = {"rate": options.rate, "duration": f"{options.duration:g}s"}
             line = command(options, server.url, place / "w", options.tokens, options.input_tokens, **asked)
             client = checked(Watch(line, cpus=client_cpus))
