@@ -139,7 +139,7 @@ class Watch:
     def __init__(self, command, probe=None, cpus=None, environment=None, interval_s=0.01):
         self.probe, self.interval_s = probe, interval_s
         self.samples = []
-        self.spoke_ns = None
+        self.spoke_ns, self.peak_rss_kib = None, 0
         self.output, self.said = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.begin_ns = time.monotonic_ns()
         self.process = subprocess.Popen(
@@ -158,6 +158,7 @@ class Watch:
             try:
                 if self.spoke_ns is None and os.fstat(self.output.fileno()).st_size > 0:
                     self.spoke_ns = time.monotonic_ns()
+                self.peak_rss_kib = peak_rss_kib(self.pid) or self.peak_rss_kib
                 seen = self.probe(self.pid) if self.probe else None
                 self.samples.append((time.monotonic_ns(), time.clock_gettime_ns(clock), seen))
             except OSError:
@@ -171,7 +172,7 @@ class Watch:
         self.sampler.join()
         self.spoke_ns = self.spoke_ns or self.end_ns
         self.process.returncode = self.exit = os.waitstatus_to_exitcode(status)
-        self.user_s, self.system_s, self.peak_rss_kib = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
+        self.user_s, self.system_s = usage.ru_utime, usage.ru_stime
         self.cpu_s = self.user_s + self.system_s
         for name, file in (("stdout", self.output), ("stderr", self.said)):
             file.seek(0)
@@ -188,6 +189,12 @@ class Watch:
                 return (c0 + (c1 - c0) * max(0, at_ns - t0) / max(1, t1 - t0)) / 1e9
             before = sample[:2]
         return self.cpu_s
+
+
+def peak_rss_kib(pid):
+    """The most resident memory so far. `getrusage` has that of whoever forked the process in it, too."""
+    found = re.search(r"VmHWM:\s+(\d+)", open(f"/proc/{pid}/status").read())
+    return int(found.group(1)) if found else None
 
 
 def command(options, url, workdir, tokens=64, input_tokens=64, **flags):

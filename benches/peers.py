@@ -89,9 +89,7 @@ def main():
 
 def report(options, rows):
     base = rows.get("floor", {}).get("closed", {}).get("cpu_s_per_1000")
-    print(
-        f"\nclosed loop, C = {options.concurrency}, no delays; CPU s per 1,000 requests, and CPU s besides"
-    )
+    print(f"\nclosed loop, C = {options.concurrency}, no delays; CPU s per 1,000 requests, and CPU s besides")
     print(f"{'':<16}{'requests':>9}{'CPU s/1k':>10}{'x floor':>9}{'before':>9}{'after':>8}{'requests/s':>12}{'MiB':>7}")
     for name, row in rows.items():
         row = row["closed"]

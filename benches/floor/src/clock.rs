@@ -1,6 +1,6 @@
 //! The monotonic clock, and the processor time that this process used.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeSpec, TimeVal};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
@@ -36,8 +36,12 @@ impl Usage {
         Ok(Self { user_s: seconds(usage.user_time()), system_s: seconds(usage.system_time()) })
     }
 
-    pub fn peak_rss_kib() -> Result<i64> {
-        Ok(getrusage(UsageWho::RUSAGE_SELF)?.max_rss())
+    /// The most resident memory so far. What `getrusage` says holds that of the parent, too.
+    pub fn peak_rss_kib() -> Result<u64> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = line.and_then(|line| line.split_whitespace().next());
+        peak.context("no VmHWM in /proc/self/status")?.parse().context("VmHWM is no number")
     }
 }
 
