@@ -268,7 +268,7 @@ impl Client {
     ) {
         for (endpoint, pool) in self.pools.iter().enumerate() {
             for _ in pool.ready()..wanted {
-                self.open_one_ahead(endpoint, Some(done.clone()));
+                self.open_one_ahead(endpoint, done.clone());
             }
         }
     }

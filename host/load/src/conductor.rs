@@ -238,8 +238,8 @@ impl Conductor {
 
     /// Lets a load thread begin a session or a slot.
     pub(crate) fn start(&self, stage: &Arc<StageNow>, command: impl FnOnce(Active) -> Command) {
-        let busy: Vec<_> = self.loads.iter().map(|load| load.sessions.load(Relaxed)).collect();
-        let load = &self.loads[deal(&busy)];
+        let busy = self.loads.iter().map(|load| load.sessions.load(Relaxed));
+        let load = &self.loads[deal(busy)];
         // A thread that broke down is noticed by `watch`; what it was told counts as ended.
         load.commands.send(command(Active::new(stage, &load.sessions)));
     }
@@ -248,7 +248,7 @@ impl Conductor {
     fn open_ahead(&self, plan: &Stage) {
         let mut wanted = vec![0; self.loads.len()];
         for _ in 0..connections_ahead(plan) {
-            let load = deal(&wanted);
+            let load = deal(wanted.iter().copied());
             wanted[load] += 1;
         }
         let endpoints = self.shared.plan.target.endpoints.len();
@@ -256,8 +256,11 @@ impl Conductor {
         for (load, wanted) in self.loads.iter().zip(wanted) {
             load.commands.send(Command::OpenAhead(wanted.div_ceil(endpoints), opening.clone()));
         }
+        // The threads hold all copies now, so that the last one to be done wakes this thread.
+        let under_way = Arc::downgrade(&opening);
+        drop(opening);
         let until = self.shared.clock.now() + OPEN_AHEAD;
-        while Arc::strong_count(&opening) > 1 && self.shared.clock.now() < until && self.goes_on() {
+        while under_way.strong_count() > 0 && self.shared.clock.now() < until && self.goes_on() {
             thread::park_timeout(Duration::from_nanos(TICK));
         }
     }
@@ -269,9 +272,10 @@ impl Conductor {
 }
 
 /// Which of the load threads, with so many sessions each, takes the next one.
-fn deal(busy: &[usize]) -> usize {
-    let least = || (0..busy.len()).min_by_key(|&thread| busy[thread]);
-    busy.iter().position(|&sessions| sessions < FULL).or_else(least).unwrap_or(0)
+fn deal(busy: impl Iterator<Item = usize> + Clone) -> usize {
+    let least = || busy.clone().enumerate().min_by_key(|&(_, sessions)| sessions);
+    let free = busy.clone().position(|sessions| sessions < FULL);
+    free.or_else(|| Some(least()?.0)).unwrap_or(0)
 }
 
 /// How many connections are opened before a stage: those of all slots; where the schedule sets the
@@ -299,12 +303,12 @@ mod tests {
     fn a_thread_is_filled_before_the_next_wakes_and_then_all_share_evenly() {
         let mut busy = [0; 3];
         for _ in 0..FULL {
-            let load = deal(&busy);
+            let load = deal(busy.iter().copied());
             busy[load] += 1;
         }
         assert_eq!(busy, [FULL, 0, 0]);
         for _ in 0..3 * FULL {
-            let load = deal(&busy);
+            let load = deal(busy.iter().copied());
             busy[load] += 1;
         }
         assert!(
@@ -313,6 +317,6 @@ mod tests {
             "{busy:?}"
         );
         busy[2] = 10;
-        assert_eq!(deal(&busy), 2);
+        assert_eq!(deal(busy.iter().copied()), 2);
     }
 }
