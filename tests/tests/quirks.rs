@@ -447,11 +447,11 @@ fn however_the_network_cuts_an_answer_with_a_quirk_its_facts_are_the_same() {
 #[test]
 fn every_quirk_is_tested_here_and_described() {
     let (_, names) = names();
-    let page = std::fs::read_to_string(root().join("docs/servers.md")).unwrap();
+    let page = std::fs::read_to_string(root().join("docs/quirks.md")).unwrap();
     let own = include_str!("quirks.rs");
     assert!(names.len() > 20, "{names:?}");
     for name in names {
         assert!(own.contains(&format!("\"{name}\"")), "nothing tests `{name}`");
-        assert!(page.contains(&format!("`{name}`")), "docs/servers.md does not have `{name}`");
+        assert!(page.contains(&format!("`{name}`")), "docs/quirks.md does not have `{name}`");
     }
 }
