@@ -1,7 +1,7 @@
 //! [`Answer`]: reads the body of an answer as it comes, keeps the facts, and judges its end. Pure.
 
 use crate::api::{self, Output, Piece, Usage};
-use crate::http::Head;
+use crate::http::{Head, Malformed, Part, Reader};
 use crate::plan::{Api, Nanos};
 use crate::sse::{Event, Splitter};
 use crate::template::Template;
@@ -116,20 +116,35 @@ impl Answer {
         }
     }
 
-    /// Takes the head.
-    pub(crate) fn head(&mut self, head: &Head) {
-        self.head = head.clone();
-        self.body = if !self.is_good() || head.content_encoding.is_some() {
+    /// Takes what a read that returned at `at` has brought. Whether the answer is complete.
+    pub(crate) fn take(
+        &mut self,
+        reader: &mut Reader,
+        mut input: &[u8],
+        at: Nanos,
+    ) -> Result<bool, Malformed> {
+        loop {
+            match reader.next(&mut input)? {
+                Part::Head(head) => self.head(head),
+                Part::Body(bytes) => self.body(bytes, at),
+                Part::End => return Ok(true),
+                Part::More => return Ok(false),
+            }
+        }
+    }
+
+    fn head(&mut self, head: Head) {
+        self.body = if !is_good(&head) || head.content_encoding.is_some() {
             Body::Other(Vec::new())
         } else if self.streamed {
             Body::Events(Splitter::default())
         } else {
             Body::Whole(Vec::new())
         };
+        self.head = head;
     }
 
-    /// Takes bytes of the body, which a read that returned at `at` has brought.
-    pub(crate) fn body(&mut self, bytes: &[u8], at: Nanos) {
+    fn body(&mut self, bytes: &[u8], at: Nanos) {
         // Some servers name no content type, or a wrong one; but no stream begins like JSON.
         if self.first_byte.is_none() && bytes.first() == Some(&b'{') && self.streamed {
             self.body = Body::Other(Vec::new());
@@ -152,7 +167,7 @@ impl Answer {
 
     /// Judges the answer once its body has ended: `complete`, or cut off for this reason.
     pub(crate) fn end(&mut self, at: Nanos, cut: Option<&str>) -> Result<(), Failure> {
-        let is_good = self.is_good();
+        let is_good = is_good(&self.head);
         let facts = &mut self.facts;
         let fail = |kind, message: String| Err(Failure::new(kind, message));
         let mut half = false;
@@ -233,10 +248,10 @@ impl Answer {
         }
         facts.texts
     }
+}
 
-    fn is_good(&self) -> bool {
-        (200..300).contains(&self.head.status)
-    }
+fn is_good(head: &Head) -> bool {
+    (200..300).contains(&head.status)
 }
 
 /// What a status that is no success says.

@@ -1,7 +1,7 @@
 //! What the benchmarks reach into: reading one streamed answer. No part of the crate's interface.
 
 use crate::answer::{Answer, Keep};
-use crate::http::{Part, Reader};
+use crate::http::Reader;
 use crate::plan::Api;
 use crate::sse::Splitter;
 use records::Record;
@@ -19,18 +19,10 @@ pub fn read_response(pieces: &[&[u8]]) -> Record {
     let mut answer = Answer::new(Api::Chat, true, Keep::Nothing);
     let mut record = Record::default();
     for (piece, at) in pieces.iter().zip(1..) {
-        let mut input = *piece;
-        loop {
-            match reader.next(&mut input) {
-                Ok(Part::Head(head)) => answer.head(&head),
-                Ok(Part::Body(bytes)) => answer.body(bytes, at),
-                Ok(Part::End) => {
-                    record.error = answer.end(at, None).err();
-                    answer.into_record(&mut record);
-                    return record;
-                }
-                Ok(Part::More) | Err(_) => break,
-            }
+        if let Ok(true) = answer.take(&mut reader, piece, at) {
+            record.error = answer.end(at, None).err();
+            answer.into_record(&mut record);
+            return record;
         }
     }
     record

@@ -2,7 +2,7 @@
 //! same, and each has the time of the read that made it known. No part of the crate's interface.
 
 use crate::answer::{Answer, Keep};
-use crate::http::{Part, Reader};
+use crate::http::Reader;
 use crate::plan::{Api, Nanos};
 use records::{Failure, FailureKind, Record};
 
@@ -92,19 +92,14 @@ fn converse(
 ) -> Result<(), Failure> {
     let mut begin = 0;
     for &end in ends {
-        let mut input = &bytes[begin..end];
+        let input = &bytes[begin..end];
         *finished = end as Nanos;
         begin = end;
-        loop {
-            let part = reader
-                .next(&mut input)
-                .map_err(|bad| Failure::new(FailureKind::BadStream, bad.to_string()))?;
-            match part {
-                Part::Head(head) => answer.head(&head),
-                Part::Body(bytes) => answer.body(bytes, *finished),
-                Part::End => return answer.end(*finished, None),
-                Part::More => break,
-            }
+        let complete = answer
+            .take(reader, input, *finished)
+            .map_err(|bad| Failure::new(FailureKind::BadStream, bad.to_string()))?;
+        if complete {
+            return answer.end(*finished, None);
         }
     }
     let cut = if reader.closed() { None } else { Some("the server closed the connection") };

@@ -8,7 +8,7 @@ use crate::alarm::Alarm;
 use crate::answer::Answer;
 use crate::clock::Clock;
 use crate::health::StampLag;
-use crate::http::{Malformed, Part, Reader};
+use crate::http::{Malformed, Reader};
 use crate::plan::Nanos;
 use crate::resolve::Addresses;
 use crate::run::Shared;
@@ -366,7 +366,7 @@ impl Client {
         let Talk { reader, answer, request, sent, .. } = talk;
         let place = if reader.begun() { "in the middle of" } else { "before" };
         let cut = |reason: &str| Broken::Cut(format!("{reason} {place} the answer"));
-        let mut input = match read {
+        let bytes = match read {
             Ok(bytes) if !bytes.is_empty() => bytes,
             Err(error) => return Err(cut(&format!("the connection broke ({error})"))),
             Ok(_) if reader.closed() => return Ok(Some(at)),
@@ -376,19 +376,12 @@ impl Client {
             *request = Vec::new();
         }
         let before = answer.chunks();
-        let end = loop {
-            match reader.next(&mut input).map_err(Broken::Malformed)? {
-                Part::Head(head) => answer.head(&head),
-                Part::Body(bytes) => answer.body(bytes, at),
-                Part::End => break Some(at),
-                Part::More => break None,
-            }
-        };
+        let complete = answer.take(reader, bytes, at).map_err(Broken::Malformed)?;
         let new = answer.chunks() - before;
         if new > 0 {
             self.shared.live.output_tokens.fetch_add(new as u64, Relaxed);
         }
-        Ok(end)
+        Ok(complete.then_some(at))
     }
 
     fn take_idle(self: &Rc<Self>, endpoint: usize) -> Option<Held> {

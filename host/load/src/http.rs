@@ -214,19 +214,19 @@ impl Framing {
         let mut length = None;
         let mut chunked = false;
         for header in response.headers.iter() {
-            let value = String::from_utf8_lossy(header.value).trim().to_ascii_lowercase();
-            let has = |word: &str| value.split(',').any(|item| item.trim() == word);
+            let value = || String::from_utf8_lossy(header.value).trim().to_ascii_lowercase();
+            let has = |word: &str| value().split(',').any(|item| item.trim() == word);
             let written = || Some(String::from_utf8_lossy(header.value).into_owned());
             match header.name.to_ascii_lowercase().as_str() {
                 "content-type" => {
-                    head.content_type = value.split(';').next().unwrap_or("").trim().to_owned();
+                    head.content_type = value().split(';').next().unwrap_or("").trim().to_owned();
                 }
-                "content-encoding" if value == "identity" || value.is_empty() => {}
-                "content-encoding" => head.content_encoding = Some(value),
+                "content-encoding" if ["identity", ""].contains(&&*value()) => {}
+                "content-encoding" => head.content_encoding = Some(value()),
                 "location" => head.location = written(),
                 "retry-after" => head.retry_after = written(),
                 "content-length" => {
-                    length = Some(value.parse::<u64>().map_err(|_| Malformed::Length)?);
+                    length = Some(value().parse::<u64>().map_err(|_| Malformed::Length)?);
                 }
                 "transfer-encoding" => chunked = has("chunked"),
                 "connection" if has("close") => keep_alive = false,

@@ -70,8 +70,9 @@ impl Tasks {
 
     /// Goes on with every task that is ready now.
     pub(crate) fn run(&self) {
-        let ready = std::mem::take(&mut *self.ready.lock());
-        for runnable in ready {
+        let now = self.ready.lock().len();
+        for _ in 0..now {
+            let Some(runnable) = self.ready.lock().pop_front() else { return };
             // It tells whether the task has woken itself, and then it is in the queue again.
             let _ = runnable.run();
         }
