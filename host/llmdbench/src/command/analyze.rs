@@ -55,9 +55,8 @@ pub(crate) fn results(results: &Results, global: &Global, printer: &Printer) -> 
     let plan = plan_of(results);
     let analyzers = analyzers(plan.as_ref(), global, printer)?;
     let (analysis, failures) = phase::analyze::read(results, plan.as_ref(), &analyzers, printer)?;
-    phase::analyze::write(&analysis, results, printer)?;
     let mut outcome = failed(&failures);
-    outcome.join(phase::analyze::show(&analysis, results, printer));
+    outcome.join(phase::analyze::conclude(&analysis, results, printer)?);
     Ok(outcome.tell(printer))
 }
 

@@ -81,10 +81,9 @@ pub(crate) fn load_and_analyze(
     let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
     let (analysis, failures) = phase::analyze::read(&results, Some(plan), analyzers, printer)?;
-    phase::analyze::write(&analysis, &results, printer)?;
     for failure in &failures {
         outcome.fail(failure.exit, failure);
     }
-    outcome.join(phase::analyze::show(&analysis, &results, printer));
+    outcome.join(phase::analyze::conclude(&analysis, &results, printer)?);
     Ok(outcome)
 }

@@ -57,7 +57,7 @@ pub(crate) fn read(
 }
 
 /// Writes `analysis/data`, `analysis/plots` and the report.
-pub(crate) fn write(analysis: &Analysis, results: &Results, printer: &Printer) -> Result<()> {
+fn write(analysis: &Analysis, results: &Results, printer: &Printer) -> Result<()> {
     let summary = &analysis.summary;
     run_dir::write(&results.data("summary.json"), analysis::report::json(summary).as_bytes())?;
     run_dir::write(&results.data("summary.csv"), analysis::report::csv(summary).as_bytes())?;
@@ -94,13 +94,19 @@ pub(crate) fn report(analysis: &Analysis, results: &Results) -> Result<()> {
     run_dir::write(&results.report(), analysis::report::html(analysis).as_bytes())
 }
 
-/// Shows the table and where everything lies; gives how the run is to be judged.
-pub(crate) fn show(analysis: &Analysis, results: &Results, printer: &Printer) -> Outcome {
+/// Shows the table, writes everything down and says where it lies; gives how the run is to be judged.
+/// The table comes first: pictures take longer than numbers.
+pub(crate) fn conclude(
+    analysis: &Analysis,
+    results: &Results,
+    printer: &Printer,
+) -> Result<Outcome> {
     let summary = &analysis.summary;
     printer.table(
         || analysis::report::terminal(analysis, printer.width(), printer.colour()),
         || serde_json::to_value(summary).unwrap_or_default(),
     );
+    write(analysis, results, printer)?;
     printer.step(&format!("report:  {}", results.report().display()));
     printer.step(&format!("records: {}", results.records().display()));
     let mut outcome = Outcome::default();
@@ -117,7 +123,7 @@ pub(crate) fn show(analysis: &Analysis, results: &Results, printer: &Printer) ->
             ),
         );
     }
-    outcome
+    Ok(outcome)
 }
 
 /// What the plan has to say to the reader of the report.
