@@ -9,7 +9,7 @@ use std::ops::Range;
 
 /// A percentile that is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Percentile {
+pub struct Percentile {
     /// Its name in files.
     pub(crate) name: &'static str,
     /// In thousandths, so that ranks are reckoned in integers.
@@ -30,13 +30,13 @@ pub(crate) const PERCENTILES: [Percentile; 5] = [
 ];
 
 /// The median.
-pub(crate) const P50: Percentile = PERCENTILES[0];
+pub const P50: Percentile = PERCENTILES[0];
 /// The 90th percentile.
 pub(crate) const P90: Percentile = PERCENTILES[1];
 /// The 95th percentile.
 pub(crate) const P95: Percentile = PERCENTILES[2];
 /// The 99th percentile.
-pub(crate) const P99: Percentile = PERCENTILES[3];
+pub const P99: Percentile = PERCENTILES[3];
 
 impl Percentile {
     /// Its nearest rank among `n` values, from 1. 0 where there are none.
@@ -44,8 +44,9 @@ impl Percentile {
         (n * self.permille).div_ceil(1_000)
     }
 
-    /// The value of that rank.
-    pub(crate) fn of<T: Copy>(self, sorted: &[T]) -> Option<T> {
+    /// The value of its nearest rank. None: there are no values.
+    #[must_use]
+    pub fn of<T: Copy>(self, sorted: &[T]) -> Option<T> {
         let rank = usize::try_from(self.rank(sorted.len() as u64)).ok()?;
         sorted.get(rank.checked_sub(1)?).copied()
     }

@@ -6,7 +6,9 @@ use crate::phase::supply::AHEAD;
 use crate::printer::Printer;
 use crate::words::Words;
 use crate::{host_facts, interrupt};
-use analysis::{About, Calibration, Collector, Deviation, Headroom, Options, Summary, Verdict};
+use analysis::{
+    About, Calibration, Collector, Deviation, Headroom, Options, P50, P99, Summary, Verdict,
+};
 use load::{Api, Arrival, Endpoint, Pacing, Prompt, Session, Stage, Stop, Turn};
 use records::{Entry, FORMAT, Header, LoopKind, Reader, Record, StageInfo, VERSION};
 use sim::TruthLine;
@@ -190,7 +192,7 @@ fn errors(records: &[Record], truth: &HashMap<u64, TruthLine>) -> BTreeMap<Strin
     }
     let deviation = |values: Vec<f64>| {
         let values = sorted(values);
-        Some(Deviation { e50: tidy(rank(&values, 0.5)?), e99: tidy(rank(&values, 0.99)?) })
+        Some(Deviation { e50: tidy(P50.of(&values)?), e99: tidy(P99.of(&values)?) })
     };
     let found = [("ttft", ttft), ("itl", itl)];
     found
@@ -203,7 +205,7 @@ fn errors(records: &[Record], truth: &HashMap<u64, TruthLine>) -> BTreeMap<Strin
 fn lateness(records: &[Record]) -> f64 {
     let measured = records.iter().filter(|record| !record.warmup);
     let late = measured.filter_map(|r| Some(r.sent?.saturating_sub(r.due?) as f64 / 1e6));
-    rank(&sorted(late.collect()), 0.99).map_or(0.0, tidy)
+    P99.of(&sorted(late.collect())).map_or(0.0, tidy)
 }
 
 /// Rounded to the sixth decimal: nanoseconds, where the unit is milliseconds.
@@ -214,12 +216,6 @@ fn tidy(x: f64) -> f64 {
 fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_unstable_by(f64::total_cmp);
     values
-}
-
-/// The nearest rank.
-fn rank(sorted: &[f64], share: f64) -> Option<f64> {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.max(1) - 1).copied()
 }
 
 /// What the server says it did, by the number of the record.
