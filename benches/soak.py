@@ -2,7 +2,7 @@
 """A soak: 30 min at 100/s against a server that misbehaves in 2 % of its answers, in every way it knows.
 
 Each request's record must say what the server's truth log says of it: the failure that was injected and no other. And
-nothing may pile up: memory, descriptors, sockets and threads at the end are compared with those at the beginning.
+nothing may pile up: memory, descriptors, sockets and threads at the end are compared with those in the middle.
 The fault `crash` is left out, for it ends the server. `--duration 60` is a quick look.
 """
 
@@ -134,22 +134,22 @@ def state(pid):
 
 
 def grown(watch, records, options, verdicts):
-    """Compares the state in the first fifth of the run, after a settling time, with that in its last tenth."""
+    """Compares the state in the middle fifth of the run, when what is bounded has filled up, with its last tenth."""
     begin = watch.begin_ns
     span = options.duration * 1e9
-    early = [seen for at, _, seen in watch.samples if 0.1 * span <= at - begin < 0.3 * span]
+    middle = [seen for at, _, seen in watch.samples if 0.4 * span <= at - begin < 0.6 * span]
     late = [seen for at, _, seen in watch.samples if 0.9 * span <= at - begin < 0.99 * span]
     # At most as many sockets as were needed at once, and what faults left to be closed.
     limits = {"resident KiB": 4096, "descriptors": 8, "sockets": 8, "threads": 0}
-    print(f"\n{'':<18}{'beginning':>10}{'end':>10}   medians")
+    print(f"\n{'':<18}{'middle':>10}{'end':>10}   medians")
     found = {}
     for index, (name, limit) in enumerate(limits.items()):
-        before, after = (median([seen[index] for seen in part]) for part in (early, late))
+        before, after = (median([seen[index] for seen in part]) for part in (middle, late))
         print(f"{name:<18}{before:>10.0f}{after:>10.0f}")
         verdicts.add(
             f"no leak of {name}", after - before <= limit, f"{before:.0f} to {after:.0f}", f"{limit} more at most"
         )
-        found[name] = {"beginning": before, "end": after}
+        found[name] = {"middle": before, "end": after}
     return found
 
 
