@@ -2,6 +2,7 @@
 //!
 //! It depends on no other crate of the workspace, so it builds in seconds on a fresh machine.
 
+mod cluster;
 mod packages;
 mod plugins;
 mod shell;
@@ -23,6 +24,8 @@ usage: cargo xtask TASK
   test             plugins, example plugins and test guests, then every test of the workspace
   demo             plugins, then run examples/experiments/quickstart.yaml
   docs             write the reference pages that the program generates
+  cluster WORDS    the one-node Kubernetes of the tests: up, down, status, stop PART, start PART, ...
+                   (without words: all of them)
 ";
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => tasks::test(rest),
         ["demo"] => return tasks::demo().unwrap_or_else(report),
         ["docs"] => tasks::docs(),
+        ["cluster", words @ ..] => return cluster::run(words).unwrap_or_else(report),
         _ => {
             say(USAGE);
             return ExitCode::from(2);
