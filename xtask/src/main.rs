@@ -3,6 +3,7 @@
 //! It depends on no other crate of the workspace, so it builds in seconds on a fresh machine.
 
 mod cluster;
+mod image;
 mod packages;
 mod plugins;
 mod shell;
@@ -24,6 +25,8 @@ usage: cargo xtask TASK
   test             plugins, example plugins and test guests, then every test of the workspace
   demo             plugins, then run examples/experiments/quickstart.yaml
   docs             write the reference pages that the program generates
+  image [PROGRAM]  write the program as a container image to target/image/llmdbench.tar; without PROGRAM it is
+                   built with optimisation
   cluster WORDS    the one-node Kubernetes of the tests: up, down, status, stop PART, start PART, ...
                    (without words: all of them)
 ";
@@ -38,6 +41,8 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => tasks::test(rest),
         ["demo"] => return tasks::demo().unwrap_or_else(report),
         ["docs"] => tasks::docs(),
+        ["image"] => image::write(None),
+        ["image", program] => image::write(Some(Path::new(program))),
         ["cluster", words @ ..] => return cluster::run(words).unwrap_or_else(report),
         _ => {
             say(USAGE);
