@@ -5,8 +5,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::packages;
-use crate::shell::{is_installed, root};
+use crate::shell::{cargo, is_installed, output, root, run as carry_out, say, target};
+use crate::{image, packages};
 
 /// Debian packages, and the program of each by which one sees that it is there.
 const PACKAGES: &[(&str, &str)] = &[
@@ -29,23 +29,63 @@ const NETWORK_PLUGINS: (&str, &str) = ("containernetworking-plugins", "/usr/lib/
 /// When what it needs is missing and cannot be installed, or it does not start.
 pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
     if matches!(words.first(), Some(&("build" | "up"))) {
-        let mut missing: Vec<&str> = PACKAGES
-            .iter()
-            .filter(|(_, program)| !is_installed(program))
-            .map(|(package, _)| *package)
-            .collect();
-        if !Path::new(NETWORK_PLUGINS.1).exists() {
-            missing.push(NETWORK_PLUGINS.0);
-        }
-        if !missing.is_empty() {
-            packages::install(&missing, "what runs the test cluster")?;
-        }
+        install()?;
     }
-    let script = root().join("tests/cluster/cluster");
-    let status = Command::new(&script)
-        .args(words)
-        .status()
-        .with_context(|| format!("failed to start {}", script.display()))?;
+    let mut command = script();
+    command.args(words);
+    let status = command.status().context("failed to start the script of the cluster")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
     Ok(ExitCode::from(code))
+}
+
+/// `cargo xtask test --cluster`: the tests that need a cluster, on the one of KUBECONFIG, or on one that is started for
+/// them and stopped afterwards.
+///
+/// # Errors
+/// When the cluster does not come up or a test fails.
+pub(crate) fn test(arguments: &[&str]) -> Result<()> {
+    if std::env::var_os("KUBECONFIG").is_some() {
+        say(
+            "xtask: testing on the cluster of KUBECONFIG; its nodes must have the image of the program",
+        );
+        return carry_out(&mut tests(arguments));
+    }
+    carry_out(cargo().args(["build", "--package", "llmdbench"]))?;
+    let file = image::write(Some(&target().join("debug/llmdbench")))?;
+    install()?;
+    let stays = output(script().arg("status"))? != "down";
+    let line = output(script().arg("up"))?;
+    let kubeconfig = line.rsplit('=').next().unwrap_or_default();
+    let name = image::NAME.trim_start_matches("localhost/");
+    let pushed = carry_out(script().arg("push").arg(file).arg(name));
+    let tested = pushed.and_then(|()| carry_out(tests(arguments).env("KUBECONFIG", kubeconfig)));
+    if !stays {
+        carry_out(script().arg("down"))?;
+    }
+    tested
+}
+
+fn tests(arguments: &[&str]) -> Command {
+    let mut command = cargo();
+    command.args(["test", "--package", "cluster", "--test", "real"]).args(arguments);
+    command
+}
+
+fn script() -> Command {
+    Command::new(root().join("tests/cluster/cluster"))
+}
+
+fn install() -> Result<()> {
+    let mut missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(_, program)| !is_installed(program))
+        .map(|(package, _)| *package)
+        .collect();
+    if !Path::new(NETWORK_PLUGINS.1).exists() {
+        missing.push(NETWORK_PLUGINS.0);
+    }
+    if !missing.is_empty() {
+        packages::install(&missing, "what runs the test cluster")?;
+    }
+    Ok(())
 }

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 use crate::shell::{output, root, say, target};
 use crate::{packages, tasks};
 
-/// By this name the node of a cluster knows the image.
-const NAME: &str = concat!("localhost/llmdbench:", env!("CARGO_PKG_VERSION"));
+/// By this name nodes of a cluster know the image.
+pub(crate) const NAME: &str = concat!("localhost/llmdbench:", env!("CARGO_PKG_VERSION"));
 
 /// A static program that is all of these.
 const BUSYBOX: &str = "/bin/busybox";
@@ -32,12 +32,12 @@ const USER: &str = "65532";
 /// Certificates of authorities; an image without them speaks HTTPS to nobody.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// `cargo xtask image [PROGRAM]`: writes `target/image/llmdbench.tar`. Without a program it builds one with
-/// optimisation.
+/// `cargo xtask image [PROGRAM]`: writes `target/image/llmdbench.tar` and gives its path. Without a program it builds
+/// one with optimisation.
 ///
 /// # Errors
 /// When the program does not build or something that belongs into the image cannot be read.
-pub(crate) fn write(program: Option<&Path>) -> Result<()> {
+pub(crate) fn write(program: Option<&Path>) -> Result<PathBuf> {
     let program = match program {
         Some(program) => program.to_owned(),
         None => {
@@ -57,7 +57,7 @@ pub(crate) fn write(program: Option<&Path>) -> Result<()> {
     std::fs::write(&file, &image).with_context(|| format!("failed to write {}", file.display()))?;
     let size = image.len() as f64 / f64::from(1 << 20);
     say(&format!("xtask: {}, {size:.1} MiB, the image {NAME}", file.display()));
-    Ok(())
+    Ok(file)
 }
 
 /// The files of the image.
