@@ -67,7 +67,8 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
 
 fn tests(arguments: &[&str]) -> Command {
     let mut command = cargo();
-    command.args(["test", "--package", "cluster", "--test", "real"]).args(arguments);
+    command.args(["test", "--package", "cluster", "--package", "acceptance"]);
+    command.args(["--test", "real", "--test", "kubernetes"]).args(arguments);
     command
 }
 

@@ -175,6 +175,17 @@ pub(crate) fn request(
 }
 
 impl Access {
+    /// The way that is there: the current context of a kubeconfig; without one, in a pod, that of its account.
+    #[must_use]
+    pub fn found() -> Self {
+        let is_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        let has_file = Kubeconfig::read().is_ok();
+        if is_pod && !has_file {
+            return Self::InCluster;
+        }
+        Self::Kubeconfig { file: None, context: None }
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Kubeconfig { file, context } => {

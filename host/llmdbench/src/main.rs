@@ -13,6 +13,7 @@ mod experiment;
 mod grants;
 mod host_facts;
 mod interrupt;
+mod kubernetes;
 mod model;
 mod outcome;
 mod permit;
