@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask test --cluster` starts one; the image of `cargo xtask image` stands for vLLM.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
 use acceptance::Bench;
 use serde_json::Value;
 
