@@ -2,6 +2,8 @@
 //!
 //! It depends on no other crate of the workspace, so it builds in seconds on a fresh machine.
 
+mod cluster;
+mod image;
 mod packages;
 mod plugins;
 mod shell;
@@ -21,8 +23,13 @@ usage: cargo xtask TASK
   plugin DIR OUT   build the plugin crate in the folder DIR, inside or outside the workspace, to the file OUT
   build            plugins, then target/release/llmdbench with the plugins inside
   test             plugins, example plugins and test guests, then every test of the workspace
+  test --cluster   the tests that need a cluster: on that of KUBECONFIG, or on one that is started for them
   demo             plugins, then run examples/experiments/quickstart.yaml
   docs             write the reference pages that the program generates
+  image [PROGRAM]  write the program as a container image to target/image/llmdbench.tar; without PROGRAM it is
+                   built with optimisation
+  cluster WORDS    the one-node Kubernetes of the tests: up, down, status, stop PART, start PART, ...
+                   (without words: all of them)
 ";
 
 fn main() -> ExitCode {
@@ -32,9 +39,13 @@ fn main() -> ExitCode {
         ["plugins"] => plugins::build_all().and_then(|()| plugins::build_outside()),
         ["plugin", dir, out] => plugins::build_one(Path::new(dir), Path::new(out)),
         ["build"] => tasks::build(),
+        ["test", "--cluster", rest @ ..] => cluster::test(rest),
         ["test", rest @ ..] => tasks::test(rest),
         ["demo"] => return tasks::demo().unwrap_or_else(report),
         ["docs"] => tasks::docs(),
+        ["image"] => image::write(None).map(drop),
+        ["image", program] => image::write(Some(Path::new(program))).map(drop),
+        ["cluster", words @ ..] => return cluster::run(words).unwrap_or_else(report),
         _ => {
             say(USAGE);
             return ExitCode::from(2);

@@ -57,6 +57,18 @@ impl Document {
         Ok(document)
     }
 
+    /// The values of a text that may hold several documents; empty ones are left out.
+    pub(crate) fn values(name: &str, text: &str) -> Result<Vec<Value>> {
+        let nodes = MarkedYaml::load_from_str(text).map_err(|error| {
+            Error::usage(format!("`{name}` is no YAML")).cause(error.to_string())
+        })?;
+        let mut document =
+            Self { name: name.to_owned(), folder: None, value: Value::Null, marks: HashMap::new() };
+        let values: Result<Vec<Value>> =
+            nodes.iter().map(|node| document.convert(node, "", None)).collect();
+        Ok(values?.into_iter().filter(|value| !value.is_null()).collect())
+    }
+
     /// "FILE:LINE:COLUMN" of the value at a JSON pointer, or of the nearest thing around it.
     pub(crate) fn place(&self, pointer: &str) -> String {
         let mut pointer = pointer;

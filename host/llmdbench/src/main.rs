@@ -15,6 +15,7 @@ mod experiment;
 mod grants;
 mod host_facts;
 mod interrupt;
+mod kubernetes;
 mod model;
 mod outcome;
 mod permit;

@@ -114,6 +114,19 @@ pub(crate) struct Target {
     pub(crate) metrics: Vec<MetricsSource>,
     /// What the report says about the system.
     pub(crate) facts: BTreeMap<String, String>,
+    /// What the endpoint leads to, where its URL works inside a cluster only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) within: Option<Within>,
+}
+
+/// A port in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Within {
+    /// "Service" or "Pod".
+    pub(crate) kind: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) port: u16,
 }
 
 /// Where metrics in the Prometheus format are served.

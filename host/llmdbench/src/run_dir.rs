@@ -91,6 +91,11 @@ impl RunDir {
         self.root.join("setup/processes.json")
     }
 
+    /// `setup/objects.json`: what standup put into a cluster.
+    pub(crate) fn objects(&self) -> PathBuf {
+        self.root.join("setup/objects.json")
+    }
+
     /// `setup/smoketest.json`.
     pub(crate) fn smoketest(&self) -> PathBuf {
         self.root.join("setup/smoketest.json")

@@ -2,7 +2,7 @@
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase;
 use crate::phase::plan::Prepared;
@@ -37,10 +37,12 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
         phase::dry_run::write(&prepared, None, chosen, printer)?;
         return Ok(Exit::Ok);
     }
-    phase::standup::can_do(&prepared)?;
+    let all: Vec<u8> = prepared.plan.steps.iter().map(|step| step.number).collect();
+    phase::standup::can_load(&prepared.plan, None)?;
+    phase::standup::can_do(&prepared, &all)?;
     let dir = RunDir::create(work_dir(global, &prepared.settings), &prepared.plan.run)?;
     // The teardown at the end is for what this command stands up, and for nothing else.
-    phase::standup::refuse_standing(&dir, |_| true)?;
+    phase::standup::refuse_standing(&dir, true, |_| true)?;
     phase::environment::write(&prepared, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     let mut outcome = Outcome::default();
@@ -53,7 +55,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
             "the stack is kept; `llmdbench teardown --workdir {}` takes it down",
             dir.root().display()
         ));
-    } else if let Err(error) = phase::teardown::run(&dir, printer) {
+    } else if let Err(error) = phase::teardown::run(&dir, false, &prepared.settings, printer) {
         outcome.fail(Exit::Teardown, &error);
     }
     Ok(outcome.tell(printer))
@@ -61,7 +63,8 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
 
 fn phases(prepared: &Prepared, dir: &RunDir, printer: &Printer) -> Result<Outcome> {
     let all: Vec<u8> = prepared.plan.steps.iter().map(|step| step.number).collect();
-    let target = phase::standup::run(prepared, dir, &all, printer)?;
+    let target = phase::standup::run(prepared, dir, &all, printer)?
+        .ok_or_else(|| Error::unexpected("the steps gave no target"))?;
     phase::smoketest::run(prepared, &target, dir, printer)?;
     super::run::load_and_analyze(prepared, &target, dir, printer)
 }

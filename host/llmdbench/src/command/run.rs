@@ -66,6 +66,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         let target = phase::standup::standing(&dir)?;
         (dir, target)
     };
+    phase::standup::can_load(&prepared.plan, Some(&target))?;
     phase::environment::write_first(&prepared, &target, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))

@@ -4,6 +4,7 @@ use crate::action::Action;
 use crate::cli::{ExperimentArgs, Global, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
 use crate::error::{Error, Exit, Result};
+use crate::kubernetes;
 use crate::outcome::Outcome;
 use crate::phase;
 use crate::plan::Step;
@@ -31,7 +32,7 @@ pub(crate) struct StandupArgs {
 
 /// Stands the stack up.
 pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    let prepared = phase::plan::prepare(global, &args.experiment, &args.target, None, printer)?;
+    let mut prepared = phase::plan::prepare(global, &args.experiment, &args.target, None, printer)?;
     if prepared.plan.experiment.deploy.endpoint.is_some() {
         return Err(Error::usage("an endpoint is given: it stands already")
             .hint("drive load into it with `llmdbench run`"));
@@ -43,7 +44,7 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
         phase::dry_run::write(&prepared, Some(&selected), chosen, printer)?;
         return Ok(Exit::Ok);
     }
-    phase::standup::can_do(&prepared)?;
+    phase::standup::can_do(&prepared, &selected)?;
     let chosen = work_dir(global, &prepared.settings);
     // Single steps go on in the folder where the others were done.
     let dir = match (&args.step, RunDir::open(chosen)) {
@@ -52,26 +53,36 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
     };
     let selected_by_hand = args.step.is_some();
     let starts: Vec<&str> = process_names(&prepared.plan.steps, &selected).collect();
-    phase::standup::refuse_standing(&dir, |process| {
+    phase::standup::refuse_standing(&dir, !selected_by_hand, |process| {
         !selected_by_hand || starts.contains(&process.name.as_str())
     })?;
+    // Objects of a run have its label, whichever command applies them.
+    let objects = kubernetes::Inventory::read(&dir)?;
+    if !objects.objects.is_empty() {
+        prepared.plan.run.clone_from(&objects.run);
+    }
     phase::environment::write(&prepared, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     let mut outcome = Outcome::default();
     let stood = phase::standup::run(&prepared, &dir, &selected, printer).and_then(|target| {
-        if selected.contains(&steps::SMOKETEST) {
-            phase::smoketest::run(&prepared, &target, &dir, printer)?;
+        if let (Some(target), true) = (&target, selected.contains(&steps::SMOKETEST)) {
+            phase::smoketest::run(&prepared, target, &dir, printer)?;
         }
         Ok(target)
     });
     match stood {
-        Ok(target) => printer.result(
+        Ok(None) => printer.result(
+            || "these steps are done; the rest of them gives the target".to_owned(),
+            || serde_json::Value::Null,
+        ),
+        Ok(Some(target)) => printer.result(
             || format!("{} answers at {}", target.model, target.endpoints.join(", ")),
             || serde_json::to_value(&target).unwrap_or_default(),
         ),
         Err(error) => {
             outcome.fail(error.exit, &error);
-            if !Inventory::read(&dir)?.processes.is_empty() {
+            let objects = kubernetes::Inventory::read(&dir)?.objects;
+            if !Inventory::read(&dir)?.processes.is_empty() || !objects.is_empty() {
                 printer.step(&format!(
                     "what was started is left for you to look at; `llmdbench teardown --workdir {}` takes it down",
                     dir.root().display()

@@ -2,6 +2,7 @@
 
 use crate::cli::Global;
 use crate::error::{Exit, Result};
+use crate::kubernetes;
 use crate::plan::{Plan, Target};
 use crate::printer::Printer;
 use crate::process::Inventory;
@@ -14,6 +15,7 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
     let plan = Plan::read(&dir)?;
     let target: Option<Target> = run_dir::read_json(&dir.target())?;
     let inventory = Inventory::read(&dir)?;
+    let objects = kubernetes::Inventory::read(&dir)?;
     let runs: Vec<_> = dir.all_results();
     printer.result(
         || {
@@ -25,7 +27,10 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
                     process.name, process.pid, process.port
                 ));
             }
-            if inventory.processes.is_empty() {
+            for object in objects.standing() {
+                text.push_str(&format!("standing: {object}\n"));
+            }
+            if inventory.processes.is_empty() && objects.standing().next().is_none() {
                 text.push_str("standing: nothing\n");
             }
             if let Some(target) = &target {
@@ -54,6 +59,7 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
                 "processes": inventory.processes.iter().map(|p| json!({
                     "name": p.name, "pid": p.pid, "port": p.port, "runs": p.runs(),
                 })).collect::<Vec<_>>(),
+                "objects": objects.standing().collect::<Vec<_>>(),
                 "target": target,
                 "results": runs.iter().map(|results| json!({
                     "folder": results.results.display().to_string(),

@@ -2,6 +2,7 @@
 
 use crate::cli::{ExperimentArgs, Global, TargetArgs};
 use crate::error::{Exit, Result};
+use crate::kubernetes;
 use crate::phase;
 use crate::plan::Plan;
 use crate::printer::Printer;
@@ -25,7 +26,8 @@ pub(crate) struct TeardownArgs {
 
 /// Takes the stack down.
 pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    let is_dry = super::dry_run(args.dry_run, &super::from_environment()?);
+    let settings = super::from_environment()?;
+    let is_dry = super::dry_run(args.dry_run, &settings);
     let folder = RunDir::open(super::chosen_work_dir(global)?.as_deref());
     if is_dry && (args.experiment.names_a_stack() || folder.is_err()) {
         let target = TargetArgs::default();
@@ -61,10 +63,11 @@ pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Re
         );
         return Ok(Exit::Ok);
     }
-    if standing.is_empty() {
+    let has_objects = kubernetes::Inventory::read(&dir)?.has_some(args.deep);
+    if standing.is_empty() && !has_objects {
         printer.step(&nothing());
     }
-    let done = phase::teardown::run(&dir, printer)?;
+    let done = phase::teardown::run(&dir, args.deep, &settings, printer)?;
     printer.facts(|| json!(done));
     Ok(Exit::Ok)
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
+use crate::kubernetes::{Inventory, Kubernetes};
 use crate::phase::plan::Prepared;
 use crate::plan::Target;
 use crate::printer::Printer;
@@ -9,6 +10,7 @@ use crate::probe::{Models, Probe};
 use crate::run_dir::{self, RunDir};
 use load::Endpoint;
 use serde_json::json;
+use std::net::SocketAddr;
 
 /// Checks every endpoint of the target; writes `setup/smoketest.json`.
 pub(crate) fn run(
@@ -19,8 +21,20 @@ pub(crate) fn run(
 ) -> Result<()> {
     let experiment = &prepared.plan.experiment;
     let mut checks = Vec::new();
+    // What only a cluster reaches is asked through a port of this machine, for as long as this lasts.
+    let kubernetes = match &target.within {
+        Some(_) => Some(Kubernetes::of(&Inventory::read(dir)?, &prepared.settings)?),
+        None => None,
+    };
+    let forward = match (&kubernetes, &target.within) {
+        (Some(kubernetes), Some(within)) => Some(kubernetes.forward(within)?),
+        _ => None,
+    };
     for url in &target.endpoints {
-        let endpoint = parse(url)?;
+        let endpoint = match &forward {
+            Some(forward) => parse(&forwarded(url, forward.address())?)?,
+            None => parse(url)?,
+        };
         let probe = Probe::new(&endpoint, &prepared.secrets, &experiment.tls())?;
         check_model(&probe, &target.model).map_err(|error| error.exit(Exit::Standup))?;
         let mut completion = probe
@@ -58,6 +72,15 @@ pub(crate) fn run(
         printer.step(&format!("smoketest: {url} answers as {}", target.model));
     }
     Ok(())
+}
+
+/// A URL as it is behind a forwarded port.
+fn forwarded(url: &str, address: SocketAddr) -> Result<String> {
+    let failed = || Error::usage(format!("`{url}` cannot be forwarded"));
+    let mut url = url::Url::parse(url).map_err(|error| failed().because(error))?;
+    url.set_ip_host(address.ip()).map_err(|()| failed())?;
+    url.set_port(Some(address.port())).map_err(|()| failed())?;
+    Ok(url.to_string())
 }
 
 /// A target's URL, which was validated when it was found.

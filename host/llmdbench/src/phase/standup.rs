@@ -3,8 +3,9 @@
 use crate::action::Action;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
+use crate::kubernetes::{self, Kubernetes};
 use crate::phase::plan::Prepared;
-use crate::plan::{MetricsSource, Plan, Step, Target};
+use crate::plan::{MetricsSource, Plan, Step, Target, Within};
 use crate::plugins::plugin_error;
 use crate::printer::Printer;
 use crate::process::{self, Inventory, Started};
@@ -16,30 +17,41 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Carries out the selected steps; the smoke test is a phase of its own. Gives the target, and
-/// writes `target.json`.
+/// writes `target.json`. None: these steps alone make none in a cluster.
 pub(crate) fn run(
     prepared: &Prepared,
     dir: &RunDir,
     selected: &[u8],
     printer: &Printer,
-) -> Result<Target> {
+) -> Result<Option<Target>> {
     let plan = &prepared.plan;
+    let kubernetes = match &plan.namespace {
+        Some(namespace) => Some(Kubernetes::connect(&prepared.settings, namespace)?),
+        None => None,
+    };
     if plan.experiment.deploy.endpoint.is_none() {
         for step in plan.steps.iter().filter(|step| selected.contains(&step.number)) {
             interrupt::check()?;
-            carry_out(step, prepared, dir, printer)?;
+            carry_out(step, prepared, kubernetes.as_ref(), dir, printer)?;
         }
     }
-    let target = locate(prepared, dir)?;
+    let target = match locate_in(prepared, kubernetes.as_ref(), dir) {
+        Err(error) if kubernetes.is_some() && !selected.contains(&steps::SMOKETEST) => {
+            printer.detail(&format!("there is no target yet: {error}"));
+            return Ok(None);
+        }
+        located => located?,
+    };
     run_dir::write_json(&dir.target(), &target)?;
-    Ok(target)
+    Ok(Some(target))
 }
 
 /// Refuses, before anything is touched, what this version plans and does not carry out, and what
-/// lacks a secret.
-pub(crate) fn can_do(prepared: &Prepared) -> Result<()> {
+/// lacks a secret. `selected` are the steps that are to be done.
+pub(crate) fn can_do(prepared: &Prepared, selected: &[u8]) -> Result<()> {
     let plan = &prepared.plan;
-    let missing = plan.steps.iter().find_map(|step| {
+    let wanted = || plan.steps.iter().filter(|step| selected.contains(&step.number));
+    let missing = wanted().find_map(|step| {
         step.actions.iter().find_map(|action| match action {
             Action::Secret(secret) => {
                 let names = secret.entries.iter().map(|(_, source)| source);
@@ -56,15 +68,33 @@ pub(crate) fn can_do(prepared: &Prepared) -> Result<()> {
         return Err(Error::usage(format!("the step {step} needs the secret `{secret}`"))
             .hint(format!("set {variable}; a dry run (-n) needs no secret")));
     }
-    if plan.needs_cluster() {
-        let methods = plan.experiment.deploy.methods.join(", ");
-        return Err(Error::usage(format!(
-            "unsupported: {methods} needs a cluster, and this version of llmdbench plans its steps and does not carry them out"
-        ))
-        .hint("-n prints them and writes their files, which kubectl and helm take")
-        .hint("load goes into what stands with `llmdbench run --endpoint URL`, and into a server on this machine with --method local"));
+    for step in wanted() {
+        if let Some(what) = step.actions.iter().find_map(kubernetes::unsupported) {
+            return Err(Error::usage(format!(
+                "unsupported: the step {} would {what}, which this version of llmdbench plans and does not carry out",
+                steps::full_name(step)
+            ))
+            .hint("-n prints the commands and writes the files, which kubectl and helm take"));
+        }
+        for manifest in step.actions.iter().filter_map(Action::files) {
+            kubernetes::check(manifest)?;
+        }
     }
     one_model(plan)
+}
+
+/// Refuses load into what only a cluster reaches.
+pub(crate) fn can_load(plan: &Plan, target: Option<&Target>) -> Result<()> {
+    let is_within = target.map_or(plan.needs_cluster(), |target| target.within.is_some());
+    if !is_within || (target.is_none() && plan.experiment.deploy.endpoint.is_some()) {
+        return Ok(());
+    }
+    let methods = plan.experiment.deploy.methods.join(", ");
+    Err(Error::usage(format!(
+        "unsupported: {methods} needs a cluster, and this version of llmdbench makes no load in one"
+    ))
+    .hint("`llmdbench standup`, `smoketest` and `teardown` work in a cluster")
+    .hint("load goes into what stands with `llmdbench run --endpoint URL`, and into a server on this machine with --method local"))
 }
 
 /// One stack at a time is stood up and loaded.
@@ -85,7 +115,8 @@ pub(crate) fn standing(dir: &RunDir) -> Result<Target> {
     let processes = Inventory::read(dir)?.processes;
     let stood_up =
         Plan::read_file(&dir.plan())?.is_some_and(|plan| plan.experiment.deploy.endpoint.is_none());
-    let gone = stood_up && !processes.iter().any(Started::runs);
+    let in_cluster = kubernetes::Inventory::read(dir)?.standing().next().is_some();
+    let gone = stood_up && !in_cluster && !processes.iter().any(Started::runs);
     if let (true, Some(ended)) = (gone, processes.first()) {
         return Err(Error::new(
             Exit::Run,
@@ -103,14 +134,20 @@ pub(crate) fn standing(dir: &RunDir) -> Result<Target> {
 }
 
 /// A run folder has one stack. Of a stack that stands, `clashes` says which processes are in the
-/// way; nothing may be written before that is known.
-pub(crate) fn refuse_standing(dir: &RunDir, clashes: impl Fn(&Started) -> bool) -> Result<()> {
-    let running: Vec<String> = Inventory::read(dir)?
-        .processes
-        .iter()
-        .filter(|process| process.runs() && clashes(process))
-        .map(|process| format!("{} (pid {})", process.name, process.pid))
-        .collect();
+/// way, and `objects_clash` whether objects in a cluster are; nothing may be written before that is
+/// known.
+pub(crate) fn refuse_standing(
+    dir: &RunDir,
+    objects_clash: bool,
+    clashes: impl Fn(&Started) -> bool,
+) -> Result<()> {
+    let processes = Inventory::read(dir)?.processes;
+    let processes = processes.iter().filter(|process| process.runs() && clashes(process));
+    let mut running: Vec<String> =
+        processes.map(|process| format!("{} (pid {})", process.name, process.pid)).collect();
+    if objects_clash {
+        running.extend(kubernetes::Inventory::read(dir)?.standing().map(ToString::to_string));
+    }
     if running.is_empty() {
         return Ok(());
     }
@@ -124,6 +161,10 @@ pub(crate) fn refuse_standing(dir: &RunDir, clashes: impl Fn(&Started) -> bool) 
 
 /// Where the model answers: the endpoint that the user gave, or what the backend finds.
 pub(crate) fn locate(prepared: &Prepared, dir: &RunDir) -> Result<Target> {
+    locate_in(prepared, None, dir)
+}
+
+fn locate_in(prepared: &Prepared, kubernetes: Option<&Kubernetes>, dir: &RunDir) -> Result<Target> {
     let plan = &prepared.plan;
     if let Some(endpoint) = &plan.experiment.deploy.endpoint {
         return Ok(Target {
@@ -131,6 +172,7 @@ pub(crate) fn locate(prepared: &Prepared, dir: &RunDir) -> Result<Target> {
             model: plan.experiment.deploy.model().id,
             metrics: Vec::new(),
             facts: BTreeMap::new(),
+            within: None,
         });
     }
     let used = prepared
@@ -139,22 +181,44 @@ pub(crate) fn locate(prepared: &Prepared, dir: &RunDir) -> Result<Target> {
         .first()
         .ok_or_else(|| Error::unexpected("there is neither an endpoint nor a backend"))?;
     let inventory = Inventory::read(dir)?;
-    let observed: Vec<_> = inventory.processes.iter().map(|p| p.observed()).collect();
-    let setup = prepared.chosen.setup(used, &plan.facts(), None, None);
+    let mut observed: Vec<_> = inventory.processes.iter().map(|p| p.observed()).collect();
+    if let Some(kubernetes) = kubernetes {
+        for action in plan.steps.iter().flat_map(|step| &step.actions) {
+            if let Action::Observe(objects) = action {
+                observed.extend(kubernetes.observe(objects)?);
+            }
+        }
+    }
+    let model = plan.experiment.deploy.model();
+    let namespace = plan.namespace.clone().unwrap_or_default();
+    let facts = plan.facts().of_model(&model).within(&namespace);
+    let setup = prepared.chosen.setup(used, &facts, None, None);
     let standup = |error: &plugin_host::Error| plugin_error(error).exit(Exit::Standup);
     let mut backend = used.plugin.backend(setup).map_err(|error| standup(&error))?;
     let target = backend.locate(&observed).map_err(|error| standup(&error))?;
-    translate(used.plugin.name(), target)
+    translate(used.plugin.name(), target, &namespace)
 }
 
-fn translate(plugin: &str, target: wit::types::Target) -> Result<Target> {
-    let direct = |reach: &wit::types::Reach| matches!(reach, wit::types::Reach::Direct);
-    let all_direct = target.endpoints.iter().all(|e| direct(&e.reach))
-        && target.metrics.iter().all(|m| direct(&m.reach));
-    if !all_direct {
-        return Err(Error::usage(format!(
-            "unsupported: the plugin `{plugin}` found the target inside a cluster"
-        )));
+fn translate(plugin: &str, target: wit::types::Target, namespace: &str) -> Result<Target> {
+    let unsupported =
+        |what: &str| Err(Error::usage(format!("unsupported: the plugin `{plugin}` found {what}")));
+    let mut within = None;
+    for endpoint in &target.endpoints {
+        let (kind, port) = match &endpoint.reach {
+            wit::types::Reach::Direct => continue,
+            wit::types::Reach::Service(port) => ("Service", port),
+            wit::types::Reach::Pod(port) => ("Pod", port),
+            wit::types::Reach::Pods(_) => return unsupported("one endpoint for each pod"),
+        };
+        if target.endpoints.len() > 1 {
+            return unsupported("several endpoints inside a cluster");
+        }
+        within = Some(Within {
+            kind: kind.to_owned(),
+            namespace: port.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
+            name: port.name.clone(),
+            port: port.port,
+        });
     }
     if target.endpoints.is_empty() {
         return Err(Error::new(Exit::Standup, format!("the plugin `{plugin}` found no endpoint")));
@@ -170,24 +234,38 @@ fn translate(plugin: &str, target: wit::types::Target) -> Result<Target> {
         })?;
         endpoints.push(parsed.to_string());
     }
+    // What only the inside of a cluster reaches is read from there.
+    let direct =
+        target.metrics.into_iter().filter(|m| matches!(m.reach, wit::types::Reach::Direct));
     Ok(Target {
         endpoints,
         model: target.model,
-        metrics: target
-            .metrics
-            .into_iter()
-            .map(|m| MetricsSource { component: m.component, url: m.url })
-            .collect(),
+        metrics: direct.map(|m| MetricsSource { component: m.component, url: m.url }).collect(),
         facts: target.facts.into_iter().map(|f| (f.key, f.value)).collect(),
+        within,
     })
 }
 
-fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) -> Result<()> {
+fn carry_out(
+    step: &Step,
+    prepared: &Prepared,
+    kubernetes: Option<&Kubernetes>,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<()> {
     let plan = &prepared.plan;
-    for action in &step.actions {
-        // The smoke test is a phase of its own, and what needs a cluster was refused.
-        let Action::Process(process) = action else { continue };
+    // The smoke test is a phase of its own.
+    let actions = || step.actions.iter().filter(|action| **action != Action::Smoketest);
+    if actions().next().is_some() {
         printer.step(&format!("{}: {}", steps::full_name(step), step.title));
+    }
+    for action in actions() {
+        let Action::Process(process) = action else {
+            if let Some(kubernetes) = kubernetes {
+                in_cluster(action, step, prepared, kubernetes, dir, printer)?;
+            }
+            continue;
+        };
         let begin = Instant::now();
         let mut progress = printer.progress();
         let started = process::start(
@@ -206,14 +284,7 @@ fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) 
             |_| format!("{} {}", process.program, process.args.join(" ")),
             |p| p.command.join(" "),
         );
-        let redaction = prepared.secrets.redaction();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        run_dir::write(
-            &dir.command_log(now),
-            redaction
-                .clean(&format!("---> will execute the command \"{command}\"\n{outcome}\n"))
-                .as_bytes(),
-        )?;
+        log(&command, &outcome, prepared, dir)?;
         let started = started?;
         printer.step(&format!(
             "  {} is ready after {} (pid {}, port {})",
@@ -224,6 +295,37 @@ fn carry_out(step: &Step, prepared: &Prepared, dir: &RunDir, printer: &Printer) 
         ));
     }
     Ok(())
+}
+
+/// Carries out an action in a cluster and keeps its outcome beside the command that does the same.
+fn in_cluster(
+    action: &Action,
+    step: &Step,
+    prepared: &Prepared,
+    kubernetes: &Kubernetes,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<()> {
+    let plan = &prepared.plan;
+    let is_prepared = steps::HOST_STEPS.contains(&step.number);
+    let begin = Instant::now();
+    let done =
+        kubernetes.carry_out(action, &plan.run, is_prepared, &prepared.secrets, dir, printer);
+    let command = action.command(plan.namespace.as_deref().unwrap_or_default());
+    let outcome = done.as_ref().map_or_else(ToString::to_string, Clone::clone);
+    log(&command.unwrap_or_default(), &outcome, prepared, dir)?;
+    for line in done?.lines() {
+        printer.step(&format!("  {line} after {}", crate::unit::show(begin.elapsed())));
+    }
+    Ok(())
+}
+
+/// Keeps a command and its outcome in `setup/commands`.
+fn log(command: &str, outcome: &str, prepared: &Prepared, dir: &RunDir) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let text = format!("---> will execute the command \"{command}\"\n{outcome}\n");
+    let text = prepared.secrets.redaction().clean(&text);
+    run_dir::write(&dir.command_log(now), text.as_bytes())
 }
 
 #[cfg(test)]
@@ -243,6 +345,7 @@ mod tests {
             model: "m".into(),
             metrics: Vec::new(),
             facts: BTreeMap::new(),
+            within: None,
         };
         run_dir::write_json(&dir.target(), &target).unwrap();
         Inventory { processes }.write(&dir).unwrap();
@@ -264,7 +367,8 @@ mod tests {
     #[test]
     fn only_processes_that_run_and_are_in_the_way_are_refused() {
         let (_folder, dir) = stood_up(vec![Started::this_program("a"), Started::ended("b")]);
-        let refused = |name: &str| refuse_standing(&dir, |process| process.name == name).is_err();
+        let refused =
+            |name: &str| refuse_standing(&dir, true, |process| process.name == name).is_err();
         assert!(refused("a"));
         assert!(!refused("b"));
     }

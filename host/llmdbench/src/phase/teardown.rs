@@ -1,10 +1,12 @@
 //! The phase that takes down what standup put up, and says what was left.
 
-use crate::error::{Error, Exit, Result};
+use crate::error::{Error, Exit, Problem, Result};
+use crate::kubernetes::{self, Kubernetes};
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::process::{Inventory, Started, Stopped};
 use crate::run_dir::{self, RunDir};
+use crate::settings::Settings;
 use crate::steps::HOST_STEPS;
 use serde::Serialize;
 
@@ -14,6 +16,9 @@ pub(crate) struct Teardown {
     removed: Vec<Removed>,
     /// The names of processes that do not end.
     left: Vec<String>,
+    /// What became of objects in a cluster. None: there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objects: Option<kubernetes::Removed>,
 }
 
 #[derive(Debug, Serialize)]
@@ -38,11 +43,27 @@ pub(crate) fn undoing(plan: &Plan, deep: bool) -> Vec<String> {
         .collect()
 }
 
-/// Stops every process of the run folder, the last first; writes `setup/teardown.json`.
-pub(crate) fn run(dir: &RunDir, printer: &Printer) -> Result<Teardown> {
+/// Removes what the run folder has in a cluster, and stops its processes, the last first; writes
+/// `setup/teardown.json`. With `deep` what was prepared goes as well.
+pub(crate) fn run(
+    dir: &RunDir,
+    deep: bool,
+    settings: &Settings,
+    printer: &Printer,
+) -> Result<Teardown> {
     let mut inventory = Inventory::read(dir)?;
     let mut removed = Vec::new();
     let mut problems = Vec::new();
+    let objects = match in_cluster(dir, deep, settings, printer) {
+        Ok(objects) => objects,
+        Err(error) => {
+            problems.extend(error.problems);
+            None
+        }
+    };
+    for left in objects.iter().flat_map(|objects| &objects.left) {
+        problems.push(Problem::new(format!("failed to remove {left}")));
+    }
     for process in inventory.processes.iter().rev() {
         match process.stop() {
             Ok(how) => {
@@ -60,7 +81,21 @@ pub(crate) fn run(dir: &RunDir, printer: &Printer) -> Result<Teardown> {
     inventory.processes.retain(Started::runs);
     inventory.write(dir)?;
     let left = inventory.processes.into_iter().map(|process| process.name).collect();
-    let done = Teardown { removed, left };
+    let done = Teardown { removed, left, objects };
     run_dir::write_json(&dir.teardown(), &done)?;
     if problems.is_empty() { Ok(done) } else { Err(Error { exit: Exit::Teardown, problems }) }
+}
+
+fn in_cluster(
+    dir: &RunDir,
+    deep: bool,
+    settings: &Settings,
+    printer: &Printer,
+) -> Result<Option<kubernetes::Removed>> {
+    let mut inventory = kubernetes::Inventory::read(dir)?;
+    if !inventory.has_some(deep) {
+        return Ok(None);
+    }
+    let kubernetes = Kubernetes::of(&inventory, settings)?;
+    kubernetes.take_down(&mut inventory, deep, dir, printer).map(Some)
 }

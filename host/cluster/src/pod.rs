@@ -1,0 +1,273 @@
+//! Logs, commands and ports of pods.
+
+use crate::connection::{Cluster, request};
+use crate::error::{Error, Result};
+use crate::object::Selection;
+use futures::AsyncBufRead;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{AttachParams, LogParams};
+use serde_json::Value;
+use std::net::SocketAddr;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// Which part of which log.
+#[derive(Debug, Clone, Default)]
+pub struct LogOptions {
+    /// None: the only container.
+    pub container: Option<String>,
+    /// Of the container before the last restart.
+    pub previous: bool,
+    /// So many of its last lines. None: all.
+    pub tail: Option<u32>,
+}
+
+impl LogOptions {
+    fn parameters(&self) -> LogParams {
+        LogParams {
+            container: self.container.clone(),
+            previous: self.previous,
+            tail_lines: self.tail.map(i64::from),
+            ..LogParams::default()
+        }
+    }
+}
+
+/// How a command in a pod ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandOutput {
+    /// Its exit code. None: the pod did not say.
+    pub code: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// A port of this machine that leads to a port of a pod, until it is dropped.
+#[derive(Debug)]
+pub struct Forward {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Forward {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Cluster {
+    /// The log of a container as it is now.
+    ///
+    /// # Errors
+    /// When there is no such pod or container, or none before the last restart.
+    pub async fn logs(&self, namespace: &str, pod: &str, options: &LogOptions) -> Result<String> {
+        let log = self.pods(namespace).logs(pod, &options.parameters()).await;
+        log.map_err(request("read the log of", &format!("pod {namespace}/{pod}")))
+    }
+
+    /// The log of a container from now on, and what was asked for of it until now.
+    ///
+    /// # Errors
+    /// As [`Cluster::logs`].
+    pub async fn follow(
+        &self,
+        namespace: &str,
+        pod: &str,
+        options: &LogOptions,
+    ) -> Result<impl AsyncBufRead + use<>> {
+        let parameters = LogParams { follow: true, ..options.parameters() };
+        let stream = self.pods(namespace).log_stream(pod, &parameters).await;
+        stream.map_err(request("follow the log of", &format!("pod {namespace}/{pod}")))
+    }
+
+    /// Runs a command in a container and waits for its end. `container`: None is the only one.
+    ///
+    /// # Errors
+    /// When there is no such pod, or the connection breaks; not when the command fails, which its exit code says.
+    pub async fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: Option<&str>,
+        command: &[&str],
+    ) -> Result<CommandOutput> {
+        let name = format!("pod {namespace}/{pod}");
+        let parameters = AttachParams {
+            container: container.map(str::to_owned),
+            stdin: false,
+            ..AttachParams::default()
+        };
+        let started = self.pods(namespace).exec(pod, command.iter().copied(), &parameters).await;
+        let mut process = started.map_err(request("run a command in", &name))?;
+        let broken = |error: &dyn std::error::Error| Error::Broken {
+            to: name.clone(),
+            why: error.to_string(),
+        };
+        let status = process.take_status();
+        let (out, err) = (process.stdout(), process.stderr());
+        let (stdout, stderr) =
+            tokio::try_join!(read_all(out), read_all(err)).map_err(|e| broken(&e))?;
+        let status = match status {
+            Some(status) => status.await,
+            None => None,
+        };
+        process.join().await.map_err(|error| broken(&error))?;
+        let code = status.and_then(|status| exit_code(&serde_json::to_value(status).ok()?));
+        Ok(CommandOutput { code, stdout, stderr })
+    }
+
+    /// Opens a port of this machine that leads to a port of a pod, or of any pod behind a Service. `kind` is "Pod" or
+    /// "Service". A pod that goes away is replaced by the next one of the Service at the next connection.
+    ///
+    /// # Errors
+    /// When there is none now that is ready, or no port is free.
+    pub async fn forward(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        port: u16,
+    ) -> Result<Forward> {
+        let of = Selection::named("v1", kind, namespace, name);
+        self.behind(&of, port).await?;
+        let failed =
+            |error: std::io::Error| Error::Broken { to: of.to_string(), why: error.to_string() };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let cluster = self.clone();
+        let task = tokio::spawn(async move {
+            // Connections end with the listener.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (cluster, of) = (cluster.clone(), of.clone());
+                connections.spawn(async move {
+                    // A connection that cannot be made is closed, as a server would do.
+                    let _ = cluster.join(stream, &of, port).await;
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Forward { address, task })
+    }
+
+    async fn join(&self, mut here: TcpStream, of: &Selection, port: u16) -> Result<()> {
+        let (pod, port) = self.behind(of, port).await?;
+        let name = format!("pod {}/{pod}", of.namespace);
+        let opened = self.pods(&of.namespace).portforward(&pod, &[port]).await;
+        let mut forwarder = opened.map_err(request("forward a port of", &name))?;
+        let mut there = forwarder
+            .take_stream(port)
+            .ok_or_else(|| Error::Broken { to: name.clone(), why: "there is no stream".into() })?;
+        let copied = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+        copied.map_err(|error| Error::Broken { to: name, why: error.to_string() })?;
+        Ok(())
+    }
+
+    /// A pod that is ready and the port at which it takes what is meant for a port of a Service.
+    async fn behind(&self, of: &Selection, port: u16) -> Result<(String, u16)> {
+        let nobody = || Error::NoPod(of.to_string());
+        let found = self.get(of).await?.into_iter().next().ok_or_else(nobody)?;
+        if of.kind != "Service" {
+            let name = found["metadata"]["name"].as_str().unwrap_or_default();
+            return Ok((name.to_owned(), port));
+        }
+        let selector: Vec<String> = found["spec"]["selector"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
+            .collect();
+        if selector.is_empty() {
+            return Err(nobody());
+        }
+        let pods = Selection::labelled("v1", "Pod", &of.namespace, &selector.join(","));
+        let pods = self.get(&pods).await?;
+        let pod = pods.iter().find(|pod| is_ready(pod)).ok_or_else(nobody)?;
+        let port = target_port(&found, port, pod).ok_or_else(nobody)?;
+        Ok((pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(), port))
+    }
+
+    fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+async fn read_all(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(mut from) = from {
+        from.read_to_end(&mut bytes).await?;
+    }
+    Ok(bytes)
+}
+
+/// What the status of a command says: success, or a cause named ExitCode.
+fn exit_code(status: &Value) -> Option<i32> {
+    if status["status"] == "Success" {
+        return Some(0);
+    }
+    let causes = status["details"]["causes"].as_array()?;
+    let code = causes.iter().find(|cause| cause["reason"] == "ExitCode")?;
+    code["message"].as_str()?.parse().ok()
+}
+
+fn is_ready(pod: &Value) -> bool {
+    pod["metadata"]["deletionTimestamp"].is_null()
+        && crate::condition::condition(pod, "Ready").is_some_and(|ready| ready["status"] == "True")
+}
+
+/// The port of a pod behind a port of a Service: the same, a number, or the name of a container's port.
+fn target_port(service: &Value, port: u16, pod: &Value) -> Option<u16> {
+    let ports = service["spec"]["ports"].as_array()?;
+    let entry = ports.iter().find(|entry| entry["port"] == port)?;
+    let number = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
+    match &entry["targetPort"] {
+        Value::Null => Some(port),
+        Value::String(name) => {
+            let containers = pod["spec"]["containers"].as_array()?;
+            let named = containers.iter().flat_map(|c| c["ports"].as_array().into_iter().flatten());
+            let mut named = named.filter(|entry| entry["name"] == *name);
+            number(&named.next()?["containerPort"])
+        }
+        other => number(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_port_of_a_service_leads_to_a_port_of_a_pod() {
+        let pod =
+            json!({"spec": {"containers": [{"ports": [{"name": "http", "containerPort": 8000}]}]}});
+        let check = |target: Value, expected: Option<u16>| {
+            let service = json!({"spec": {"ports": [{"port": 80, "targetPort": target}]}});
+            assert_eq!(target_port(&service, 80, &pod), expected);
+        };
+        check(json!(8200), Some(8200));
+        check(json!("http"), Some(8000));
+        check(json!("other"), None);
+        check(Value::Null, Some(80));
+    }
+
+    #[test]
+    fn a_command_says_its_exit_code() {
+        assert_eq!(exit_code(&json!({"status": "Success"})), Some(0));
+        let failed = json!({"status": "Failure", "details": {"causes": [{"reason": "ExitCode", "message": "3"}]}});
+        assert_eq!(exit_code(&failed), Some(3));
+        assert_eq!(exit_code(&json!({"status": "Failure"})), None);
+    }
+}

@@ -1,0 +1,349 @@
+//! Watching objects until they are as they should be, saying what keeps them, and giving up when hope is lost.
+
+use crate::condition::Condition;
+use crate::connection::{Cluster, Kind};
+use crate::diagnosis::{Diagnosis, Log, Observed, diagnose};
+use crate::error::{Error, Result, cause};
+use crate::object::{Selection, Which};
+use crate::pod::LogOptions;
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
+use kube::api::DynamicObject;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+/// How often logs and patience are looked at when nothing changes.
+const LOOK: Duration = Duration::from_secs(1);
+/// The log of what runs and is not ready is read again after so long.
+const STALE: Duration = Duration::from_secs(10);
+/// A log that takes longer is done without.
+const LOG: Duration = Duration::from_secs(5);
+
+/// How a wait stands.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// Since the wait began.
+    pub elapsed: Duration,
+    /// What is still missing: "Deployment vllm: 0 of 1 ready".
+    pub state: &'a str,
+    /// What may be the cause, hopeless or not.
+    pub diagnoses: &'a [Diagnosis],
+}
+
+impl Cluster {
+    /// Waits until objects are as they should be, and gives them. What may keep them is told to `progress` whenever it
+    /// changes, and each second.
+    ///
+    /// # Errors
+    /// [`Error::Hopeless`] when it cannot come to that any more, [`Error::TimedOut`] when it takes too long; when their
+    /// kind is not known, or may not be watched. While the API server does not answer it waits on.
+    pub async fn wait(
+        &self,
+        selection: &Selection,
+        condition: &Condition,
+        timeout: Duration,
+        progress: &mut (dyn FnMut(&Progress<'_>) + Send),
+    ) -> Result<Vec<Value>> {
+        let begin = Instant::now();
+        let deadline = begin + timeout;
+        let mut view = View::new(self, selection, condition).await?;
+        let mut patience = Since::default();
+        let mut state = "it is not known yet".to_owned();
+        let mut diagnoses: Vec<Diagnosis> = Vec::new();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some((index, event)) = view.changes.next() => view.take(index, event)?,
+                _ = look.tick() => view.read_logs(self, selection).await,
+                () = sleep_until(deadline) => {
+                    let what = selection.to_string();
+                    return Err(Error::TimedOut { what, after: timeout, state, diagnoses });
+                }
+            }
+            if view.is_known() {
+                let objects = view.targets();
+                match condition.unmet(&objects) {
+                    None => return Ok(objects),
+                    Some(lack) => state = lack,
+                }
+                diagnoses = diagnose(&view.related());
+            }
+            if let Some(trouble) = &view.trouble {
+                state.clone_from(trouble);
+            }
+            let mut hopeless = patience.lost(&diagnoses);
+            if !hopeless.is_empty() {
+                // The logs of what ended just now belong to the answer.
+                view.read_logs(self, selection).await;
+                diagnoses = diagnose(&view.related());
+                hopeless = patience.lost(&diagnoses);
+            }
+            progress(&Progress { elapsed: begin.elapsed(), state: &state, diagnoses: &diagnoses });
+            if !hopeless.is_empty() {
+                return Err(Error::Hopeless { what: selection.to_string(), diagnoses: hopeless });
+            }
+        }
+    }
+}
+
+/// Since when each diagnosis stands, by its signal and subject.
+#[derive(Default)]
+struct Since(HashMap<(&'static str, String), Instant>);
+
+impl Since {
+    /// Those for which patience is lost.
+    fn lost(&mut self, diagnoses: &[Diagnosis]) -> Vec<Diagnosis> {
+        let now = Instant::now();
+        let key = |diagnosis: &Diagnosis| (diagnosis.signal, diagnosis.subject.clone());
+        self.0.retain(|known, _| diagnoses.iter().any(|diagnosis| key(diagnosis) == *known));
+        let is_lost = |diagnosis: &&Diagnosis| {
+            let since = *self.0.entry(key(diagnosis)).or_insert(now);
+            diagnosis.is_hopeless(now.duration_since(since))
+        };
+        diagnoses.iter().filter(is_lost).cloned().collect()
+    }
+}
+
+type Change = (usize, watcher::Result<Event<DynamicObject>>);
+
+/// What is watched: the objects of interest, and what may say why they are not ready.
+struct View {
+    kinds: Vec<Kind>,
+    changes: SelectAll<BoxStream<'static, Change>>,
+    /// For each kind its objects by their uid.
+    objects: Vec<BTreeMap<String, Value>>,
+    /// For each kind those of a list that is on its way. None: there is none.
+    incoming: Vec<Option<BTreeMap<String, Value>>>,
+    is_listed: Vec<bool>,
+    nodes: Option<Vec<Value>>,
+    logs: HashMap<(String, String), ReadLog>,
+    trouble: Option<String>,
+}
+
+struct ReadLog {
+    text: String,
+    restarts: u64,
+    has_ended: bool,
+    at: Instant,
+}
+
+/// What may say why something is not ready.
+const RELATED: [(&str, &str); 4] =
+    [("v1", "Pod"), ("v1", "Event"), ("apps/v1", "ReplicaSet"), ("v1", "PersistentVolumeClaim")];
+
+impl View {
+    async fn new(cluster: &Cluster, selection: &Selection, condition: &Condition) -> Result<Self> {
+        let target = cluster.kind(&selection.api_version, &selection.kind).await?;
+        let config = match &selection.which {
+            Which::Name(name) => {
+                watcher::Config::default().fields(&format!("metadata.name={name}"))
+            }
+            Which::Labels(labels) => watcher::Config::default().labels(labels),
+        };
+        let mut kinds = vec![target];
+        if kinds[0].is_namespaced && *condition != Condition::Deleted {
+            for (api_version, kind) in RELATED {
+                kinds.push(cluster.kind(api_version, kind).await?);
+            }
+        }
+        let mut changes = SelectAll::new();
+        for (index, kind) in kinds.iter().enumerate() {
+            let config = if index == 0 { config.clone() } else { watcher::Config::default() };
+            let api = cluster.api(kind, Some(&selection.namespace));
+            let stream = watcher(api, config).default_backoff();
+            changes.push(stream.map(move |event| (index, event)).boxed());
+        }
+        let number = kinds.len();
+        Ok(Self {
+            kinds,
+            changes,
+            objects: vec![BTreeMap::new(); number],
+            incoming: vec![None; number],
+            is_listed: vec![false; number],
+            nodes: None,
+            logs: HashMap::new(),
+            trouble: None,
+        })
+    }
+
+    fn take(&mut self, index: usize, event: watcher::Result<Event<DynamicObject>>) -> Result<()> {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => return self.failed(index, error),
+        };
+        self.trouble = None;
+        let key = |object: &DynamicObject| object.metadata.uid.clone().unwrap_or_default();
+        match event {
+            Event::Init => self.incoming[index] = Some(BTreeMap::new()),
+            Event::InitApply(object) => {
+                let key = key(&object);
+                let value = self.kinds[index].value(object);
+                self.incoming[index].get_or_insert_default().insert(key, value);
+            }
+            Event::InitDone => {
+                self.objects[index] = self.incoming[index].take().unwrap_or_default();
+                self.is_listed[index] = true;
+            }
+            Event::Apply(object) => {
+                let key = key(&object);
+                let value = self.kinds[index].value(object);
+                self.objects[index].insert(key, value);
+            }
+            Event::Delete(object) => {
+                // A Job that fails takes its pods along, whose logs say why.
+                let owners = object.metadata.owner_references.iter().flatten();
+                if index == 0 || !owners.into_iter().any(|owner| owner.kind == "Job") {
+                    self.objects[index].remove(&key(&object));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was waited for must be seen; of the rest one goes without what one may not see.
+    fn failed(&mut self, index: usize, error: watcher::Error) -> Result<()> {
+        let source = match error {
+            watcher::Error::InitialListFailed(source)
+            | watcher::Error::WatchStartFailed(source)
+            | watcher::Error::WatchFailed(source) => source,
+            // The watch is taken up again.
+            watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => return Ok(()),
+        };
+        match &source {
+            kube::Error::Api(status) if status.code == 401 || status.code == 403 => {
+                if index > 0 {
+                    self.is_listed[index] = true;
+                    return Ok(());
+                }
+                let what = self.kinds[0].resource.plural.clone();
+                Err(Error::Request { verb: "watch", what, source: Box::new(source) })
+            }
+            // Between two versions of a list, or while a kind is being defined.
+            kube::Error::Api(_) => Ok(()),
+            other => {
+                self.trouble = Some(format!("the API server does not answer: {}", cause(other)));
+                Ok(())
+            }
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        self.is_listed[0]
+    }
+
+    fn targets(&self) -> Vec<Value> {
+        self.objects[0].values().cloned().collect()
+    }
+
+    /// The objects of interest, what they own, the claims of their pods, and the events of all these.
+    fn related(&self) -> Observed {
+        let mut found: Vec<&Value> = self.objects[0].values().collect();
+        let mut uids: HashSet<&str> = found.iter().filter_map(|object| uid(object)).collect();
+        let others = || self.objects.iter().skip(1).flat_map(BTreeMap::values);
+        loop {
+            let owned: Vec<&Value> = others()
+                .filter(|object| object["kind"] != "Event")
+                .filter(|object| uid(object).is_some_and(|own| !uids.contains(own)))
+                .filter(|object| owners(object).any(|owner| uids.contains(owner)))
+                .collect();
+            if owned.is_empty() {
+                break;
+            }
+            uids.extend(owned.iter().filter_map(|object| uid(object)));
+            found.extend(owned);
+        }
+        let claims: HashSet<&str> = found.iter().flat_map(|object| claims(object)).collect();
+        let claims = others().filter(|object| {
+            object["kind"] == "PersistentVolumeClaim"
+                && object["metadata"]["name"].as_str().is_some_and(|name| claims.contains(name))
+                && uid(object).is_some_and(|own| !uids.contains(own))
+        });
+        let claims: Vec<&Value> = claims.collect();
+        uids.extend(claims.iter().filter_map(|object| uid(object)));
+        found.extend(claims);
+        let is_own = |event: &&Value| {
+            event["kind"] == "Event"
+                && event["involvedObject"]["uid"].as_str().is_some_and(|about| uids.contains(about))
+        };
+        found.extend(others().filter(is_own));
+        found.extend(self.nodes.iter().flatten());
+        let logs = self.logs.iter().map(|((pod, container), log)| Log {
+            pod: pod.clone(),
+            container: container.clone(),
+            text: log.text.clone(),
+        });
+        Observed { objects: found.into_iter().cloned().collect(), logs: logs.collect() }
+    }
+
+    /// Reads the logs of containers that ended or are not ready, and what nodes offer where a pod finds none.
+    async fn read_logs(&mut self, cluster: &Cluster, selection: &Selection) {
+        let observed = self.related();
+        let pods = observed.objects.iter().filter(|object| object["kind"] == "Pod");
+        for pod in pods {
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+            if self.nodes.is_none() && is_unschedulable(pod) {
+                let nodes = Selection::labelled("v1", "Node", "", "");
+                self.nodes = Some(cluster.get(&nodes).await.unwrap_or_default());
+            }
+            for status in statuses(pod) {
+                let container = status["name"].as_str().unwrap_or_default();
+                let restarts = status["restartCount"].as_u64().unwrap_or(0);
+                let has_ended = !status["state"]["terminated"].is_null();
+                let runs = !status["state"]["running"].is_null();
+                if status["ready"] == true || (restarts == 0 && !has_ended && !runs) {
+                    continue;
+                }
+                let key = (name.to_owned(), container.to_owned());
+                let is_fresh = self.logs.get(&key).is_some_and(|log| {
+                    log.restarts == restarts
+                        && log.has_ended == has_ended
+                        && (log.has_ended || !runs || restarts > 0 || log.at.elapsed() < STALE)
+                });
+                if is_fresh {
+                    continue;
+                }
+                // After a restart the one before is what ended.
+                let options = LogOptions {
+                    container: Some(container.to_owned()),
+                    previous: restarts > 0 && !has_ended,
+                    tail: Some(100),
+                };
+                let read = cluster.logs(&selection.namespace, name, &options);
+                let text = tokio::time::timeout(LOG, read).await;
+                if let Ok(Ok(text)) = text {
+                    let at = Instant::now();
+                    self.logs.insert(key, ReadLog { text, restarts, has_ended, at });
+                }
+            }
+        }
+    }
+}
+
+fn uid(object: &Value) -> Option<&str> {
+    object["metadata"]["uid"].as_str()
+}
+
+fn owners(object: &Value) -> impl Iterator<Item = &str> {
+    let owners = object["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+    owners.filter_map(|owner| owner["uid"].as_str())
+}
+
+fn claims(pod: &Value) -> impl Iterator<Item = &str> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str())
+}
+
+fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    lists.into_iter().flat_map(|list| pod["status"][list].as_array().into_iter().flatten())
+}
+
+fn is_unschedulable(pod: &Value) -> bool {
+    crate::condition::condition(pod, "PodScheduled")
+        .is_some_and(|entry| entry["reason"] == "Unschedulable")
+}

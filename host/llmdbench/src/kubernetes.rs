@@ -1,0 +1,442 @@
+//! Carries out in a cluster what actions say, and remembers what was put there: `setup/objects.json`.
+
+use crate::action::{self, Action, Manifest};
+use crate::document::Document;
+use crate::error::{Error, Exit, Result};
+use crate::interrupt;
+use crate::plan::Within;
+use crate::printer::Printer;
+use crate::run_dir::{self, RunDir};
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+use crate::unit;
+use cluster::{Access, Applied, Cluster, Effect, ObjectRef, Owner, Removal, Selection};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::future::Future;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// What goes is waited for so long.
+const REMOVAL: Duration = Duration::from_secs(300);
+
+/// What the commands on a run folder put into a cluster.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Inventory {
+    /// The run whose label the objects have, which stays the same over commands.
+    pub(crate) run: String,
+    /// The API server.
+    server: String,
+    /// In the order of their application.
+    pub(crate) objects: Vec<Recorded>,
+}
+
+/// An object that was put there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recorded {
+    #[serde(flatten)]
+    pub(crate) object: ObjectRef,
+    /// It outlives the run.
+    pub(crate) is_prepared: bool,
+}
+
+impl Inventory {
+    /// Reads it. Empty where nothing was applied.
+    pub(crate) fn read(dir: &RunDir) -> Result<Self> {
+        Ok(run_dir::read_json(&dir.objects())?.unwrap_or_default())
+    }
+
+    /// What goes with the run.
+    pub(crate) fn standing(&self) -> impl Iterator<Item = &ObjectRef> {
+        self.objects
+            .iter()
+            .filter(|recorded| !recorded.is_prepared)
+            .map(|recorded| &recorded.object)
+    }
+
+    /// Whether a teardown has something to remove.
+    pub(crate) fn has_some(&self, deep: bool) -> bool {
+        self.objects.iter().any(|recorded| deep || !recorded.is_prepared)
+    }
+
+    fn add(&mut self, applied: Applied, is_prepared: bool) {
+        // What was there before and is somebody else's is never to be removed.
+        if applied.effect == Effect::Kept {
+            return;
+        }
+        let is_same = |recorded: &Recorded| {
+            ObjectRef { uid: None, ..recorded.object.clone() }
+                == ObjectRef { uid: None, ..applied.object.clone() }
+        };
+        self.objects.retain(|recorded| !is_same(recorded));
+        self.objects.push(Recorded { object: applied.object, is_prepared });
+    }
+}
+
+/// A cluster, and what a run has in it.
+pub(crate) struct Kubernetes {
+    cluster: Cluster,
+    runtime: Runtime,
+    /// Of objects that name none.
+    namespace: String,
+}
+
+/// What was removed, and what was not.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Removed {
+    /// What is gone, now or since before.
+    pub(crate) removed: Vec<String>,
+    /// What stays, for it belongs to others.
+    pub(crate) foreign: Vec<String>,
+    /// What could not be removed, and why.
+    pub(crate) left: Vec<String>,
+}
+
+impl Kubernetes {
+    /// Connects to the cluster that the settings name. `namespace` is that of objects that name none.
+    pub(crate) fn connect(settings: &Settings, namespace: &str) -> Result<Self> {
+        let access = match settings.text("cluster.url") {
+            None | Some("auto") => Access::found(),
+            Some(url) => Access::Server {
+                url: url.to_owned(),
+                token: settings
+                    .text("cluster.token")
+                    .ok_or_else(|| {
+                        Error::usage("`cluster.url` is set and `cluster.token` is not")
+                            .hint("set LLMDBENCH_CLUSTER_TOKEN, or leave LLMDBENCH_CLUSTER_URL out for the current context of kubectl")
+                    })?
+                    .to_owned()
+                    .into(),
+                authority: None,
+            },
+        };
+        // Its thread serves forwarded ports while this one waits for answers.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| Error::unexpected("cannot start").because(error))?;
+        let cluster = finish(&runtime, Cluster::connect(&access)).map_err(|error| {
+            error.hint("`kubectl cluster-info` says whether the current context works; -n needs no cluster")
+        })?;
+        Ok(Self { cluster, runtime, namespace: namespace.to_owned() })
+    }
+
+    /// Connects to the cluster in which a run folder has something standing; another one is refused.
+    pub(crate) fn of(inventory: &Inventory, settings: &Settings) -> Result<Self> {
+        let own = Self::connect(settings, "")?;
+        if own.cluster.server() == inventory.server {
+            return Ok(own);
+        }
+        Err(Error::usage(format!(
+            "the run stands in the cluster {}, and this leads to {}",
+            inventory.server,
+            own.cluster.server()
+        ))
+        .hint("switch the context of kubectl (`kubectl config use-context`), or set LLMDBENCH_CLUSTER_URL"))
+    }
+
+    /// Carries an action out and says how it ended. What is applied is in `setup/objects.json` at once.
+    pub(crate) fn carry_out(
+        &self,
+        action: &Action,
+        run: &str,
+        is_prepared: bool,
+        secrets: &Secrets,
+        dir: &RunDir,
+        printer: &Printer,
+    ) -> Result<String> {
+        let owner = if is_prepared { Owner::Prepared } else { Owner::Run(run.to_owned()) };
+        match action {
+            Action::Apply(manifest) => {
+                run_dir::write(&dir.yaml(&manifest.file), manifest.yaml.as_bytes())?;
+                let objects = Document::values(&manifest.file, &manifest.yaml)?;
+                self.apply(objects, &self.namespace, &owner, run, dir)
+            }
+            Action::Secret(secret) => {
+                let mut data = json!({});
+                for (key, name) in &secret.entries {
+                    let value = secrets
+                        .by_name
+                        .get(name)
+                        .ok_or_else(|| Error::usage(format!("the secret `{name}` is not set")))?;
+                    data[key] = json!(value.expose_secret());
+                }
+                let object = json!({
+                    "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+                    "metadata": {"name": secret.name}, "stringData": data,
+                });
+                let within = secret.namespace.as_deref().unwrap_or(&self.namespace);
+                self.apply(vec![object], within, &owner, run, dir)
+            }
+            Action::Wait(wait) => {
+                let selection = self.selection(&wait.objects);
+                let until = condition(&wait.until);
+                let mut progress = printer.progress();
+                let waited = finish(
+                    &self.runtime,
+                    self.cluster.wait(&selection, &until, wait.timeout, &mut |now| {
+                        progress.show(|| {
+                            let cause = now.diagnoses.first();
+                            let cause =
+                                cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+                            format!("waiting {}: {}{cause}", unit::show(now.elapsed), now.state)
+                        });
+                    }),
+                );
+                progress.end();
+                waited.map(|objects| {
+                    format!("{} as wanted", count(objects.len(), "object is", "objects are"))
+                })
+            }
+            Action::Delete(objects) => {
+                let selection = self.selection(objects);
+                let found = finish(&self.runtime, self.cluster.get(&selection))?;
+                let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
+                let removal = self.remove(&found, &owner, &mut |_| {})?;
+                match removal.left.first() {
+                    Some(left) => {
+                        Err(Error::new(Exit::Standup, format!("failed to delete {}", left.object))
+                            .cause(left.why.clone()))
+                    }
+                    None => {
+                        Ok(format!("{} deleted", count(removal.removed.len(), "object", "objects")))
+                    }
+                }
+            }
+            Action::Observe(objects) => {
+                let found = self.observe(objects)?;
+                Ok(format!("{} there", count(found.len(), "object is", "objects are")))
+            }
+            other => Err(Error::unexpected(format!("no cluster carries out {other:?}"))),
+        }
+    }
+
+    /// Objects as they are, for the backend.
+    pub(crate) fn observe(&self, objects: &action::Objects) -> Result<Vec<Value>> {
+        finish(&self.runtime, self.cluster.get(&self.selection(objects)))
+    }
+
+    /// Opens a port of this machine that leads to one in the cluster.
+    pub(crate) fn forward(&self, to: &Within) -> Result<cluster::Forward> {
+        finish(&self.runtime, self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
+    }
+
+    /// Removes what the run has in the cluster, the last first, and with `deep` what was prepared for it.
+    /// `setup/objects.json` then has what is left.
+    pub(crate) fn take_down(
+        &self,
+        inventory: &mut Inventory,
+        deep: bool,
+        dir: &RunDir,
+        printer: &Printer,
+    ) -> Result<Removed> {
+        let run = Owner::Run(inventory.run.clone());
+        // What was applied in the moment in which a command was killed is found by its label.
+        let namespaces = inventory.objects.iter().filter_map(|r| r.object.namespace.clone());
+        let namespaces: Vec<String> = namespaces.collect();
+        let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+        let found = finish(&self.runtime, self.cluster.find(&run, &namespaces))?;
+        for found in found.into_iter().filter(|found| !found.is_made) {
+            inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
+        }
+        let mut all = Removed::default();
+        for is_prepared in [false, true] {
+            if is_prepared && !deep {
+                continue;
+            }
+            let of_kind = inventory.objects.iter().filter(|r| r.is_prepared == is_prepared);
+            let objects: Vec<ObjectRef> = of_kind.map(|r| r.object.clone()).collect();
+            let owner = if is_prepared { Owner::Prepared } else { run.clone() };
+            let removal = self.remove(&objects, &owner, &mut |object| {
+                printer.step(&format!("teardown: {object}"));
+            })?;
+            let left: Vec<&ObjectRef> = removal.left.iter().map(|left| &left.object).collect();
+            inventory.objects.retain(|r| r.is_prepared != is_prepared || left.contains(&&r.object));
+            run_dir::write_json(&dir.objects(), inventory)?;
+            let gone = removal.removed.iter().chain(&removal.absent);
+            all.removed.extend(gone.map(ToString::to_string));
+            let foreign = removal.foreign.iter();
+            all.foreign
+                .extend(foreign.map(|(object, owner)| format!("{object} belongs to {owner}")));
+            let left = removal.left.iter();
+            all.left.extend(left.map(|left| format!("{}: {}", left.object, left.why)));
+        }
+        Ok(all)
+    }
+
+    fn apply(
+        &self,
+        objects: Vec<Value>,
+        within: &str,
+        owner: &Owner,
+        run: &str,
+        dir: &RunDir,
+    ) -> Result<String> {
+        let mut inventory = Inventory::read(dir)?;
+        run.clone_into(&mut inventory.run);
+        self.cluster.server().clone_into(&mut inventory.server);
+        let mut told = Vec::new();
+        let mut kept = Ok(());
+        let mut done = |applied: Applied| {
+            let effect = match applied.effect {
+                Effect::Created => "created",
+                Effect::Changed => "changed",
+                Effect::Unchanged => "unchanged",
+                Effect::Kept => "there already, and not of llmdbench: used as it is",
+            };
+            told.push(format!("{} {effect}", applied.object));
+            inventory.add(applied, *owner == Owner::Prepared);
+            if kept.is_ok() {
+                kept = run_dir::write_json(&dir.objects(), &inventory);
+            }
+        };
+        let applied = finish(&self.runtime, self.cluster.apply(objects, within, owner, &mut done));
+        kept?;
+        applied.map(|()| told.join("\n"))
+    }
+
+    fn remove(
+        &self,
+        objects: &[ObjectRef],
+        owner: &Owner,
+        progress: &mut (dyn FnMut(&ObjectRef) + Send),
+    ) -> Result<Removal> {
+        finish(&self.runtime, self.cluster.delete(objects, owner, REMOVAL, progress))
+    }
+
+    fn selection(&self, objects: &action::Objects) -> Selection {
+        let namespace = objects.namespace.as_deref().unwrap_or(&self.namespace);
+        let of = |which: &str, by: fn(&str, &str, &str, &str) -> Selection| {
+            by(&objects.api_version, &objects.kind, namespace, which)
+        };
+        match &objects.which {
+            action::Which::Name(name) => of(name, Selection::named),
+            action::Which::Selector(labels) => of(labels, Selection::labelled),
+        }
+    }
+}
+
+/// What of an action no cluster is asked for yet. None: it is carried out.
+pub(crate) fn unsupported(action: &Action) -> Option<&'static str> {
+    match action {
+        Action::Helm(_) | Action::Uninstall(_) => Some("install charts with helm"),
+        Action::ApplyRemote(_) => Some("apply what others publish"),
+        _ => None,
+    }
+}
+
+/// Whether the objects of a manifest can be read.
+pub(crate) fn check(manifest: &Manifest) -> Result<()> {
+    Document::values(&manifest.file, &manifest.yaml).map(drop)
+}
+
+fn condition(until: &action::Condition) -> cluster::Condition {
+    match until.clone() {
+        action::Condition::Value { path, value } => cluster::Condition::Value { path, value },
+        action::Condition::Status { name, status } => cluster::Condition::Status { name, status },
+        action::Condition::Rollout => cluster::Condition::Rollout,
+        action::Condition::Deleted => cluster::Condition::Deleted,
+    }
+}
+
+/// Waits for what was asked of the cluster, or for the user to interrupt.
+fn finish<T>(runtime: &Runtime, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
+    runtime.block_on(async {
+        let interrupted = async {
+            loop {
+                if let Err(error) = interrupt::check() {
+                    return error;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            answer = asked => answer.map_err(|error| told(&error)),
+            error = interrupted => Err(error),
+        }
+    })
+}
+
+/// An error with everything that is known about it.
+fn told(error: &cluster::Error) -> Error {
+    let (message, diagnoses) = match error {
+        cluster::Error::Hopeless { what, diagnoses } => {
+            (format!("{what} cannot come up"), diagnoses.as_slice())
+        }
+        cluster::Error::TimedOut { diagnoses, .. } => (error.to_string(), diagnoses.as_slice()),
+        _ => (error.to_string(), &[][..]),
+    };
+    let mut told = Error::new(Exit::Standup, message);
+    for diagnosis in diagnoses {
+        told = told.cause(diagnosis.lines().join("\n"));
+    }
+    match error.hint() {
+        Some(hint) => told.hint(hint),
+        None => told,
+    }
+}
+
+fn count(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(name: &str, uid: &str, effect: Effect) -> Applied {
+        let object = ObjectRef {
+            api_version: "v1".into(),
+            kind: "ConfigMap".into(),
+            namespace: Some("ns".into()),
+            name: name.into(),
+            uid: Some(uid.into()),
+        };
+        Applied { object, effect }
+    }
+
+    #[test]
+    fn the_inventory_has_each_object_once_and_none_of_others() {
+        let mut inventory = Inventory::default();
+        inventory.add(applied("a", "1", Effect::Created), false);
+        inventory.add(applied("b", "2", Effect::Created), true);
+        inventory.add(applied("c", "3", Effect::Kept), true);
+        inventory.add(applied("a", "4", Effect::Created), false);
+        let names: Vec<String> = inventory.objects.iter().map(|r| r.object.to_string()).collect();
+        assert_eq!(names, ["ConfigMap ns/b", "ConfigMap ns/a"]);
+        let standing: Vec<_> = inventory.standing().map(|object| object.uid.clone()).collect();
+        assert_eq!(standing, [Some("4".to_owned())]);
+    }
+
+    #[test]
+    fn the_inventory_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = RunDir::at(folder.path());
+        let mut inventory =
+            Inventory { run: "r".into(), server: "https://h".into(), objects: Vec::new() };
+        inventory.add(applied("a", "1", Effect::Created), false);
+        run_dir::write_json(&dir.objects(), &inventory).unwrap();
+        assert_eq!(Inventory::read(&dir).unwrap().objects, inventory.objects);
+    }
+
+    #[test]
+    fn a_wait_without_hope_is_told_with_reason_facts_and_advice() {
+        let diagnosis = cluster::explain(cluster::Place::Pull, "pod p", "x: not found").unwrap();
+        let error =
+            cluster::Error::Hopeless { what: "Deployment ns/d".into(), diagnoses: vec![diagnosis] };
+        let text = told(&error).to_string();
+        assert!(
+            text.starts_with(
+                "error: Deployment ns/d cannot come up\n  because: pod p: x: not found"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("the registry has no such image or tag")
+                && text.contains("hint: check the image"),
+            "{text}"
+        );
+    }
+}

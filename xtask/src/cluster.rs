@@ -1,0 +1,92 @@
+//! The one-node Kubernetes of the tests: `tests/cluster/cluster` does it, here is what it needs of the machine.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::shell::{cargo, is_installed, output, root, run as carry_out, say, target};
+use crate::{image, packages};
+
+/// Debian packages, and the program of each by which one sees that it is there.
+const PACKAGES: &[(&str, &str)] = &[
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("iptables", "iptables"),
+    ("conntrack", "conntrack"),
+    ("iproute2", "ip"),
+    ("openssl", "openssl"),
+    ("curl", "curl"),
+    ("procps", "pgrep"),
+];
+
+/// The plugins for networks of pods, which lie in a folder of their own.
+const NETWORK_PLUGINS: (&str, &str) = ("containernetworking-plugins", "/usr/lib/cni/bridge");
+
+/// `cargo xtask cluster WORDS`. Gives the script's exit code.
+///
+/// # Errors
+/// When what it needs is missing and cannot be installed, or it does not start.
+pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
+    if matches!(words.first(), Some(&("build" | "up"))) {
+        install()?;
+    }
+    let mut command = script();
+    command.args(words);
+    let status = command.status().context("failed to start the script of the cluster")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(ExitCode::from(code))
+}
+
+/// `cargo xtask test --cluster`: the tests that need a cluster, on the one of KUBECONFIG, or on one that is started for
+/// them and stopped afterwards.
+///
+/// # Errors
+/// When the cluster does not come up or a test fails.
+pub(crate) fn test(arguments: &[&str]) -> Result<()> {
+    if std::env::var_os("KUBECONFIG").is_some() {
+        say(
+            "xtask: testing on the cluster of KUBECONFIG; its nodes must have the image of the program",
+        );
+        return carry_out(&mut tests(arguments));
+    }
+    carry_out(cargo().args(["build", "--package", "llmdbench"]))?;
+    let file = image::write(Some(&target().join("debug/llmdbench")))?;
+    install()?;
+    let stays = output(script().arg("status"))? != "down";
+    let line = output(script().arg("up"))?;
+    let kubeconfig = line.rsplit('=').next().unwrap_or_default();
+    let name = image::NAME.trim_start_matches("localhost/");
+    let pushed = carry_out(script().arg("push").arg(file).arg(name));
+    let tested = pushed.and_then(|()| carry_out(tests(arguments).env("KUBECONFIG", kubeconfig)));
+    if !stays {
+        carry_out(script().arg("down"))?;
+    }
+    tested
+}
+
+fn tests(arguments: &[&str]) -> Command {
+    let mut command = cargo();
+    command.args(["test", "--package", "cluster", "--package", "acceptance"]);
+    command.args(["--test", "real", "--test", "kubernetes"]).args(arguments);
+    command
+}
+
+fn script() -> Command {
+    Command::new(root().join("tests/cluster/cluster"))
+}
+
+fn install() -> Result<()> {
+    let mut missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|(_, program)| !is_installed(program))
+        .map(|(package, _)| *package)
+        .collect();
+    if !Path::new(NETWORK_PLUGINS.1).exists() {
+        missing.push(NETWORK_PLUGINS.0);
+    }
+    if !missing.is_empty() {
+        packages::install(&missing, "what runs the test cluster")?;
+    }
+    Ok(())
+}
