@@ -46,7 +46,7 @@ pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
 pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     if std::env::var_os("KUBECONFIG").is_some() {
         say(
-            "xtask: testing on the cluster of KUBECONFIG; its nodes must have the image of the program",
+            "xtask: testing on the cluster of KUBECONFIG; its nodes must have the image of the program, and PATH helm",
         );
         return carry_out(&mut tests(arguments));
     }
@@ -58,7 +58,13 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let kubeconfig = line.rsplit('=').next().unwrap_or_default();
     let name = image::NAME.trim_start_matches("localhost/");
     let pushed = carry_out(script().arg("push").arg(file).arg(name));
-    let tested = pushed.and_then(|()| carry_out(tests(arguments).env("KUBECONFIG", kubeconfig)));
+    let tested = pushed.and_then(|()| {
+        let path = std::env::var("PATH").unwrap_or_default();
+        // Helm is built beside the cluster.
+        let run = Path::new(kubeconfig).parent().unwrap_or(Path::new(""));
+        let path = format!("{}:{path}", run.with_file_name("bin").display());
+        carry_out(tests(arguments).env("KUBECONFIG", kubeconfig).env("PATH", path))
+    });
     if !stays {
         carry_out(script().arg("down"))?;
     }
@@ -68,7 +74,7 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
 fn tests(arguments: &[&str]) -> Command {
     let mut command = cargo();
     command.args(["test", "--package", "cluster", "--package", "acceptance"]);
-    command.args(["--test", "real", "--test", "kubernetes"]).args(arguments);
+    command.args(["--test", "real", "--test", "kubernetes", "--test", "charts"]).args(arguments);
     command
 }
 

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where run folders are made when the user names none.
 const HOME: &str = "workdir";
@@ -109,6 +110,13 @@ impl RunDir {
     /// `setup/commands/<ns>_command.log`, where ns is the epoch in nanoseconds.
     pub(crate) fn command_log(&self, unix_ns: u128) -> PathBuf {
         self.root.join(format!("setup/commands/{unix_ns}_command.log"))
+    }
+
+    /// Keeps a command that was executed, with its outcome.
+    pub(crate) fn log_command(&self, command: &str, outcome: &str) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let text = format!("---> will execute the command \"{command}\"\n{outcome}\n");
+        write(&self.command_log(now), text.as_bytes())
     }
 
     /// `setup/yamls/NN_NAME.yaml`: objects and values of a plan.

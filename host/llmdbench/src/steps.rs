@@ -1,8 +1,10 @@
 //! Which steps of a standup are meant by `-s`: numbers, names, prefixes, lists and ranges.
 
+use crate::action::Action;
 use crate::document::nearest;
 use crate::error::{Error, Result};
 use crate::plan::Step;
+use cluster::Owner;
 
 /// The host's own step that asks for a completion.
 pub(crate) const SMOKETEST: u8 = 8;
@@ -33,6 +35,16 @@ pub(crate) fn help() -> String {
 
 /// Numbers of the host's own steps: monitoring, model namespace, harness namespace, smoke test.
 pub(crate) const HOST_STEPS: [u8; 4] = [3, 4, 5, SMOKETEST];
+
+/// Whom it belongs to what an action of a step makes, in a run of this id: what the host prepares is
+/// there for all runs, and a chart of 00 to 02 is the cluster's, which other people use as well.
+pub(crate) fn owner(number: u8, action: &Action, run: &str) -> Owner {
+    match action {
+        _ if HOST_STEPS.contains(&number) => Owner::Prepared,
+        Action::Helm(_) if number <= 2 => Owner::Stranger,
+        _ => Owner::Run(run.to_owned()),
+    }
+}
 
 /// The numbers of the selected steps, in the order of the plan. No selection: all of them.
 pub(crate) fn select(selection: Option<&str>, steps: &[Step]) -> Result<Vec<u8>> {
