@@ -24,7 +24,7 @@ const TOKEN: &str = "hf_secret_of_the_user";
 impl Stack {
     /// None: there is no cluster.
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-    fn new(name: &str, method: &str, settings: &Value) -> Option<Self> {
+    fn new(name: &str, method: &str, settings: &Value, files: &[(&str, &Value)]) -> Option<Self> {
         if std::env::var_os("KUBECONFIG").is_none() {
             eprintln!(
                 "skipped: KUBECONFIG names no cluster; `cargo xtask test --cluster` starts one"
@@ -45,6 +45,9 @@ impl Stack {
             "fmperf": {"namespace": namespace, "pvc_size": "1Gi"},
         });
         bench.write("e.yaml", experiment.to_string());
+        for (file, contents) in files {
+            bench.write(file, contents.to_string());
+        }
         bench.run(&["standup", "e.yaml", "-s", "5"]).expect(0);
         Some(Self { bench, namespace, cluster, runtime })
     }
@@ -94,7 +97,10 @@ impl Stack {
     }
 }
 
-const TAG: &str = env!("CARGO_PKG_VERSION");
+/// The tag of the program's image on the nodes.
+fn tag() -> String {
+    std::env::var("TEST_IMAGE_TAG").unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned())
+}
 
 fn chart(name: &str) -> String {
     root().join("tests/cluster/charts").join(name).display().to_string()
@@ -102,7 +108,7 @@ fn chart(name: &str) -> String {
 
 /// llm-d by the chart that stands in for it.
 fn llm_d(release: &str, more: &Value) -> Value {
-    let image = json!({"registry": "localhost", "repository": "llmdbench", "tag": TAG});
+    let image = json!({"registry": "localhost", "repository": "llmdbench", "tag": tag()});
     let mut settings = json!({
         "chart_archive": chart("llm-d"), "release": release, "gateway": "none", "definitions": [],
         "affinity": "", "gpu_nr": 0, "wait_timeout": 120, "prefill_replicas": 0,
@@ -117,11 +123,6 @@ fn llm_d(release: &str, more: &Value) -> Value {
 #[test]
 fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
     let group = format!("charts-{}.llmdbench.io", std::process::id());
-    let settings = json!({"definitions": ["crds.yaml"], "prefill_replicas": 1});
-    let Some(stack) = Stack::new("llm-d", "deployer", &llm_d("charts-llm-d", &settings)) else {
-        return;
-    };
-    let bench = &stack.bench;
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": format!("things.{group}")},
@@ -132,7 +133,11 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
                 "schema": {"openAPIV3Schema": {"type": "object"}}}],
         },
     });
-    bench.write("crds.yaml", definition.to_string());
+    let settings =
+        llm_d("charts-llm-d", &json!({"definitions": ["crds.yaml"], "prefill_replicas": 1}));
+    let files = [("crds.yaml", &definition)];
+    let Some(stack) = Stack::new("llm-d", "deployer", &settings, &files) else { return };
+    let bench = &stack.bench;
     let foreign = stack.strangers(json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-somebody-else"},
     }));
@@ -187,9 +192,8 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
 
 #[test]
 fn a_release_of_somebody_else_is_refused_and_stays() {
-    let Some(stack) = Stack::new("foreign", "deployer", &llm_d("charts-foreign", &json!({}))) else {
-        return;
-    };
+    let settings = llm_d("charts-foreign", &json!({}));
+    let Some(stack) = Stack::new("foreign", "deployer", &settings, &[]) else { return };
     // What helm keeps of a release.
     let record = stack.strangers(json!({
         "apiVersion": "v1", "kind": "Secret", "type": "helm.sh/release.v1",
@@ -207,9 +211,8 @@ fn a_release_of_somebody_else_is_refused_and_stays() {
 
 #[test]
 fn an_interrupted_installation_ends_helm_and_is_taken_down() {
-    let Some(stack) = Stack::new("stop", "deployer", &llm_d("charts-stop", &json!({}))) else {
-        return;
-    };
+    let settings = llm_d("charts-stop", &json!({}));
+    let Some(stack) = Stack::new("stop", "deployer", &settings, &[]) else { return };
     // A helm that never comes to an end.
     let script = "#!/bin/sh\n[ \"$1\" = version ] && echo v3.19.0 && exit\necho $$ > pid\nsleep 1000\n";
     stack.bench.write("helm", script);
@@ -232,9 +235,8 @@ fn an_interrupted_installation_ends_helm_and_is_taken_down() {
 
 #[test]
 fn helm_reaches_the_cluster_of_a_token_which_stands_in_no_argument_and_no_file() {
-    let Some(stack) = Stack::new("token", "deployer", &llm_d("charts-token", &json!({}))) else {
-        return;
-    };
+    let settings = llm_d("charts-token", &json!({}));
+    let Some(stack) = Stack::new("token", "deployer", &settings, &[]) else { return };
     let namespace = &stack.namespace;
     let account = format!("charts-token-{}", std::process::id());
     let mut made: Vec<ObjectRef> = Vec::new();

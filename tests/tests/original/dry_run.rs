@@ -320,7 +320,9 @@ fn what_a_teardown_would_do_is_shown_the_last_thing_first() {
     let plain = commands(&[]);
     assert_eq!(
         plain,
-        ["---> would have executed the command \"helm uninstall llm-d --namespace llmdbench\""]
+        [
+            "---> would have executed the command \"helm uninstall llm-d --namespace llmdbench --ignore-not-found --wait --cascade foreground --timeout 300s\""
+        ]
     );
     let deep = commands(&["-d"]);
     assert_eq!(deep[0], plain[0]);
@@ -341,6 +343,10 @@ fn what_needs_a_token_or_a_cluster_says_so_before_anything_is_done() {
     let ended = ended.says("04_ensure_model_namespace_prepared needs the secret `hf-token`");
     let ended = ended.says("LLMDBENCH_HF_TOKEN");
     assert!(ended.stdout.is_empty(), "{}", ended.stdout);
+    let bench = Bench::new().env("LLMDBENCH_CONTROL_HCMD", "/there/is/no/helm");
+    let ended = bench.run(&["standup", "-t", "deployer", "-s", "7"]).expect(2);
+    ended.says("helm is missing: the program `/there/is/no/helm` cannot be run").says("3.13 or newer");
+    assert!(!bench.path("w").exists());
     let bench = Bench::new().env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user");
     let ended =
         bench.run(&["bench", "-t", "standalone", "--rate", "1", "--duration", "1s"]).expect(2);
