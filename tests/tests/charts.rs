@@ -145,11 +145,19 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
     let ended = bench.run(&["standup", "e.yaml", "-s", "2,7,8"]).expect(0);
     let ended = ended.says(&format!("CustomResourceDefinition things.{group} created"));
     let ended = ended.says(&format!("release {}/charts-llm-d installed by helm", stack.namespace));
-    ended.says("smoketest: http://llm-d-inference-gateway.charts-llm-d-").says("answers as org/model");
+    ended
+        .says("smoketest: http://llm-d-inference-gateway.charts-llm-d-")
+        .says("answers as org/model");
     // Definitions that are there are left as they are.
-    bench.run(&["standup", "e.yaml", "-s", "2"]).expect(0).says("1 objects of").says("there already");
+    bench
+        .run(&["standup", "e.yaml", "-s", "2"])
+        .expect(0)
+        .says("1 objects of")
+        .says("there already");
     let status = bench.run(&["status"]).expect(0);
-    assert!(status.stdout.contains(&format!("standing: release {}/charts-llm-d\n", stack.namespace)));
+    assert!(
+        status.stdout.contains(&format!("standing: release {}/charts-llm-d\n", stack.namespace))
+    );
     let left = stack.left();
     for object in [
         "Deployment llm-d-inference-gateway",
@@ -172,7 +180,10 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
 
     // Another run is refused the release, and the same one may install it again.
     let other = bench.run(&["standup", "e.yaml", "-s", "7", "--workdir", "other"]).expect(3);
-    let text = format!("release {}/charts-llm-d is there already and belongs to the run `llm-d-", stack.namespace);
+    let text = format!(
+        "release {}/charts-llm-d is there already and belongs to the run `llm-d-",
+        stack.namespace
+    );
     other.says(&text);
     bench.run(&["standup", "e.yaml", "-s", "7"]).expect(0);
 
@@ -214,7 +225,8 @@ fn an_interrupted_installation_ends_helm_and_is_taken_down() {
     let settings = llm_d("charts-stop", &json!({}));
     let Some(stack) = Stack::new("stop", "deployer", &settings, &[]) else { return };
     // A helm that never comes to an end.
-    let script = "#!/bin/sh\n[ \"$1\" = version ] && echo v3.19.0 && exit\necho $$ > pid\nsleep 1000\n";
+    let script =
+        "#!/bin/sh\n[ \"$1\" = version ] && echo v3.19.0 && exit\necho $$ > pid\nsleep 1000\n";
     stack.bench.write("helm", script);
     let path = stack.bench.path("helm");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

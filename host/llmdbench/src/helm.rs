@@ -254,7 +254,10 @@ mod tests {
         let variables: BTreeMap<&OsStr, Option<&OsStr>> = command.get_envs().collect();
         let variable = |name: &str| variables.get(OsStr::new(name)).copied().flatten();
         assert_eq!(variable("HELM_KUBETOKEN"), Some(OsStr::new("hidden-token")));
-        assert_eq!(variable("HELM_KUBEAPISERVER"), Some(OsStr::new("https://api.example.org:6443")));
+        assert_eq!(
+            variable("HELM_KUBEAPISERVER"),
+            Some(OsStr::new("https://api.example.org:6443"))
+        );
         assert_eq!(variable("KUBECONFIG"), Some(OsStr::new("/dev/null")));
         assert_eq!(command.get_args().count(), 0);
     }

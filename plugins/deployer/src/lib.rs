@@ -60,7 +60,9 @@ impl Backend for Deployer {
                 2,
                 "ensure_gateway_provider",
                 match self.settings.gateway.as_str() {
-                    "kgateway" => "Install kgateway and the definitions that llm-d needs".to_owned(),
+                    "kgateway" => {
+                        "Install kgateway and the definitions that llm-d needs".to_owned()
+                    }
                     _ if self.settings.definitions.is_empty() => nothing("the gateway is there"),
                     _ => "Apply the definitions that llm-d needs".to_owned(),
                 },

@@ -345,7 +345,9 @@ fn what_needs_a_token_or_a_cluster_says_so_before_anything_is_done() {
     assert!(ended.stdout.is_empty(), "{}", ended.stdout);
     let bench = Bench::new().env("LLMDBENCH_CONTROL_HCMD", "/there/is/no/helm");
     let ended = bench.run(&["standup", "-t", "deployer", "-s", "7"]).expect(2);
-    ended.says("helm is missing: the program `/there/is/no/helm` cannot be run").says("3.13 or newer");
+    ended
+        .says("helm is missing: the program `/there/is/no/helm` cannot be run")
+        .says("3.13 or newer");
     assert!(!bench.path("w").exists());
     let bench = Bench::new().env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user");
     let ended =

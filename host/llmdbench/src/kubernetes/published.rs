@@ -226,14 +226,8 @@ impl Kubernetes {
     ) -> Result<()> {
         let arguments = release.arguments(&self.namespace);
         let what = format!("failed to uninstall the {}", shown(release));
-        let done = helm.run(
-            &arguments,
-            self.way(),
-            dir.root(),
-            action::UNINSTALL,
-            &what,
-            &mut |_| {},
-        );
+        let done =
+            helm.run(&arguments, self.way(), dir.root(), action::UNINSTALL, &what, &mut |_| {});
         let outcome = match &done {
             Ok(said) => format!("{}\nit belonged to {owner}", said.trim()),
             Err(error) => error.to_string(),
@@ -282,10 +276,8 @@ impl Kubernetes {
         let newest = secrets
             .iter()
             .max_by_key(|secret| label(secret, "version").parse::<u64>().unwrap_or_default());
-        Ok(newest.map(|secret| Standing {
-            owner: Owner::of(secret),
-            status: label(secret, "status"),
-        }))
+        Ok(newest
+            .map(|secret| Standing { owner: Owner::of(secret), status: label(secret, "status") }))
     }
 
     fn way(&self) -> Way<'_> {
@@ -312,8 +304,7 @@ fn as_object(release: &ReleaseRef) -> ObjectRef {
 fn release_of(object: &ObjectRef) -> Option<ReleaseRef> {
     let (name, _) = object.name.strip_prefix(SECRET)?.rsplit_once(".v")?;
     let is_secret = object.kind == "Secret";
-    is_secret
-        .then(|| ReleaseRef { name: name.to_owned(), namespace: object.namespace.clone() })
+    is_secret.then(|| ReleaseRef { name: name.to_owned(), namespace: object.namespace.clone() })
 }
 
 /// Whether an object is the record that helm keeps of a release, which goes with it.

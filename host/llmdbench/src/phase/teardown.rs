@@ -39,9 +39,10 @@ pub(crate) fn undoing(plan: &Plan, deep: bool) -> Vec<String> {
         Owner::Prepared => deep && number > 3,
         Owner::Stranger => false,
     };
-    let actions = plan.steps.iter().rev().flat_map(|step| {
-        step.actions.iter().rev().filter(move |action| goes(step.number, action))
-    });
+    let actions =
+        plan.steps.iter().rev().flat_map(|step| {
+            step.actions.iter().rev().filter(move |action| goes(step.number, action))
+        });
     actions.filter_map(|action| action.undo(namespace)).collect()
 }
 
