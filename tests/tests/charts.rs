@@ -201,6 +201,58 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
     bench.run(&["teardown", "-d"]).expect(0).says("teardown: Namespace");
 }
 
+/// llm-d by the charts that stand in for those of today.
+fn modelservice(more: &Value) -> Value {
+    let image = format!("localhost/llmdbench:{}", tag());
+    let small =
+        json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}});
+    let mut settings = json!({
+        "router_chart_archive": chart("llm-d-router-standalone"),
+        "server_chart_archive": chart("llm-d-modelservice"),
+        "image": image, "router_image": image, "inference_pool": false, "affinity": "",
+        "gpu_nr": 0, "pvc_name": "workload-pvc", "wait_timeout": 120,
+        "router_values": {"router": {"epp": {"resources": small}}},
+        "pod_spec": {"terminationGracePeriodSeconds": 1},
+        "container_spec": {"startupProbe": {"periodSeconds": 1}, "resources": {
+            "requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"cpu": null, "memory": "256Mi"},
+        }},
+    });
+    for (key, value) in more.as_object().unwrap() {
+        settings[key] = value.clone();
+    }
+    settings
+}
+
+#[test]
+fn a_router_and_model_servers_are_stood_up_by_their_charts_tested_and_taken_down() {
+    let settings = modelservice(&json!({"replicas": 2}));
+    let Some(stack) = Stack::new("modelservice", "modelservice", &settings, &[]) else { return };
+    let bench = &stack.bench;
+    let ended = bench.run(&["standup", "e.yaml", "-s", "7,8"]).expect(0);
+    let ended = ended.says("-router installed by helm").says("-ms installed by helm");
+    // By its name, of the model's label.
+    ended.says("smoketest: http://org-mode-").says("-router-epp.charts-modelservice-");
+    let target: Value = bench.json("w/target.json");
+    let service = target["within"]["name"].as_str().unwrap();
+    let model = service.strip_suffix("-router-epp").unwrap();
+    let left = stack.left();
+    for object in [format!("Deployment {model}-decode"), format!("Deployment {service}")] {
+        assert!(left.contains(&object), "no {object} in {left:#?}");
+    }
+    for (release, text) in [("router", "matchLabels"), ("ms", "fullnameOverride")] {
+        let values = bench.read(&format!("w/setup/yamls/07_{model}-{release}_values.yaml"));
+        assert!(values.contains(text), "{values}");
+    }
+    let inventory: Value = bench.json("w/setup/objects.json");
+    assert_eq!(inventory["releases"].as_array().unwrap().len(), 2, "{inventory:#}");
+    // The last installed goes first.
+    let ended = bench.run(&["teardown"]).expect(0);
+    let place = |release: &str| ended.stderr.find(&format!("{model}-{release}")).unwrap();
+    assert!(place("ms") < place("router"), "{}", ended.stderr);
+    assert_eq!(stack.left(), Vec::<String>::new());
+    bench.run(&["teardown", "-d"]).expect(0);
+}
+
 #[test]
 fn a_release_of_somebody_else_is_refused_and_stays() {
     let settings = llm_d("charts-foreign", &json!({}));

@@ -222,7 +222,7 @@ fn an_unknown_plugin() {
     assert_snapshot!(plan_with("workload: {plugin: synthetc}\n"), @r#"
     error: e.yaml:3:12: there is no plugin `synthetc`
       hint: the nearest name is `synthetic`
-      hint: known are deployer, fmperf-compat, local, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
+      hint: known are deployer, fmperf-compat, local, modelservice, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
     exit 2
     "#);
 }
@@ -232,7 +232,7 @@ fn an_unknown_backend() {
     assert_snapshot!(plan("deploy: {method: locl, model: m}\nharness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n"), @r#"
     error: e.yaml:1:10: there is no plugin `locl`
       hint: the nearest name is `local`
-      hint: known are deployer, fmperf-compat, local, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
+      hint: known are deployer, fmperf-compat, local, modelservice, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
     exit 2
     "#);
 }

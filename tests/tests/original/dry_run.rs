@@ -226,6 +226,16 @@ fn methods_and_models_can_be_others_and_several() {
         assert!(files.iter().any(|other| other == file), "no {file} in {files:?}");
     }
 
+    // Methods with steps of different names stand beside each other.
+    let three = Bench::new();
+    three.run(&["standup", "-n", "-t", "standalone,modelservice", "-m", id]).expect(0);
+    let of_step_7 = yamls(&three).into_iter().filter(|file| file.starts_with("07_"));
+    let files = [
+        "07_qwen-qwe-bdf637fc-instruct-ms_values.yaml",
+        "07_qwen-qwe-bdf637fc-instruct-router_values.yaml",
+    ];
+    assert_eq!(of_step_7.collect::<Vec<_>>(), files);
+
     // What two models would take from each other is refused.
     let clash = |method: &str, models: &str, what: &str| {
         let args = [&scenario[..], &["-t", method, "-m", models]].concat();
@@ -282,6 +292,26 @@ fn a_values_file_is_taken_as_it_is() {
     bench.run(&["standup", "-n"]).expect(2).says("`07_deployer_values.yaml` is no YAML");
     std::fs::remove_file(bench.path("mine.yaml")).unwrap();
     bench.run(&["standup", "-n"]).expect(2).says("there is no file `mine.yaml`");
+}
+
+#[test]
+fn parts_of_llm_d_that_do_not_fit_each_other_are_refused_where_they_are_set() {
+    let bench = Bench::new();
+    let check = |settings: &str, said: &[&str]| {
+        bench.write("e.yaml", format!("deploy:\n  method: modelservice\n  settings:\n{settings}"));
+        let ended = bench.run(&["standup", "-n", "e.yaml"]).expect(2);
+        for text in said {
+            assert!(ended.stderr.contains(text), "no {text} in {}", ended.stderr);
+        }
+        assert!(!bench.path("w").exists());
+    };
+    let image = "    sidecar_image: ghcr.io/llm-d/llm-d-router-disagg-sidecar:v0.10.0\n";
+    check(image, &["e.yaml:4:5", "the sidecar v0.10.0 does not know `--connector`", "later chart"]);
+    let labels = "    labels:\n      llm-d.ai/model: mine\n";
+    check(
+        labels,
+        &["the router looks for servers with llm-d.ai/model=", "they have llm-d.ai/model=mine"],
+    );
 }
 
 #[test]
