@@ -11,7 +11,7 @@ pub(crate) const SMOKETEST: u8 = 8;
 
 /// The steps of a standup in a cluster, whatever the method, as users select them.
 pub(crate) const STEPS: [(u8, &str, &str); 9] = [
-    (0, "ensure_llm-d-deployer", "the chart of llm-d-deployer"),
+    (0, "ensure_llm-d-deployer", "nothing to do: step 07 gets the chart"),
     (1, "ensure_local_conda", "nothing to do: the analysis needs no Python"),
     (2, "ensure_gateway_provider", "gateway, and the definitions of its objects"),
     crate::prepare::NAMES[0],
