@@ -135,7 +135,7 @@ fn a_missing_experiment() {
     assert_snapshot!(said(&[("quick.yaml", "deploy: {endpoint: 'http://127.0.0.1:9', model: m}\n")], &[], &["plan", "quik.yaml"]), @r#"
     error: there is no experiment file `quik.yaml`
       hint: did you mean `./quick.yaml`?
-      hint: the built-in ones are quickstart
+      hint: the built-in ones are kubernetes, kubernetes-stacks, quickstart
     exit 2
     "#);
 }

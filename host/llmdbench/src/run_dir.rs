@@ -36,7 +36,7 @@ impl RunDir {
     pub(crate) fn create(chosen: Option<&str>, run: &str) -> Result<Self> {
         let root = match chosen {
             Some(path) => PathBuf::from(path),
-            None => Path::new(HOME).join(run),
+            None => Self::home_of(run),
         };
         make(&root)?;
         if chosen.is_none() {
@@ -46,6 +46,11 @@ impl RunDir {
             let _ = std::os::unix::fs::symlink(run, &latest);
         }
         Ok(Self { root })
+    }
+
+    /// Where the folder of a run is made when the user names none.
+    pub(crate) fn home_of(run: &str) -> PathBuf {
+        Path::new(HOME).join(run)
     }
 
     /// Opens the folder of an earlier command: the one named, or the newest.

@@ -236,6 +236,14 @@ fn methods_and_models_can_be_others_and_several() {
     ];
     assert_eq!(of_step_7.collect::<Vec<_>>(), files);
 
+    // So does the example.
+    let example = Bench::new();
+    example.run(&["bench", "-n", "kubernetes-stacks"]).expect(0);
+    let files = yamls(&example);
+    let names = ["06_a_deployment_llama-8b.yaml", "07_meta-lla-f1a1d196-instruct-ms_values.yaml"];
+    assert!(names.iter().all(|name| files.iter().any(|file| file == name)), "{files:?}");
+    Bench::new().run(&["bench", "-n", "kubernetes"]).expect(0).says("run folder: w");
+
     // What two models would take from each other is refused.
     let clash = |method: &str, models: &str, what: &str| {
         let args = [&scenario[..], &["-t", method, "-m", models]].concat();

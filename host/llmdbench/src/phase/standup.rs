@@ -101,7 +101,7 @@ pub(crate) fn one_model(plan: &Plan) -> Result<()> {
         return Err(Error::usage(
             "unsupported: several models or methods in one run; they are planned, not carried out",
         )
-        .hint("make one run for each: --model NAME, --method NAME"));
+        .hint("`llmdbench bench` makes a run of each; other commands take one: --model NAME, --method NAME"));
     }
     Ok(())
 }
