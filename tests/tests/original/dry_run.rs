@@ -250,6 +250,11 @@ fn methods_and_models_can_be_others_and_several() {
         bench.run(&args).expect(2).says(what);
     };
     clash("deployer", "llama-3b,llama-8b", "both want the release `llm-d`");
+    // Not so where each gets a run of its own, one after the other.
+    let own =
+        ["bench", "-t", "deployer", "-m", "llama-3b,llama-8b", "--rate", "1", "--duration", "1s"];
+    let ended = bench.run(&own).expect(2).says("stack 2 of 2: deployer-llama-8b");
+    assert!(!ended.output().contains("both want"), "{}", ended.output());
     let alike = "Qwen/Qwen2.5-7B-Instruct,Qwen/Qwen2.5-7B-Instruct-AWQ";
     clash(
         "standalone",

@@ -30,18 +30,14 @@ pub(crate) struct BenchArgs {
 
 /// Does it all.
 pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    let prepared =
-        phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
-    if dry_run(args.dry_run, &prepared.settings) {
-        plan::show(&prepared.plan, None, printer);
-        let chosen = work_dir(global, &prepared.settings);
-        phase::dry_run::write(&prepared, None, chosen, printer)?;
-        return Ok(Exit::Ok);
-    }
-    let stacks = several::stacks(&prepared.plan.experiment.deploy);
-    if stacks.len() > 1 {
-        let chosen = work_dir(global, &prepared.settings).map(PathBuf::from);
-        let root = chosen.unwrap_or_else(|| RunDir::home_of(&prepared.plan.run));
+    let settled =
+        phase::plan::settle(global, &args.experiment, &args.target, Some(&args.load), printer)?;
+    let is_dry = dry_run(args.dry_run, &settled.settings);
+    let stacks = several::stacks(&settled.wanted.deploy);
+    if stacks.len() > 1 && !is_dry && settled.problems.is_empty() {
+        let root = work_dir(global, &settled.settings).map(PathBuf::from);
+        let id = || phase::plan::run_id(&settled.wanted.name, &jiff::Zoned::now());
+        let root = root.unwrap_or_else(|| RunDir::home_of(&id()));
         return several::each(&stacks, &root, printer, &mut |stack, folder| {
             let (mut args, mut global) = (args.clone(), global.clone());
             args.experiment.method.clone_from(&stack.method);
@@ -49,6 +45,13 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
             global.workdir = Some(folder.display().to_string());
             run(&args, &global, printer)
         });
+    }
+    let prepared = phase::plan::ask(settled, global, printer)?;
+    if is_dry {
+        plan::show(&prepared.plan, None, printer);
+        let chosen = work_dir(global, &prepared.settings);
+        phase::dry_run::write(&prepared, None, chosen, printer)?;
+        return Ok(Exit::Ok);
     }
     let all: Vec<u8> = prepared.plan.steps.iter().map(|step| step.number).collect();
     phase::standup::can_load(&prepared.plan, None)?;
