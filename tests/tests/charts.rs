@@ -34,7 +34,7 @@ impl Stack {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let cluster = runtime.block_on(Cluster::connect(&Access::found())).unwrap();
-        let namespace = format!("charts-{name}-{}", std::process::id());
+        let namespace = unique(name);
         let bench = Bench::new().env("LLMDBENCH_HF_TOKEN", TOKEN);
         let experiment = json!({
             "name": name,
@@ -106,11 +106,17 @@ fn chart(name: &str) -> String {
     root().join("tests/cluster/charts").join(name).display().to_string()
 }
 
+/// The name of a namespace and of its release. Some objects of a release are in no namespace, so each test, and each who
+/// runs it, has its own.
+fn unique(name: &str) -> String {
+    format!("charts-{name}-{}", std::process::id())
+}
+
 /// llm-d by the chart that stands in for it.
-fn llm_d(release: &str, more: &Value) -> Value {
+fn llm_d(name: &str, more: &Value) -> Value {
     let image = json!({"registry": "localhost", "repository": "llmdbench", "tag": tag()});
     let mut settings = json!({
-        "chart_archive": chart("llm-d"), "release": release, "gateway": "none", "definitions": [],
+        "chart_archive": chart("llm-d"), "release": unique(name), "gateway": "none", "definitions": [],
         "affinity": "", "gpu_nr": 0, "wait_timeout": 120, "prefill_replicas": 0,
         "values": {"modelservice": {"vllm": {"image": image}}, "leftovers": true},
     });
@@ -133,18 +139,17 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
                 "schema": {"openAPIV3Schema": {"type": "object"}}}],
         },
     });
-    let settings =
-        llm_d("charts-llm-d", &json!({"definitions": ["crds.yaml"], "prefill_replicas": 1}));
+    let settings = llm_d("llm-d", &json!({"definitions": ["crds.yaml"], "prefill_replicas": 1}));
     let files = [("crds.yaml", &definition)];
     let Some(stack) = Stack::new("llm-d", "deployer", &settings, &files) else { return };
-    let bench = &stack.bench;
+    let (bench, own) = (&stack.bench, &stack.namespace);
     let foreign = stack.strangers(json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-somebody-else"},
     }));
 
     let ended = bench.run(&["standup", "e.yaml", "-s", "2,7,8"]).expect(0);
     let ended = ended.says(&format!("CustomResourceDefinition things.{group} created"));
-    let ended = ended.says(&format!("release {}/charts-llm-d installed by helm", stack.namespace));
+    let ended = ended.says(&format!("release {own}/{own} installed by helm"));
     ended
         .says("smoketest: http://llm-d-inference-gateway.charts-llm-d-")
         .says("answers as org/model");
@@ -155,42 +160,40 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
         .says("1 objects of")
         .says("there already");
     let status = bench.run(&["status"]).expect(0);
-    assert!(
-        status.stdout.contains(&format!("standing: release {}/charts-llm-d\n", stack.namespace))
-    );
+    assert!(status.stdout.contains(&format!("standing: release {own}/{own}\n")));
     let left = stack.left();
     for object in [
         "Deployment llm-d-inference-gateway",
         "Deployment org-model-decode",
         "Service llm-d-inference-gateway",
-        "ClusterRole charts-llm-d-modelservice-manager",
+        &format!("ClusterRole {own}-modelservice-manager"),
         "ConfigMap of-a-hook",
         "ConfigMap to-be-kept",
-        "Secret sh.helm.release.v1.charts-llm-d.v1",
+        &format!("Secret sh.helm.release.v1.{own}.v1"),
     ] {
         assert!(left.iter().any(|found| found == object), "no {object} in {left:#?}");
     }
     let values = bench.read("w/setup/yamls/07_deployer_values.yaml");
     assert!(values.contains("modelName: org/model"), "{values}");
     let commands = stack.commands();
-    let install = "helm upgrade --install charts-llm-d /";
-    assert!(commands.contains(install), "{commands}");
+    assert!(commands.contains(&format!("helm upgrade --install {own} /")), "{commands}");
     assert!(commands.contains("--values setup/yamls/07_deployer_values.yaml"), "{commands}");
     assert!(commands.contains("--labels llmdbench.io/run=llm-d-"), "{commands}");
 
     // Another run is refused the release, and the same one may install it again.
     let other = bench.run(&["standup", "e.yaml", "-s", "7", "--workdir", "other"]).expect(3);
-    let text = format!(
-        "release {}/charts-llm-d is there already and belongs to the run `llm-d-",
-        stack.namespace
-    );
+    let text = format!("release {own}/{own} is there already and belongs to the run `llm-d-");
     other.says(&text);
     bench.run(&["standup", "e.yaml", "-s", "7"]).expect(0);
 
     stack.has_no_secrets(TOKEN);
+    // Without helm nothing is taken away behind its back.
+    let without = [("LLMDBENCH_CONTROL_HCMD", "/there/is/no/helm")];
+    bench.run_with(&without, &["teardown"]).expect(6).says("helm is missing");
+    assert!(stack.left().iter().any(|found| found == "Deployment org-model-decode"));
     let ended = bench.run(&["teardown"]).expect(0);
-    ended.says(&format!("teardown: release {}/charts-llm-d", stack.namespace));
-    assert!(stack.commands().contains("helm uninstall charts-llm-d"), "{}", stack.commands());
+    ended.says(&format!("teardown: release {own}/{own}"));
+    assert!(stack.commands().contains(&format!("helm uninstall {own}")), "{}", stack.commands());
     assert_eq!(stack.left(), Vec::<String>::new());
     assert!(stack.get("v1", "ConfigMap", "of-somebody-else").is_some());
     // What is there for everybody stays.
@@ -245,36 +248,42 @@ fn a_router_and_model_servers_are_stood_up_by_their_charts_tested_and_taken_down
     }
     let inventory: Value = bench.json("w/setup/objects.json");
     assert_eq!(inventory["releases"].as_array().unwrap().len(), 2, "{inventory:#}");
-    // The last installed goes first.
+    // One whose note was lost is found by its label.
+    let mut lost = inventory.clone();
+    lost["releases"].as_array_mut().unwrap().remove(0);
+    bench.write("w/setup/objects.json", lost.to_string());
     let ended = bench.run(&["teardown"]).expect(0);
-    let place = |release: &str| ended.stderr.find(&format!("{model}-{release}")).unwrap();
-    assert!(place("ms") < place("router"), "{}", ended.stderr);
+    for release in ["ms", "router"] {
+        let text = format!("teardown: release {}/{model}-{release}", stack.namespace);
+        assert!(ended.stderr.contains(&text), "{}", ended.stderr);
+    }
     assert_eq!(stack.left(), Vec::<String>::new());
     bench.run(&["teardown", "-d"]).expect(0);
 }
 
 #[test]
 fn a_release_of_somebody_else_is_refused_and_stays() {
-    let settings = llm_d("charts-foreign", &json!({}));
+    let settings = llm_d("foreign", &json!({}));
     let Some(stack) = Stack::new("foreign", "deployer", &settings, &[]) else { return };
+    let own = &stack.namespace;
     // What helm keeps of a release.
     let record = stack.strangers(json!({
         "apiVersion": "v1", "kind": "Secret", "type": "helm.sh/release.v1",
-        "metadata": {"name": "sh.helm.release.v1.charts-foreign.v1", "labels": {
-            "owner": "helm", "name": "charts-foreign", "status": "deployed", "version": "1",
+        "metadata": {"name": format!("sh.helm.release.v1.{own}.v1"), "labels": {
+            "owner": "helm", "name": own, "status": "deployed", "version": "1",
         }},
     }));
     let ended = stack.bench.run(&["standup", "e.yaml", "-s", "7"]).expect(3);
-    ended.says("charts-foreign is there already and belongs to somebody else");
+    ended.says(&format!("{own} is there already and belongs to somebody else"));
     stack.bench.run(&["teardown"]).expect(0);
-    assert!(stack.get("v1", "Secret", "sh.helm.release.v1.charts-foreign.v1").is_some());
+    assert!(stack.get("v1", "Secret", &format!("sh.helm.release.v1.{own}.v1")).is_some());
     stack.remove(&[record]);
     stack.bench.run(&["teardown", "-d"]).expect(0);
 }
 
 #[test]
 fn an_interrupted_installation_ends_helm_and_is_taken_down() {
-    let settings = llm_d("charts-stop", &json!({}));
+    let settings = llm_d("stop", &json!({}));
     let Some(stack) = Stack::new("stop", "deployer", &settings, &[]) else { return };
     // A helm that never comes to an end.
     let script =
@@ -299,10 +308,10 @@ fn an_interrupted_installation_ends_helm_and_is_taken_down() {
 
 #[test]
 fn helm_reaches_the_cluster_of_a_token_which_stands_in_no_argument_and_no_file() {
-    let settings = llm_d("charts-token", &json!({}));
+    let settings = llm_d("token", &json!({}));
     let Some(stack) = Stack::new("token", "deployer", &settings, &[]) else { return };
     let namespace = &stack.namespace;
-    let account = format!("charts-token-{}", std::process::id());
+    let account = unique("token");
     let mut made: Vec<ObjectRef> = Vec::new();
     for object in [
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}}),

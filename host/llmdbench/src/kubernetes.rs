@@ -262,8 +262,9 @@ impl Kubernetes {
             // What is left of a release is not helm's to remove: what hooks made, what charts say is to be kept.
             found = finish(&self.runtime, self.cluster.find(&run, &namespaces))?;
         }
-        let found = found.into_iter().filter(|found| !published::keeps_a_release(&found.object));
-        for found in found.filter(|found| !found.is_made) {
+        // Of a release that could not be uninstalled nothing is taken away behind helm's back.
+        found.retain(|found| all.left.is_empty() && !published::keeps_a_release(&found.object));
+        for found in found.into_iter().filter(|found| !found.is_made) {
             inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
         }
         for is_prepared in [false, true] {
