@@ -106,6 +106,7 @@ pub(crate) fn run(
         },
         count_tokens: prepared.chosen.tokenizer().cloned().map(token_counter),
         threads: experiment.load.threads,
+        together: None,
     };
     let (mut feeders, supplies): (VecDeque<_>, _) =
         stages.iter().map(|_| load::ring(AHEAD)).unzip();
