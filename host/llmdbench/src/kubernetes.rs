@@ -15,6 +15,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -80,6 +81,8 @@ pub(crate) struct Kubernetes {
     runtime: Runtime,
     /// Of objects that name none.
     namespace: String,
+    /// Interruptions that were dealt with already.
+    dealt_with: AtomicUsize,
 }
 
 /// What was removed, and what was not.
@@ -117,10 +120,13 @@ impl Kubernetes {
             .enable_all()
             .build()
             .map_err(|error| Error::unexpected("cannot start").because(error))?;
-        let cluster = finish(&runtime, Cluster::connect(&access)).map_err(|error| {
+        // What was interrupted before this began is no reason not to clear it away.
+        let before = interrupt::count();
+        let cluster = finish(&runtime, before, Cluster::connect(&access)).map_err(|error| {
             error.hint("`kubectl cluster-info` says whether the current context works; -n needs no cluster")
         })?;
-        Ok(Self { cluster, runtime, namespace: namespace.to_owned() })
+        let dealt_with = AtomicUsize::new(before);
+        Ok(Self { cluster, runtime, namespace: namespace.to_owned(), dealt_with })
     }
 
     /// Connects to the cluster in which a run folder has something standing; another one is refused.
@@ -171,28 +177,16 @@ impl Kubernetes {
                 self.apply(vec![object], within, &owner, run, dir)
             }
             Action::Wait(wait) => {
-                let selection = self.selection(&wait.objects);
                 let until = condition(&wait.until);
-                let mut progress = printer.progress();
-                let waited = finish(
-                    &self.runtime,
-                    self.cluster.wait(&selection, &until, wait.timeout, &mut |now| {
-                        progress.show(|| {
-                            let cause = now.diagnoses.first();
-                            let cause =
-                                cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
-                            format!("waiting {}: {}{cause}", unit::show(now.elapsed), now.state)
-                        });
-                    }),
-                );
-                progress.end();
+                let selection = self.selection(&wait.objects);
+                let waited = self.wait(&selection, &until, wait.timeout, printer);
                 waited.map(|objects| {
                     format!("{} as wanted", count(objects.len(), "object is", "objects are"))
                 })
             }
             Action::Delete(objects) => {
                 let selection = self.selection(objects);
-                let found = finish(&self.runtime, self.cluster.get(&selection))?;
+                let found = self.finish(self.cluster.get(&selection))?;
                 let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
                 let removal = self.remove(&found, &owner, &mut |_| {})?;
                 match removal.left.first() {
@@ -213,14 +207,118 @@ impl Kubernetes {
         }
     }
 
+    /// Waits until objects are as they should be, and shows what keeps them.
+    pub(crate) fn wait(
+        &self,
+        selection: &Selection,
+        until: &cluster::Condition,
+        timeout: Duration,
+        printer: &Printer,
+    ) -> Result<Vec<Value>> {
+        let mut progress = printer.progress();
+        let waited = self.finish(self.cluster.wait(selection, until, timeout, &mut |now| {
+            progress.show(|| {
+                let cause = now.diagnoses.first();
+                let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+                format!("waiting {}: {}{cause}", unit::show(now.elapsed), now.state)
+            });
+        }));
+        progress.end();
+        waited
+    }
+
+    /// An error where an object is not there, which names the command that makes it.
+    pub(crate) fn refuse_missing(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        cure: &str,
+    ) -> Result<()> {
+        let selection = Selection::named(api_version, kind, namespace, name);
+        if self.finish(self.cluster.get(&selection))?.is_empty() {
+            return Err(Error::new(Exit::Run, format!("the {selection} is not there"))
+                .hint(format!("`{cure}` makes it")));
+        }
+        Ok(())
+    }
+
+    /// Applies objects that go with the run, and records them for teardown.
+    pub(crate) fn apply_for_run(
+        &self,
+        objects: Vec<Value>,
+        within: &str,
+        run: &str,
+        dir: &RunDir,
+    ) -> Result<()> {
+        // What a folder has in a cluster goes under one run's name.
+        let standing = Inventory::read(dir)?.run;
+        let run = if standing.is_empty() { run } else { &standing };
+        self.apply(objects, within, &Owner::Run(run.to_owned()), run, dir).map(drop)
+    }
+
+    /// Removes objects that were applied so.
+    pub(crate) fn remove_for_run(
+        &self,
+        objects: &[(&str, &str, &str)],
+        namespace: &str,
+        dir: &RunDir,
+    ) -> Result<()> {
+        let mut inventory = Inventory::read(dir)?;
+        let is_meant = |object: &ObjectRef| {
+            object.namespace.as_deref() == Some(namespace)
+                && objects.contains(&(&object.api_version, &object.kind, &object.name))
+        };
+        let meant: Vec<ObjectRef> =
+            inventory.standing().filter(|object| is_meant(object)).cloned().collect();
+        let removal = self.remove(&meant, &Owner::Run(inventory.run.clone()), &mut |_| {})?;
+        if let Some(left) = removal.left.first() {
+            return Err(Error::new(Exit::Teardown, format!("failed to remove {}", left.object))
+                .cause(left.why.clone()));
+        }
+        inventory.objects.retain(|recorded| !is_meant(&recorded.object));
+        run_dir::write_json(&dir.objects(), &inventory)
+    }
+
+    /// What was interrupted is not interrupted any more: only a further wish ends what comes.
+    pub(crate) fn forgive(&self) {
+        self.dealt_with.store(interrupt::count(), Ordering::SeqCst);
+    }
+
+    /// Asks the cluster something.
+    pub(crate) fn ask<T, F: Future<Output = cluster::Result<T>>>(
+        &self,
+        question: impl FnOnce(Cluster) -> F,
+    ) -> Result<T> {
+        self.finish(question(self.cluster.clone()))
+    }
+
+    /// Does something to its end.
+    pub(crate) fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Lets something go on beside this thread.
+    pub(crate) fn spawn(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        self.runtime.spawn(future)
+    }
+
+    fn finish<T>(&self, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
+        finish(&self.runtime, self.dealt_with.load(Ordering::SeqCst), asked)
+    }
+
     /// Objects as they are, for the backend.
     pub(crate) fn observe(&self, objects: &action::Objects) -> Result<Vec<Value>> {
-        finish(&self.runtime, self.cluster.get(&self.selection(objects)))
+        self.finish(self.cluster.get(&self.selection(objects)))
     }
 
     /// Opens a port of this machine that leads to one in the cluster.
     pub(crate) fn forward(&self, to: &Within) -> Result<cluster::Forward> {
-        finish(&self.runtime, self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
+        self.finish(self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
     }
 
     /// Removes what the run has in the cluster, the last first, and with `deep` what was prepared for it.
@@ -237,7 +335,7 @@ impl Kubernetes {
         let namespaces = inventory.objects.iter().filter_map(|r| r.object.namespace.clone());
         let namespaces: Vec<String> = namespaces.collect();
         let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        let found = finish(&self.runtime, self.cluster.find(&run, &namespaces))?;
+        let found = self.finish(self.cluster.find(&run, &namespaces))?;
         for found in found.into_iter().filter(|found| !found.is_made) {
             inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
         }
@@ -292,7 +390,7 @@ impl Kubernetes {
                 kept = run_dir::write_json(&dir.objects(), &inventory);
             }
         };
-        let applied = finish(&self.runtime, self.cluster.apply(objects, within, owner, &mut done));
+        let applied = self.finish(self.cluster.apply(objects, within, owner, &mut done));
         kept?;
         applied.map(|()| told.join("\n"))
     }
@@ -303,7 +401,7 @@ impl Kubernetes {
         owner: &Owner,
         progress: &mut (dyn FnMut(&ObjectRef) + Send),
     ) -> Result<Removal> {
-        finish(&self.runtime, self.cluster.delete(objects, owner, REMOVAL, progress))
+        self.finish(self.cluster.delete(objects, owner, REMOVAL, progress))
     }
 
     fn selection(&self, objects: &action::Objects) -> Selection {
@@ -341,13 +439,17 @@ fn condition(until: &action::Condition) -> cluster::Condition {
     }
 }
 
-/// Waits for what was asked of the cluster, or for the user to interrupt.
-fn finish<T>(runtime: &Runtime, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
+/// Waits for what was asked of the cluster, or for the user to interrupt more often than before.
+fn finish<T>(
+    runtime: &Runtime,
+    before: usize,
+    asked: impl Future<Output = cluster::Result<T>>,
+) -> Result<T> {
     runtime.block_on(async {
         let interrupted = async {
             loop {
-                if let Err(error) = interrupt::check() {
-                    return error;
+                if interrupt::count() > before {
+                    return Error::new(Exit::Interrupted, "interrupted");
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
