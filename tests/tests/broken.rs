@@ -268,8 +268,13 @@ fn what_another_run_has_is_neither_taken_over_nor_torn_down() {
     assert_eq!(has_all(), 2);
     one.bench.run(&["smoketest"]).expect(0);
 
+    let map = |name: &str, labels: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}});
+    // A command that was killed leaves what no inventory has.
+    let run_of = |run: &str| json!({"llmdbench.io/run": run});
     one.put(vec![
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-somebody"}}),
+        map("of-somebody", json!({})),
+        map("of-the-run", run_of(&one.run())),
+        map("prepared", json!({"llmdbench.io/prepared": "true"})),
     ]);
     let run = one.run();
     one.bench.run(&["teardown"]).expect(0);
@@ -281,7 +286,8 @@ fn what_another_run_has_is_neither_taken_over_nor_torn_down() {
     one.bench.run(&["teardown", "-d"]).expect(0);
     assert_eq!(has_all(), 0);
     let maps = one.get("v1", "ConfigMap");
-    assert!(maps.iter().any(|map| map["metadata"]["name"] == "of-somebody"));
+    let maps: Vec<&str> = maps.iter().map(|m| m["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(maps, ["kube-root-ca.crt", "of-somebody"]);
 }
 
 #[test]
