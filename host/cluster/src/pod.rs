@@ -234,13 +234,32 @@ impl Cluster {
         Ok(())
     }
 
-    /// A pod that is ready and the port at which it takes what is meant for a port of a Service.
+    /// The pods that are ready and take what is meant for a port of a pod or Service, each with its own port, sorted by
+    /// name. At least one.
+    ///
+    /// # Errors
+    /// When there is none now.
+    pub async fn pods_behind(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        port: u16,
+    ) -> Result<Vec<(String, u16)>> {
+        self.all_behind(&Selection::named("v1", kind, namespace, name), port).await
+    }
+
     async fn behind(&self, of: &Selection, port: u16) -> Result<(String, u16)> {
+        let mut all = self.all_behind(of, port).await?;
+        Ok(all.swap_remove(0))
+    }
+
+    async fn all_behind(&self, of: &Selection, port: u16) -> Result<Vec<(String, u16)>> {
         let nobody = || Error::NoPod(of.to_string());
         let found = self.get(of).await?.into_iter().next().ok_or_else(nobody)?;
+        let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if of.kind != "Service" {
-            let name = found["metadata"]["name"].as_str().unwrap_or_default();
-            return Ok((name.to_owned(), port));
+            return Ok(vec![(name(&found), port)]);
         }
         let selector: Vec<String> = found["spec"]["selector"]
             .as_object()
@@ -253,9 +272,11 @@ impl Cluster {
         }
         let pods = Selection::labelled("v1", "Pod", &of.namespace, &selector.join(","));
         let pods = self.get(&pods).await?;
-        let pod = pods.iter().find(|pod| is_ready(pod)).ok_or_else(nobody)?;
-        let port = target_port(&found, port, pod).ok_or_else(nobody)?;
-        Ok((pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(), port))
+        let ready = pods.iter().filter(|pod| is_ready(pod));
+        let ready = ready.filter_map(|pod| Some((name(pod), target_port(&found, port, pod)?)));
+        let mut ready: Vec<(String, u16)> = ready.collect();
+        ready.sort();
+        if ready.is_empty() { Err(nobody()) } else { Ok(ready) }
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {

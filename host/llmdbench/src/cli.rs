@@ -5,6 +5,7 @@ use crate::command::analyze::AnalyzeArgs;
 use crate::command::bench::BenchArgs;
 use crate::command::calibrate::CalibrateArgs;
 use crate::command::completions::CompletionsArgs;
+use crate::command::download::DownloadArgs;
 use crate::command::env::EnvArgs;
 use crate::command::plan::PlanArgs;
 use crate::command::plugin::PluginCommand;
@@ -113,6 +114,8 @@ pub(crate) enum Command {
     Calibrate(CalibrateArgs),
     /// Serve a simulated inference server with vLLM's API
     Sim(Box<SimArgs>),
+    /// Download a model from the hub
+    Download(DownloadArgs),
     /// Show what a run folder has standing, running and collected
     Status,
     /// Print a completion script for a shell

@@ -5,6 +5,7 @@ pub(crate) mod analyze;
 pub(crate) mod bench;
 pub(crate) mod calibrate;
 pub(crate) mod completions;
+pub(crate) mod download;
 pub(crate) mod env;
 pub(crate) mod plan;
 pub(crate) mod plugin;
@@ -42,6 +43,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
         Command::Plugin(command) => plugin::run(command, global, printer),
         Command::Calibrate(args) => calibrate::run(args, printer),
         Command::Sim(args) => sim::run(args, printer),
+        Command::Download(args) => download::run(args, printer),
         Command::Status => status::run(global, printer),
         Command::Completions(args) => completions::run(args, printer),
         Command::Agent(args) => agent::run(args, printer),

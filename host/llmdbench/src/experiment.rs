@@ -459,6 +459,7 @@ pub(crate) fn secrets(settings: &Settings) -> Result<Secrets> {
     for (name, value) in header_map(settings) {
         secrets.headers.push((name, SecretString::from(value)));
     }
+    secrets.cluster_token = settings.text("cluster.token").map(|token| token.to_owned().into());
     for setting in SETTINGS.iter().filter(|s| s.path.starts_with("secrets.")) {
         if let Some(value) = settings.text(setting.path) {
             let name = setting.path.trim_start_matches("secrets.").to_owned();

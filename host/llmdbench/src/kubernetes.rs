@@ -15,7 +15,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -29,6 +29,9 @@ pub(crate) struct Inventory {
     pub(crate) run: String,
     /// The API server.
     server: String,
+    /// The namespaces of the stack and of the harness.
+    #[serde(default)]
+    namespaces: Vec<String>,
     /// In the order of their application.
     pub(crate) objects: Vec<Recorded>,
 }
@@ -81,8 +84,8 @@ pub(crate) struct Kubernetes {
     runtime: Runtime,
     /// Of objects that name none.
     namespace: String,
-    /// Interruptions that were dealt with already.
-    dealt_with: AtomicUsize,
+    /// Those of the stack and of the harness.
+    namespaces: Vec<String>,
 }
 
 /// What was removed, and what was not.
@@ -111,7 +114,7 @@ impl Kubernetes {
                     })?
                     .to_owned()
                     .into(),
-                authority: None,
+                authority: settings.text("cluster.ca_file").map(PathBuf::from),
             },
         };
         // Its thread serves forwarded ports while this one waits for answers.
@@ -120,13 +123,14 @@ impl Kubernetes {
             .enable_all()
             .build()
             .map_err(|error| Error::unexpected("cannot start").because(error))?;
-        // What was interrupted before this began is no reason not to clear it away.
-        let before = interrupt::count();
-        let cluster = finish(&runtime, before, Cluster::connect(&access)).map_err(|error| {
+        let cluster = finish(&runtime, Cluster::connect(&access)).map_err(|error| {
             error.hint("`kubectl cluster-info` says whether the current context works; -n needs no cluster")
         })?;
-        let dealt_with = AtomicUsize::new(before);
-        Ok(Self { cluster, runtime, namespace: namespace.to_owned(), dealt_with })
+        let namespaces = ["vllm.common.namespace", "fmperf.namespace"];
+        let namespaces = namespaces.iter().filter_map(|path| settings.text(path));
+        let mut namespaces: Vec<String> = namespaces.map(str::to_owned).collect();
+        namespaces.dedup();
+        Ok(Self { cluster, runtime, namespace: namespace.to_owned(), namespaces })
     }
 
     /// Connects to the cluster in which a run folder has something standing; another one is refused.
@@ -153,6 +157,7 @@ impl Kubernetes {
         dir: &RunDir,
         printer: &Printer,
     ) -> Result<String> {
+        interrupt::check()?;
         let owner = if is_prepared { Owner::Prepared } else { Owner::Run(run.to_owned()) };
         match action {
             Action::Apply(manifest) => {
@@ -281,11 +286,6 @@ impl Kubernetes {
         run_dir::write_json(&dir.objects(), &inventory)
     }
 
-    /// What was interrupted is not interrupted any more: only a further wish ends what comes.
-    pub(crate) fn forgive(&self) {
-        self.dealt_with.store(interrupt::count(), Ordering::SeqCst);
-    }
-
     /// Asks the cluster something.
     pub(crate) fn ask<T, F: Future<Output = cluster::Result<T>>>(
         &self,
@@ -308,12 +308,42 @@ impl Kubernetes {
     }
 
     fn finish<T>(&self, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
-        finish(&self.runtime, self.dealt_with.load(Ordering::SeqCst), asked)
+        finish(&self.runtime, asked)
     }
 
     /// Objects as they are, for the backend.
     pub(crate) fn observe(&self, objects: &action::Objects) -> Result<Vec<Value>> {
         self.finish(self.cluster.get(&self.selection(objects)))
+    }
+
+    /// The pods that take what is meant for a port in the cluster.
+    pub(crate) fn pods_behind(&self, to: &Within) -> Result<Vec<Within>> {
+        let asked = self.cluster.pods_behind(&to.kind, &to.namespace, &to.name, to.port);
+        let pods = self.finish(asked)?;
+        let pod = |(name, port)| Within { kind: "Pod".to_owned(), name, port, ..to.clone() };
+        Ok(pods.into_iter().map(pod).collect())
+    }
+
+    /// What there is to see of what the commands on a run folder put here.
+    pub(crate) fn evidence(&self, inventory: &Inventory) -> Result<cluster::Evidence> {
+        let objects = inventory.objects.iter().map(|recorded| recorded.object.clone());
+        let objects: Vec<ObjectRef> = objects.collect();
+        self.finish(async { Ok(self.cluster.evidence(&objects).await) })
+    }
+
+    /// The way to the cluster, without credentials.
+    pub(crate) fn context(&self) -> &Value {
+        self.cluster.context()
+    }
+
+    /// The URL of the API server.
+    pub(crate) fn server(&self) -> &str {
+        self.cluster.server()
+    }
+
+    /// The version of the API server.
+    pub(crate) fn version(&self) -> Result<String> {
+        self.finish(self.cluster.version())
     }
 
     /// Opens a port of this machine that leads to one in the cluster.
@@ -340,28 +370,79 @@ impl Kubernetes {
             inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
         }
         let mut all = Removed::default();
-        for is_prepared in [false, true] {
-            if is_prepared && !deep {
-                continue;
-            }
-            let of_kind = inventory.objects.iter().filter(|r| r.is_prepared == is_prepared);
-            let objects: Vec<ObjectRef> = of_kind.map(|r| r.object.clone()).collect();
-            let owner = if is_prepared { Owner::Prepared } else { run.clone() };
-            let removal = self.remove(&objects, &owner, &mut |object| {
-                printer.step(&format!("teardown: {object}"));
-            })?;
-            let left: Vec<&ObjectRef> = removal.left.iter().map(|left| &left.object).collect();
-            inventory.objects.retain(|r| r.is_prepared != is_prepared || left.contains(&&r.object));
-            run_dir::write_json(&dir.objects(), inventory)?;
-            let gone = removal.removed.iter().chain(&removal.absent);
-            all.removed.extend(gone.map(ToString::to_string));
-            let foreign = removal.foreign.iter();
-            all.foreign
-                .extend(foreign.map(|(object, owner)| format!("{object} belongs to {owner}")));
-            let left = removal.left.iter();
-            all.left.extend(left.map(|left| format!("{}: {}", left.object, left.why)));
+        let own: Vec<ObjectRef> = inventory.standing().cloned().collect();
+        self.take_away(own, &run, inventory, &mut all, dir, printer)?;
+        if deep {
+            let prepared = self.prepared(inventory, &run, &mut all)?;
+            self.take_away(prepared, &Owner::Prepared, inventory, &mut all, dir, printer)?;
         }
         Ok(all)
+    }
+
+    /// What of that which is prepared goes with a run: all in the run's namespaces, recorded or not, and these
+    /// themselves. It stays where another run stands, and a namespace does in which somebody has something.
+    fn prepared(
+        &self,
+        inventory: &mut Inventory,
+        run: &Owner,
+        all: &mut Removed,
+    ) -> Result<Vec<ObjectRef>> {
+        let namespaces: Vec<&str> = inventory.namespaces.iter().map(String::as_str).collect();
+        let found = self.finish(self.cluster.find(&Owner::Prepared, &namespaces))?;
+        let found = found.into_iter().filter(|found| !found.is_made).map(|found| found.object);
+        let mut objects: Vec<ObjectRef> = found.collect();
+        for recorded in inventory.objects.iter().filter(|recorded| recorded.is_prepared) {
+            if !objects.iter().any(|object| object.uid == recorded.object.uid) {
+                objects.push(recorded.object.clone());
+            }
+        }
+        let within = |object: &ObjectRef| match &object.namespace {
+            None if object.kind == "Namespace" => Some(object.name.clone()),
+            namespace => namespace.clone(),
+        };
+        // What lies elsewhere, such as the cluster's monitoring, is for all.
+        objects.retain(|object| within(object).is_some_and(|ns| namespaces.contains(&ns.as_str())));
+        for namespace in namespaces {
+            let own = [run, &Owner::Prepared];
+            let others = self.finish(self.cluster.others(namespace, &own))?;
+            let is_run = |(_, owner): &&(ObjectRef, Owner)| matches!(owner, Owner::Run(_));
+            let Some((what, owner)) = others.iter().find(is_run).or_else(|| others.first()) else {
+                continue;
+            };
+            let why = format!("{what} belongs to {owner}");
+            let stays = |object: &ObjectRef| {
+                within(object).as_deref() == Some(namespace)
+                    && (matches!(owner, Owner::Run(_)) || object.kind == "Namespace")
+            };
+            let kept = objects.iter().filter(|object| stays(object));
+            all.foreign.extend(kept.map(|object| format!("{object} stays, for {why}")));
+            objects.retain(|object| !stays(object));
+        }
+        Ok(objects)
+    }
+
+    /// Removes objects of an owner; the inventory then has what is left.
+    fn take_away(
+        &self,
+        objects: Vec<ObjectRef>,
+        owner: &Owner,
+        inventory: &mut Inventory,
+        all: &mut Removed,
+        dir: &RunDir,
+        printer: &Printer,
+    ) -> Result<()> {
+        let removal = self.remove(&objects, owner, &mut |object| {
+            printer.step(&format!("teardown: {object}"));
+        })?;
+        let left: Vec<&ObjectRef> = removal.left.iter().map(|left| &left.object).collect();
+        let is_gone = |object: &ObjectRef| objects.contains(object) && !left.contains(&object);
+        inventory.objects.retain(|recorded| !is_gone(&recorded.object));
+        run_dir::write_json(&dir.objects(), inventory)?;
+        all.removed.extend(removal.removed.iter().chain(&removal.absent).map(ToString::to_string));
+        let foreign = removal.foreign.iter();
+        all.foreign.extend(foreign.map(|(object, owner)| format!("{object} belongs to {owner}")));
+        all.left.extend(removal.left.iter().map(|left| format!("{}: {}", left.object, left.why)));
+        Ok(())
     }
 
     fn apply(
@@ -375,6 +456,11 @@ impl Kubernetes {
         let mut inventory = Inventory::read(dir)?;
         run.clone_into(&mut inventory.run);
         self.cluster.server().clone_into(&mut inventory.server);
+        for namespace in &self.namespaces {
+            if !inventory.namespaces.contains(namespace) {
+                inventory.namespaces.push(namespace.clone());
+            }
+        }
         let mut told = Vec::new();
         let mut kept = Ok(());
         let mut done = |applied: Applied| {
@@ -439,17 +525,17 @@ fn condition(until: &action::Condition) -> cluster::Condition {
     }
 }
 
-/// Waits for what was asked of the cluster, or for the user to interrupt more often than before.
-fn finish<T>(
-    runtime: &Runtime,
-    before: usize,
-    asked: impl Future<Output = cluster::Result<T>>,
-) -> Result<T> {
+/// Waits for what was asked of the cluster, or for the user to interrupt it: what is asked for after an interruption,
+/// such as a teardown, is done nevertheless.
+fn finish<T>(runtime: &Runtime, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
+    let before = interrupt::count();
     runtime.block_on(async {
         let interrupted = async {
             loop {
-                if interrupt::count() > before {
-                    return Error::new(Exit::Interrupted, "interrupted");
+                if interrupt::count() > before
+                    && let Err(error) = interrupt::check()
+                {
+                    return error;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -517,7 +603,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = RunDir::at(folder.path());
         let mut inventory =
-            Inventory { run: "r".into(), server: "https://h".into(), objects: Vec::new() };
+            Inventory { run: "r".into(), server: "https://h".into(), ..Inventory::default() };
         inventory.add(applied("a", "1", Effect::Created), false);
         run_dir::write_json(&dir.objects(), &inventory).unwrap();
         assert_eq!(Inventory::read(&dir).unwrap().objects, inventory.objects);

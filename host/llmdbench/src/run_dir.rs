@@ -96,6 +96,16 @@ impl RunDir {
         self.root.join("setup/objects.json")
     }
 
+    /// `setup/pods.json`: the pods of a stack in a cluster, with the digests of their images.
+    pub(crate) fn pods(&self) -> PathBuf {
+        self.root.join("setup/pods.json")
+    }
+
+    /// `setup/events.json`: what a cluster told of a stack.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.root.join("setup/events.json")
+    }
+
     /// `setup/smoketest.json`.
     pub(crate) fn smoketest(&self) -> PathBuf {
         self.root.join("setup/smoketest.json")
@@ -116,7 +126,7 @@ impl RunDir {
         self.root.join("setup/yamls").join(file)
     }
 
-    /// `setup/logs/NAME.log`: the output of a process of the stack.
+    /// `setup/logs/NAME.log`: the output of a process of the stack, or of a container, "POD_CONTAINER".
     pub(crate) fn process_log(&self, name: &str) -> PathBuf {
         self.root.join(format!("setup/logs/{name}.log"))
     }

@@ -124,8 +124,6 @@ pub(crate) fn run(
         }
         Err(error) => Err(error),
     };
-    // Whoever was interrupted wants the agents gone all the same.
-    kubernetes.forgive();
     clear(&kubernetes, &mut record, dir, &results, printer)?;
     let (results, outcome) = conclusion?;
     add_to_run(&results, prepared, target)?;
@@ -158,7 +156,6 @@ pub(crate) fn attach(
     let mut outcome = follow(&kubernetes, &mut record, &results, None, printer)?;
     let secrets = Secrets::default();
     outcome.join(put_together(&plan, &secrets, &target, &record, &results, outcome.exit())?);
-    kubernetes.forgive();
     clear(&kubernetes, &mut record, dir, &results, printer)?;
     Ok((results, outcome))
 }

@@ -4,6 +4,7 @@ use crate::action::Action;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{self, Kubernetes};
+use crate::phase::evidence;
 use crate::phase::plan::Prepared;
 use crate::plan::{MetricsSource, Plan, Step, Target, Within};
 use crate::plugins::plugin_error;
@@ -30,10 +31,15 @@ pub(crate) fn run(
         None => None,
     };
     if plan.experiment.deploy.endpoint.is_none() {
-        for step in plan.steps.iter().filter(|step| selected.contains(&step.number)) {
+        let mut steps = plan.steps.iter().filter(|step| selected.contains(&step.number));
+        let done = steps.try_for_each(|step| {
             interrupt::check()?;
-            carry_out(step, prepared, kubernetes.as_ref(), dir, printer)?;
+            carry_out(step, prepared, kubernetes.as_ref(), dir, printer)
+        });
+        if let Some(kubernetes) = &kubernetes {
+            evidence::collect(kubernetes, dir, &prepared.secrets.redaction(), printer);
         }
+        done?;
     }
     let target = match locate_in(prepared, kubernetes.as_ref(), dir) {
         Err(error) if kubernetes.is_some() && !selected.contains(&steps::SMOKETEST) => {
