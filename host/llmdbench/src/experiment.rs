@@ -5,6 +5,7 @@ use crate::document::Document;
 use crate::error::{Error, Problem, Result};
 pub(crate) use crate::model::Model;
 use crate::model::items;
+use crate::run_dir::RunDir;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, SETTINGS, Settings, Source};
 use crate::{embedded, unit};
@@ -117,6 +118,26 @@ pub(crate) fn layers(
         layers.insert(above_environment, found);
     }
     Ok(layers)
+}
+
+/// Of what a stack was stood up with, what says where it is and where load is made. None: nobody kept it.
+pub(crate) fn of_stack(folder: &Path) -> Result<Option<Layer>> {
+    const PLACES: &[&str] = &[
+        "cluster",
+        "vllm.common",
+        "fmperf.namespace",
+        "fmperf.service_account",
+        "load.from",
+        "load.image",
+        "load.cpu",
+        "load.memory",
+        "load.pod_spec",
+    ];
+    let file = RunDir::at(folder).environment("settings.yaml");
+    if !file.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(Layer::file(Source::Stack, Document::read(&file)?).only(PLACES)))
 }
 
 /// What the original's scripts did without being told: make the load of a profile.

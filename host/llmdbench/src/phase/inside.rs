@@ -226,8 +226,10 @@ fn follow(
         .collect();
     let mut outcome = Outcome::default();
     let mut progress = printer.progress();
-    let (mut started, mut told) = (false, interrupt::count());
-    let before = told;
+    let mut started = false;
+    let mut stopped = false;
+    let before = interrupt::count();
+    let mut told = before;
     while !attending.iter().all(tokio::task::JoinHandle::is_finished) {
         std::thread::sleep(TICK);
         let wished = interrupt::count();
@@ -236,6 +238,7 @@ fn follow(
             printer.step(
                 "interrupted: nothing new starts, requests under way may end; once more ends them",
             );
+            stopped = true;
             kubernetes.drive(crew.stop());
         }
         let ready =
@@ -248,11 +251,13 @@ fn follow(
                 let error =
                     Error::new(Exit::Run, "the agents could not be started together").cause(why);
                 outcome.fail(Exit::Run, &error);
+                stopped = true;
                 kubernetes.drive(crew.stop());
             }
         } else if !started && over > 0 && ready + over == crew.shards() as usize {
             // Without one of them the load would not be the one that was asked for.
             started = true;
+            stopped = true;
             kubernetes.drive(crew.stop());
         }
         progress.show(|| line(&crew));
@@ -261,10 +266,18 @@ fn follow(
     if told > before {
         outcome.add(Exit::Interrupted, "the run was interrupted; what was measured is kept");
     }
+    for mut seen in crew.seen() {
+        let was_told = seen.outcome().is_some_and(|outcome| outcome.exit() == Exit::Interrupted);
+        if was_told && !stopped {
+            let pod = &seen.facts.pod;
+            let why = format!("its pod {pod} was told to end: it was deleted or evicted");
+            seen.facts.lost = Some(why);
+        }
+    }
     record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
     run_dir::write_json(&results.agents_record(), record)?;
     for seen in crew.seen() {
-        if let Some(ended) = seen.outcome() {
+        if let (Some(ended), None) = (seen.outcome(), &seen.facts.lost) {
             outcome.join_new(ended);
         }
     }
