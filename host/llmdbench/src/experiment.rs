@@ -74,12 +74,18 @@ pub(crate) struct TargetSettings {
     pub(crate) metrics: Vec<String>,
 }
 
-/// When the load gives up, and how many threads make it.
+/// When the load gives up, where it is made, and by how many.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LoadSettings {
     pub(crate) threads: Option<usize>,
     pub(crate) max_error_rate: Option<f64>,
     pub(crate) give_up_after_ns: u64,
+    /// "auto", "here", "cluster".
+    #[serde(default)]
+    pub(crate) from: String,
+    /// Agents that make it together in a cluster.
+    #[serde(default)]
+    pub(crate) shards: u32,
 }
 
 /// The layers of an experiment: the command line's, the file's, the scenario's, the environment's.
@@ -344,6 +350,13 @@ impl Experiment {
                 })
                 .collect()
         });
+        let wanted = settings.get("load.shards").as_u64().unwrap_or(1);
+        let shards = u32::try_from(wanted).ok().filter(|shards| (1..=1000).contains(shards));
+        let shards = shards.unwrap_or_else(|| {
+            let message = format!("`load.shards`: {wanted} agents cannot share a load");
+            problems.push(at(settings, "load.shards", &message).hint("1 to 1000 can"));
+            1
+        });
         Self {
             name: text("name"),
             scenario: settings.text("scenario").map(str::to_owned),
@@ -386,6 +399,8 @@ impl Experiment {
                     .and_then(|n| usize::try_from(n).ok()),
                 max_error_rate: settings.get("load.max_error_rate").as_f64(),
                 give_up_after_ns: duration("load.give_up_after"),
+                from: settings.text("load.from").unwrap_or_default().to_owned(),
+                shards,
             },
             cache: match settings.text("cache") {
                 Some("cold") => CacheWish::Cold,

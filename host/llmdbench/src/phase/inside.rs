@@ -14,7 +14,7 @@ use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase::environment;
 use crate::phase::plan::Prepared;
-use crate::plan::{Plan, Target};
+use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
 use crate::secrets::Secrets;
@@ -60,7 +60,7 @@ pub(crate) fn run(
     printer: &Printer,
 ) -> Result<(Results, Outcome)> {
     let settings = &prepared.settings;
-    let shards = shards(settings)?;
+    let shards = prepared.plan.experiment.load.shards;
     can_deal(prepared, target, shards)?;
     let namespace = settings.text("fmperf.namespace").unwrap_or_default();
     let kubernetes = Kubernetes::connect(settings, namespace)?;
@@ -73,6 +73,14 @@ pub(crate) fn run(
         account,
         "llmdbench standup -s 5",
     )?;
+    let mut target = target.clone();
+    if let (Some(within), true) = (&target.within, target.metrics.is_empty()) {
+        // A Service would show the page of one pod today and of another tomorrow.
+        let pages = kubernetes.metrics_pages(within);
+        let source = |url| MetricsSource { component: "server".to_owned(), url };
+        target.metrics = pages.into_iter().map(source).collect();
+    }
+    let target = &target;
     let name = job::name(&prepared.plan.run);
     let agents = Agents { name: &name, namespace, shards, settings };
     let secret = agents.secret(&prepared.secrets);
@@ -126,7 +134,7 @@ pub(crate) fn run(
     };
     clear(&kubernetes, &mut record, dir, &results, printer)?;
     let (results, outcome) = conclusion?;
-    add_to_run(&results, prepared, target)?;
+    add_to_run(&results, prepared)?;
     Ok((results, outcome))
 }
 
@@ -160,17 +168,40 @@ pub(crate) fn attach(
     Ok((results, outcome))
 }
 
-/// How many agents are wanted.
-pub(crate) fn shards(settings: &Settings) -> Result<u32> {
-    let wanted = settings.get("load.shards").as_u64().unwrap_or(1);
-    u32::try_from(wanted).ok().filter(|shards| (1..=1000).contains(shards)).ok_or_else(|| {
-        let problem = Problem::new(format!("`load.shards`: {wanted} agents cannot share a load"))
-            .hint("1 to 1000 can");
-        Error::problems(vec![match settings.place("/load/shards") {
-            Some(place) => problem.at(place),
-            None => problem,
-        }])
-    })
+/// Whether agents in the cluster make the load, into a target that is known or that the plan will have.
+pub(crate) fn is_meant(plan: &Plan, target: Option<&Target>) -> bool {
+    match plan.experiment.load.from.as_str() {
+        "cluster" => true,
+        "here" => false,
+        _ => target.map_or_else(|| plan.needs_cluster(), |target| target.within.is_some()),
+    }
+}
+
+/// Refuses several agents where load is not made in the cluster.
+pub(crate) fn can_share(plan: &Plan, target: Option<&Target>) -> Result<()> {
+    let shards = plan.experiment.load.shards;
+    if shards == 1 || is_meant(plan, target) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{shards} agents share a load in a cluster only")).hint(
+        "make it there with --load-from cluster, or leave -j out: load made here uses every core",
+    ))
+}
+
+/// The Job as a file to look at, of a plan that has agents make its load. None: it has not.
+pub(crate) fn planned(prepared: &Prepared) -> Result<Option<(&'static str, String)>> {
+    if !is_meant(&prepared.plan, None) {
+        return Ok(None);
+    }
+    let settings = &prepared.settings;
+    let agents = Agents {
+        name: &job::name(&prepared.plan.run),
+        namespace: settings.text("fmperf.namespace").unwrap_or_default(),
+        shards: prepared.plan.experiment.load.shards,
+        settings,
+    };
+    let job = agents.job(agents.secret(&prepared.secrets).is_some())?;
+    Ok(Some(("load_job.json", serde_json::to_string_pretty(&job).unwrap_or_default())))
 }
 
 /// Refuses limits that leave nothing for some of the agents.
@@ -371,7 +402,9 @@ fn put_together(
     let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
     run["run"] = plan.run.clone().into();
     run["plugins"] = serde_json::to_value(&plan.plugins).unwrap_or_default();
-    run["target"] = serde_json::to_value(target).unwrap_or_default();
+    let mut target = target.clone();
+    target.facts.insert("load".to_owned(), how_made(record));
+    run["target"] = serde_json::to_value(&target).unwrap_or_default();
     run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
     run["exit"] = (exit.worst(outcome.exit()) as i32).into();
     let text = serde_json::to_string_pretty(&run).unwrap_or_default();
@@ -379,15 +412,29 @@ fn put_together(
     Ok(outcome)
 }
 
+/// How the load was made, for the report.
+fn how_made(record: &Record) -> String {
+    let apart = |agent: &Facts| Some((agent.clock_offset_ms?, agent.clock_error_ms?));
+    let clocks: Option<Vec<(f64, f64)>> = record.agents.iter().map(apart).collect();
+    let agents = agents_of(record.shards);
+    match clocks {
+        Some(clocks) if record.shards > 1 => {
+            // What an offset may be wrong by is what two agents may begin apart.
+            let worst = clocks.iter().map(|(_, error)| *error).fold(0.0, f64::max);
+            format!("made inside the cluster by {agents}, which began within {:.1} ms", 2.0 * worst)
+        }
+        _ => format!("made inside the cluster by {agents}"),
+    }
+}
+
 fn with(error: Error, causes: &[String]) -> Error {
     causes.iter().fold(error, |error, cause| error.cause(cause.clone()))
 }
 
 /// Says in `run.json` where settings came from, which agents do not know.
-fn add_to_run(results: &Results, prepared: &Prepared, target: &Target) -> Result<()> {
+fn add_to_run(results: &Results, prepared: &Prepared) -> Result<()> {
     let Some(mut run) = run_dir::read_json::<Value>(&results.run())? else { return Ok(()) };
     run["settings"] = environment::with_sources(&prepared.settings);
-    run["target"] = serde_json::to_value(target).unwrap_or_default();
     run_dir::write_json(&results.run(), &run)
 }
 
