@@ -92,6 +92,15 @@ fn cases() -> Vec<Case> {
                 ],
             )
         },
+        Case {
+            others: json!({"deploy": {"model": "missing/model"}}),
+            step: "4",
+            ..case(
+                "model",
+                json!({}),
+                &["the model hub has no `missing/model`", "no such model", "check the model's id"],
+            )
+        },
         case(
             "memory",
             container(json!({
