@@ -34,6 +34,6 @@ pub use diagnosis::{Diagnosis, Log, Observed, diagnose, explain};
 pub use error::{Error, Result};
 pub use evidence::{ContainerLog, Evidence};
 pub use object::{MANAGER, ObjectRef, Owner, PREPARED_LABEL, RUN_LABEL, Selection, Which};
-pub use pod::{CommandOutput, Forward, LogOptions};
+pub use pod::{CommandOutput, Forward, LogOptions, Pipe};
 pub use signals::{Patience, Place, SIGNALS, Signal};
 pub use wait::Progress;

@@ -1,5 +1,6 @@
 //! What can be typed: commands and options, and how options become a layer of settings.
 
+use crate::command::agent::AgentArgs;
 use crate::command::analyze::AnalyzeArgs;
 use crate::command::bench::BenchArgs;
 use crate::command::calibrate::CalibrateArgs;
@@ -119,6 +120,9 @@ pub(crate) enum Command {
     Status,
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Make load in a pod, and speak to what does
+    #[command(hide = true)]
+    Agent(AgentArgs),
     /// Print a page of the reference, made from the tables
     #[command(hide = true)]
     Reference(ReferenceArgs),
@@ -241,6 +245,12 @@ pub(crate) struct LoadArgs {
     /// Threads that send and read
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<u64>,
+    /// Where load is made: auto, here, cluster
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) load_from: Option<String>,
+    /// Agents that make the load together in a cluster
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(crate) shards: Option<u64>,
     /// Abort the run when a larger share of its requests has failed
     #[arg(long, value_name = "SHARE")]
     pub(crate) max_error_rate: Option<f64>,
@@ -311,6 +321,10 @@ impl LoadArgs {
         put(layer, "analyze.slo", "--slo", self.slo.as_deref());
         put(layer, "load.give_up_after", "--give-up-after", self.give_up_after.as_deref());
         put(layer, "cache", "--cache", self.cache.as_deref());
+        put(layer, "load.from", "--load-from", self.load_from.as_deref());
+        if let Some(shards) = self.shards {
+            layer.set("load.shards", "--shards", json!(shards));
+        }
         if let Some(threads) = self.threads {
             layer.set("load.threads", "--threads", json!(threads));
         }

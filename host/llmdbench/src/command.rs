@@ -1,5 +1,6 @@
 //! The commands, one file each. A command puts phases together and says how it ended.
 
+pub(crate) mod agent;
 pub(crate) mod analyze;
 pub(crate) mod bench;
 pub(crate) mod calibrate;
@@ -45,6 +46,7 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
         Command::Download(args) => download::run(args, printer),
         Command::Status => status::run(global, printer),
         Command::Completions(args) => completions::run(args, printer),
+        Command::Agent(args) => agent::run(args, printer),
         Command::Reference(args) => reference::run(args, printer),
     }
 }

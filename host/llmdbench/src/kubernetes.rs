@@ -182,28 +182,16 @@ impl Kubernetes {
                 self.apply(vec![object], within, &owner, run, dir)
             }
             Action::Wait(wait) => {
-                let selection = self.selection(&wait.objects);
                 let until = condition(&wait.until);
-                let mut progress = printer.progress();
-                let waited = finish(
-                    &self.runtime,
-                    self.cluster.wait(&selection, &until, wait.timeout, &mut |now| {
-                        progress.show(|| {
-                            let cause = now.diagnoses.first();
-                            let cause =
-                                cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
-                            format!("waiting {}: {}{cause}", unit::show(now.elapsed), now.state)
-                        });
-                    }),
-                );
-                progress.end();
+                let selection = self.selection(&wait.objects);
+                let waited = self.wait(&selection, &until, wait.timeout, printer);
                 waited.map(|objects| {
                     format!("{} as wanted", count(objects.len(), "object is", "objects are"))
                 })
             }
             Action::Delete(objects) => {
                 let selection = self.selection(objects);
-                let found = finish(&self.runtime, self.cluster.get(&selection))?;
+                let found = self.finish(self.cluster.get(&selection))?;
                 let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
                 let removal = self.remove(&found, &owner, &mut |_| {})?;
                 match removal.left.first() {
@@ -224,15 +212,114 @@ impl Kubernetes {
         }
     }
 
+    /// Waits until objects are as they should be, and shows what keeps them.
+    pub(crate) fn wait(
+        &self,
+        selection: &Selection,
+        until: &cluster::Condition,
+        timeout: Duration,
+        printer: &Printer,
+    ) -> Result<Vec<Value>> {
+        let mut progress = printer.progress();
+        let waited = self.finish(self.cluster.wait(selection, until, timeout, &mut |now| {
+            progress.show(|| {
+                let cause = now.diagnoses.first();
+                let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+                format!("waiting {}: {}{cause}", unit::show(now.elapsed), now.state)
+            });
+        }));
+        progress.end();
+        waited
+    }
+
+    /// An error where an object is not there, which names the command that makes it.
+    pub(crate) fn refuse_missing(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        cure: &str,
+    ) -> Result<()> {
+        let selection = Selection::named(api_version, kind, namespace, name);
+        if self.finish(self.cluster.get(&selection))?.is_empty() {
+            return Err(Error::new(Exit::Run, format!("the {selection} is not there"))
+                .hint(format!("`{cure}` makes it")));
+        }
+        Ok(())
+    }
+
+    /// Applies objects that go with the run, and records them for teardown.
+    pub(crate) fn apply_for_run(
+        &self,
+        objects: Vec<Value>,
+        within: &str,
+        run: &str,
+        dir: &RunDir,
+    ) -> Result<()> {
+        // What a folder has in a cluster goes under one run's name.
+        let standing = Inventory::read(dir)?.run;
+        let run = if standing.is_empty() { run } else { &standing };
+        self.apply(objects, within, &Owner::Run(run.to_owned()), run, dir).map(drop)
+    }
+
+    /// Removes objects that were applied so.
+    pub(crate) fn remove_for_run(
+        &self,
+        objects: &[(&str, &str, &str)],
+        namespace: &str,
+        dir: &RunDir,
+    ) -> Result<()> {
+        let mut inventory = Inventory::read(dir)?;
+        let is_meant = |object: &ObjectRef| {
+            object.namespace.as_deref() == Some(namespace)
+                && objects.contains(&(&object.api_version, &object.kind, &object.name))
+        };
+        let meant: Vec<ObjectRef> =
+            inventory.standing().filter(|object| is_meant(object)).cloned().collect();
+        let removal = self.remove(&meant, &Owner::Run(inventory.run.clone()), &mut |_| {})?;
+        if let Some(left) = removal.left.first() {
+            return Err(Error::new(Exit::Teardown, format!("failed to remove {}", left.object))
+                .cause(left.why.clone()));
+        }
+        inventory.objects.retain(|recorded| !is_meant(&recorded.object));
+        run_dir::write_json(&dir.objects(), &inventory)
+    }
+
+    /// Asks the cluster something.
+    pub(crate) fn ask<T, F: Future<Output = cluster::Result<T>>>(
+        &self,
+        question: impl FnOnce(Cluster) -> F,
+    ) -> Result<T> {
+        self.finish(question(self.cluster.clone()))
+    }
+
+    /// Does something to its end.
+    pub(crate) fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Lets something go on beside this thread.
+    pub(crate) fn spawn(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        self.runtime.spawn(future)
+    }
+
+    fn finish<T>(&self, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
+        finish(&self.runtime, asked)
+    }
+
     /// Objects as they are, for the backend.
     pub(crate) fn observe(&self, objects: &action::Objects) -> Result<Vec<Value>> {
-        finish(&self.runtime, self.cluster.get(&self.selection(objects)))
+        self.finish(self.cluster.get(&self.selection(objects)))
     }
 
     /// The pods that take what is meant for a port in the cluster.
     pub(crate) fn pods_behind(&self, to: &Within) -> Result<Vec<Within>> {
         let asked = self.cluster.pods_behind(&to.kind, &to.namespace, &to.name, to.port);
-        let pods = finish(&self.runtime, asked)?;
+        let pods = self.finish(asked)?;
         let pod = |(name, port)| Within { kind: "Pod".to_owned(), name, port, ..to.clone() };
         Ok(pods.into_iter().map(pod).collect())
     }
@@ -241,7 +328,7 @@ impl Kubernetes {
     pub(crate) fn evidence(&self, inventory: &Inventory) -> Result<cluster::Evidence> {
         let objects = inventory.objects.iter().map(|recorded| recorded.object.clone());
         let objects: Vec<ObjectRef> = objects.collect();
-        finish(&self.runtime, async { Ok(self.cluster.evidence(&objects).await) })
+        self.finish(async { Ok(self.cluster.evidence(&objects).await) })
     }
 
     /// The way to the cluster, without credentials.
@@ -256,12 +343,12 @@ impl Kubernetes {
 
     /// The version of the API server.
     pub(crate) fn version(&self) -> Result<String> {
-        finish(&self.runtime, self.cluster.version())
+        self.finish(self.cluster.version())
     }
 
     /// Opens a port of this machine that leads to one in the cluster.
     pub(crate) fn forward(&self, to: &Within) -> Result<cluster::Forward> {
-        finish(&self.runtime, self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
+        self.finish(self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
     }
 
     /// Removes what the run has in the cluster, the last first, and with `deep` what was prepared for it.
@@ -278,7 +365,7 @@ impl Kubernetes {
         let namespaces = inventory.objects.iter().filter_map(|r| r.object.namespace.clone());
         let namespaces: Vec<String> = namespaces.collect();
         let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        let found = finish(&self.runtime, self.cluster.find(&run, &namespaces))?;
+        let found = self.finish(self.cluster.find(&run, &namespaces))?;
         for found in found.into_iter().filter(|found| !found.is_made) {
             inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
         }
@@ -301,7 +388,7 @@ impl Kubernetes {
         all: &mut Removed,
     ) -> Result<Vec<ObjectRef>> {
         let namespaces: Vec<&str> = inventory.namespaces.iter().map(String::as_str).collect();
-        let found = finish(&self.runtime, self.cluster.find(&Owner::Prepared, &namespaces))?;
+        let found = self.finish(self.cluster.find(&Owner::Prepared, &namespaces))?;
         let found = found.into_iter().filter(|found| !found.is_made).map(|found| found.object);
         let mut objects: Vec<ObjectRef> = found.collect();
         for recorded in inventory.objects.iter().filter(|recorded| recorded.is_prepared) {
@@ -317,7 +404,7 @@ impl Kubernetes {
         objects.retain(|object| within(object).is_some_and(|ns| namespaces.contains(&ns.as_str())));
         for namespace in namespaces {
             let own = [run, &Owner::Prepared];
-            let others = finish(&self.runtime, self.cluster.others(namespace, &own))?;
+            let others = self.finish(self.cluster.others(namespace, &own))?;
             let is_run = |(_, owner): &&(ObjectRef, Owner)| matches!(owner, Owner::Run(_));
             let Some((what, owner)) = others.iter().find(is_run).or_else(|| others.first()) else {
                 continue;
@@ -389,7 +476,7 @@ impl Kubernetes {
                 kept = run_dir::write_json(&dir.objects(), &inventory);
             }
         };
-        let applied = finish(&self.runtime, self.cluster.apply(objects, within, owner, &mut done));
+        let applied = self.finish(self.cluster.apply(objects, within, owner, &mut done));
         kept?;
         applied.map(|()| told.join("\n"))
     }
@@ -400,7 +487,7 @@ impl Kubernetes {
         owner: &Owner,
         progress: &mut (dyn FnMut(&ObjectRef) + Send),
     ) -> Result<Removal> {
-        finish(&self.runtime, self.cluster.delete(objects, owner, REMOVAL, progress))
+        self.finish(self.cluster.delete(objects, owner, REMOVAL, progress))
     }
 
     fn selection(&self, objects: &action::Objects) -> Selection {

@@ -159,7 +159,9 @@ impl RunDir {
 
     /// The numbers of the load runs, rising.
     fn runs(&self) -> Vec<usize> {
-        (1..).take_while(|n| self.results(*n).records.exists()).collect()
+        let is_taken =
+            |results: Results| results.records.exists() || results.agents_record().exists();
+        (1..).take_while(|n| is_taken(self.results(*n))).collect()
     }
 
     fn results(&self, n: usize) -> Results {
@@ -181,6 +183,8 @@ const RECORDS: &str = "records.jsonl";
 const SERVER_METRICS: &str = "server_metrics.jsonl";
 const CACHE: &str = "cache.json";
 const CALIBRATION: &str = "calibration.json";
+const AGENTS: &str = "agents";
+const AGENTS_RECORD: &str = "agents.json";
 
 /// Where things are kept that outlive runs: the folder of the setting, else
 /// `$XDG_DATA_HOME/llmdbench`. None: there is no home either.
@@ -309,9 +313,29 @@ impl Results {
         let first = Path::new(name).components().next();
         let first = first.map(|part| part.as_os_str().to_string_lossy().into_owned());
         let first = first.unwrap_or_default();
-        ["run.json", "plan.json", "logs", RECORDS, SERVER_METRICS, CACHE, CALIBRATION]
-            .contains(&first.as_str())
+        [
+            "run.json",
+            "plan.json",
+            "logs",
+            RECORDS,
+            SERVER_METRICS,
+            CACHE,
+            CALIBRATION,
+            AGENTS,
+            AGENTS_RECORD,
+        ]
+        .contains(&first.as_str())
             || first.parse::<usize>().is_ok()
+    }
+
+    /// `agents.json`: where load was made inside a cluster.
+    pub(crate) fn agents_record(&self) -> PathBuf {
+        self.results.join(AGENTS_RECORD)
+    }
+
+    /// `agents/N`: what each agent left.
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.results.join(AGENTS)
     }
 
     /// `run.json`: what ran.

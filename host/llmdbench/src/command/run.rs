@@ -2,7 +2,8 @@
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
+use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase;
 use crate::phase::plan::Prepared;
@@ -20,6 +21,9 @@ pub(crate) struct RunArgs {
     target: TargetArgs,
     #[command(flatten)]
     load: LoadArgs,
+    /// Collect what agents in a cluster measure that another process started
+    #[arg(long)]
+    attach: bool,
     /// Go straight to the analysis of what was measured
     #[arg(short = 'z', long)]
     skip: bool,
@@ -30,6 +34,9 @@ pub(crate) struct RunArgs {
 
 /// Drives the load and analyses it.
 pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    if args.attach {
+        return attach(global, printer);
+    }
     if args.skip {
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
@@ -66,10 +73,75 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         let target = phase::standup::standing(&dir)?;
         (dir, target)
     };
-    phase::standup::can_load(&prepared.plan, Some(&target))?;
+    can_load(&prepared, Some(&target))?;
     phase::environment::write_first(&prepared, &target, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))
+}
+
+/// Where load is made.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Here,
+    Inside,
+}
+
+/// Where load is made, into a target that is known or that the plan will have.
+fn place(prepared: &Prepared, target: Option<&Target>) -> Place {
+    let is_within = match target {
+        Some(target) => target.within.is_some(),
+        None => prepared.plan.needs_cluster(),
+    };
+    match prepared.settings.text("load.from") {
+        Some("cluster") => Place::Inside,
+        Some("here") => Place::Here,
+        _ if is_within => Place::Inside,
+        _ => Place::Here,
+    }
+}
+
+/// Refuses load that cannot be made as it is asked for.
+pub(crate) fn can_load(prepared: &Prepared, target: Option<&Target>) -> Result<()> {
+    let shards = phase::inside::shards(&prepared.settings)?;
+    if shards > 1 && place(prepared, target) == Place::Here {
+        return Err(Error::usage(format!("{shards} agents share a load in a cluster only"))
+            .hint("make it there with --load-from cluster, or leave -j out: load made here uses every core"));
+    }
+    Ok(())
+}
+
+/// Drives the load from this process. What only a cluster reaches is reached through a port that the API server
+/// forwards, and the results say so.
+fn here(
+    prepared: &Prepared,
+    target: &Target,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<(Results, Outcome)> {
+    let Some(within) = &target.within else {
+        return phase::run::run(prepared, target, dir, None, printer);
+    };
+    let kubernetes = Kubernetes::of(&Inventory::read(dir)?, &prepared.settings)?;
+    let forward = kubernetes.forward(within)?;
+    let mut target = target.clone();
+    for url in &mut target.endpoints {
+        *url = phase::smoketest::forwarded(url, forward.address())?;
+    }
+    printer.warning("the load goes through a port that the API server forwards, and so does its time: it is in every latency; --load-from cluster measures without it");
+    target.facts.insert(
+        "path of the load".into(),
+        "a port forwarded by the API server, whose time is in every latency".into(),
+    );
+    phase::run::run(prepared, &target, dir, None, printer)
+}
+
+/// Collects what agents have that were left alone, and analyses it.
+fn attach(global: &Global, printer: &Printer) -> Result<Exit> {
+    let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
+    let settings = super::from_environment()?;
+    let (results, outcome) = phase::inside::attach(&dir, &settings, printer)?;
+    let analysed = super::analyze::results(&results, global, printer)?;
+    Ok(outcome.tell(printer).worst(analysed))
 }
 
 /// Load, analysis, report: what `bench` and `run` have in common.
@@ -79,7 +151,10 @@ pub(crate) fn load_and_analyze(
     dir: &RunDir,
     printer: &Printer,
 ) -> Result<Outcome> {
-    let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
+    let (results, mut outcome) = match place(prepared, Some(target)) {
+        Place::Inside => phase::inside::run(prepared, target, dir, printer)?,
+        Place::Here => here(prepared, target, dir, printer)?,
+    };
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
     let (analysis, failures) = phase::analyze::read(&results, Some(plan), analyzers, printer)?;
     for failure in &failures {

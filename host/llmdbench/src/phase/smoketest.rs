@@ -139,7 +139,7 @@ fn ask(
 }
 
 /// A URL as it is behind a forwarded port.
-fn forwarded(url: &str, address: SocketAddr) -> Result<String> {
+pub(crate) fn forwarded(url: &str, address: SocketAddr) -> Result<String> {
     let failed = || Error::usage(format!("`{url}` cannot be forwarded"));
     let mut url = url::Url::parse(url).map_err(|error| failed().because(error))?;
     url.set_ip_host(address.ip()).map_err(|()| failed())?;

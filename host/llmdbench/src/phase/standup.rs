@@ -89,20 +89,6 @@ pub(crate) fn can_do(prepared: &Prepared, selected: &[u8]) -> Result<()> {
     one_model(plan)
 }
 
-/// Refuses load into what only a cluster reaches.
-pub(crate) fn can_load(plan: &Plan, target: Option<&Target>) -> Result<()> {
-    let is_within = target.map_or(plan.needs_cluster(), |target| target.within.is_some());
-    if !is_within || (target.is_none() && plan.experiment.deploy.endpoint.is_some()) {
-        return Ok(());
-    }
-    let methods = plan.experiment.deploy.methods.join(", ");
-    Err(Error::usage(format!(
-        "unsupported: {methods} needs a cluster, and this version of llmdbench makes no load in one"
-    ))
-    .hint("`llmdbench standup`, `smoketest` and `teardown` work in a cluster")
-    .hint("load goes into what stands with `llmdbench run --endpoint URL`, and into a server on this machine with --method local"))
-}
-
 /// One stack at a time is stood up and loaded.
 pub(crate) fn one_model(plan: &Plan) -> Result<()> {
     let deploy = &plan.experiment.deploy;

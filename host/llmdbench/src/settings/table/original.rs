@@ -32,7 +32,7 @@ pub(super) const ORIGINAL: &[Setting] = &[
         "",
         Text,
         "ghcr.io",
-        "Registry of the image that makes load in a cluster.",
+        "Registry of the original's image; load is made by `load.image`.",
     ),
     setting(
         "image.repo",
@@ -40,7 +40,7 @@ pub(super) const ORIGINAL: &[Setting] = &[
         "",
         Text,
         "llm-d/llm-d-benchmark",
-        "Repository of the image that makes load in a cluster.",
+        "Repository of the original's image; load is made by `load.image`.",
     ),
     setting(
         "image.tag",
@@ -48,7 +48,7 @@ pub(super) const ORIGINAL: &[Setting] = &[
         "",
         Text,
         "0.0.8",
-        "Tag of the image that makes load in a cluster.",
+        "Tag of the original's image; load is made by `load.image`.",
     ),
     // vLLM, whatever the method.
     setting(
