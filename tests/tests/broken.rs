@@ -89,6 +89,15 @@ fn cases() -> Vec<Case> {
                 ],
             )
         },
+        Case {
+            others: json!({"deploy": {"model": "missing/model"}}),
+            step: "4",
+            ..case(
+                "model",
+                json!({}),
+                &["the model hub has no `missing/model`", "no such model", "check the model's id"],
+            )
+        },
         case(
             "memory",
             container(json!({
@@ -183,6 +192,32 @@ fn an_account_without_rights_is_told_which_it_lacks() {
         assert!(!text.contains(&token), "{}", file.display());
     }
     nobody.bench.run(&["teardown", "-d"]).expect(0);
+}
+
+#[test]
+fn rights_in_the_namespace_alone_are_enough_where_somebody_has_made_it() {
+    let Some(stand) = Stand::new("local") else { return };
+    let Some(login) = stand.login("local-admin") else { return };
+    let subject =
+        json!({"kind": "ServiceAccount", "name": "local-admin", "namespace": stand.namespace});
+    stand.put(vec![json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "local-admin"}, "subjects": [subject],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+    })]);
+    let mut local = stand.again().env("LLMDBENCH_HF_TOKEN", "hf_good");
+    for (name, value) in &login {
+        local = local.env(name, value);
+    }
+    local.experiment(&json!({}), &json!({}));
+    local.standup("5,6,8").expect(0).says("there already, and not of llmdbench: used as it is");
+    // What may not be seen is named.
+    let missing = local.bench.json("w/environment/cluster.json")["missing"].to_string();
+    assert!(missing.contains("cannot get resource \\\"nodes\\\""), "{missing}");
+    let run = local.run();
+    local.bench.run(&["teardown", "-d"]).expect(0);
+    assert_eq!(local.of_run(&run), []);
+    assert!(local.has_namespace() && local.get("v1", "PersistentVolumeClaim").is_empty());
 }
 
 #[test]

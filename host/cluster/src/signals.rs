@@ -212,6 +212,9 @@ signals! {
     "gated" &[Exit, Job, Log], &["GatedRepoError", "gated repo", "Access to model", "401 Client Error", "403 Client Error", "Invalid credentials in Authorization header", "the model hub refuses"], Patience::Restarts(1),
         "the model hub does not give the model to this token",
         "accept the model's licence on its page, and set a token that may read it (LLMDBENCH_HF_TOKEN)";
+    "model-unknown" &[Exit, Job, Log], &["the model hub has no", "RepositoryNotFoundError", "404 Client Error"], Patience::Restarts(1),
+        "the model hub has no such model, or none for this token",
+        "check the model's id, and whether the token may see it (LLMDBENCH_HF_TOKEN)";
     "disk-full" &[Exit, Job, Log], &["No space left on device"], Patience::Restarts(1),
         "the volume is full",
         "raise its size (LLMDBENCH_VLLM_COMMON_PVC_MODEL_CACHE_SIZE), or clear it";

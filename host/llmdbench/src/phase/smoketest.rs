@@ -93,11 +93,10 @@ fn ask(
     let probe = Probe::new(&endpoint, &prepared.secrets, &experiment.tls())?;
     let said = |error: Error| {
         let error = error.exit(Exit::Standup);
-        match &place.within {
-            Some(_) => {
-                error.hint(format!("{} was asked, through a port of this machine", place.name))
-            }
-            None => error,
+        if place.name == place.url {
+            error
+        } else {
+            error.hint(format!("{} was asked", place.name))
         }
     };
     check_model(&probe, &target.model).map_err(said)?;
