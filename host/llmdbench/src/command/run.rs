@@ -2,7 +2,7 @@
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase;

@@ -8,7 +8,7 @@ mod crew;
 mod job;
 
 use crate::agent::{State, bundle};
-use crate::error::{Error, Exit, Problem, Result};
+use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
