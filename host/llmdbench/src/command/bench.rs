@@ -1,7 +1,7 @@
 //! `bench`: all phases in a row, with teardown whatever happens.
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
-use crate::command::{dry_run, plan, work_dir};
+use crate::command::{dry_run, plan, several, work_dir};
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase;
@@ -9,9 +9,10 @@ use crate::phase::plan::Prepared;
 use crate::printer::Printer;
 use crate::run_dir::RunDir;
 use clap::Args;
+use std::path::PathBuf;
 
 /// Options of `bench`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     experiment: ExperimentArgs,
@@ -36,6 +37,18 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
         let chosen = work_dir(global, &prepared.settings);
         phase::dry_run::write(&prepared, None, chosen, printer)?;
         return Ok(Exit::Ok);
+    }
+    let stacks = several::stacks(&prepared.plan.experiment.deploy);
+    if stacks.len() > 1 {
+        let chosen = work_dir(global, &prepared.settings).map(PathBuf::from);
+        let root = chosen.unwrap_or_else(|| RunDir::home_of(&prepared.plan.run));
+        return several::each(&stacks, &root, printer, &mut |stack, folder| {
+            let (mut args, mut global) = (args.clone(), global.clone());
+            args.experiment.method.clone_from(&stack.method);
+            args.experiment.model = Some(stack.model.clone());
+            global.workdir = Some(folder.display().to_string());
+            run(&args, &global, printer)
+        });
     }
     let all: Vec<u8> = prepared.plan.steps.iter().map(|step| step.number).collect();
     phase::inside::can_share(&prepared.plan, None)?;
