@@ -206,7 +206,7 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
 
 /// llm-d by the charts that stand in for those of today.
 fn modelservice(more: &Value) -> Value {
-    let image = format!("localhost/llmdbench:{}", tag());
+    let image = std::env::var("LLMDBENCH_TEST_IMAGE").unwrap();
     let small =
         json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}});
     let mut settings = json!({

@@ -203,6 +203,7 @@ mod tests {
             api_key: Some("sk-hidden".to_owned().into()),
             headers: vec![("x-tenant".into(), "t-hidden".to_owned().into())],
             by_name: [("hf-token".to_owned(), "hf_hidden".to_owned().into())].into(),
+            ..Secrets::default()
         };
         let agents = agents(&settings);
         assert!(!agents.job(true).unwrap().to_string().contains("hidden"));
