@@ -8,10 +8,11 @@ use cluster::{Access, Place, explain};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use secrecy::ExposeSecret;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The program, found and asked for its version.
 #[derive(Debug)]
 pub(crate) struct Helm {
-    program: String,
+    program: PathBuf,
     version: String,
 }
 
@@ -44,7 +45,10 @@ impl Helm {
     /// # Errors
     /// When it is missing or too old, with what to do about it.
     pub(crate) fn find(program: &str) -> Result<Self> {
-        let mut command = Command::new(program);
+        // It is run in another folder than this one.
+        let path = program.contains('/').then(|| std::path::absolute(program).ok()).flatten();
+        let path = path.unwrap_or_else(|| PathBuf::from(program));
+        let mut command = Command::new(&path);
         command.args(["version", "--short"]);
         let answer = Self::carry_out(&mut command, QUESTION, &mut |_| {}).map_err(|error| {
             Error::usage(format!("helm is missing: the program `{program}` cannot be run"))
@@ -55,7 +59,7 @@ impl Helm {
         let version = answer.output.trim().to_owned();
         match parsed(&version) {
             Some(found) if answer.status.success() && found >= OLDEST => {
-                Ok(Self { program: program.to_owned(), version })
+                Ok(Self { program: path, version })
             }
             _ => Err(Error::usage(format!(
                 "helm 3.13 or newer is needed, and `{program} version` says `{}`",
@@ -176,8 +180,9 @@ fn lead(command: &mut Command, way: Way<'_>) {
     command.env("HELM_DRIVER", "secret");
     match way.access {
         Access::Kubeconfig { file, context } => {
-            if let Some(file) = file {
-                command.env("KUBECONFIG", file);
+            let files = file.as_ref().map(|file| file.as_os_str().to_owned());
+            if let Some(files) = files.or_else(|| std::env::var_os("KUBECONFIG")) {
+                command.env("KUBECONFIG", absolute(&files));
             }
             if let Some(context) = context {
                 command.env("HELM_KUBECONTEXT", context);
@@ -194,6 +199,15 @@ fn lead(command: &mut Command, way: Way<'_>) {
         // Helm finds the account of its pod as this program does.
         Access::InCluster => {}
     }
+}
+
+/// A list of files of which each is found from every folder.
+fn absolute(files: &OsStr) -> OsString {
+    let files = std::env::split_paths(files).map(|file| match file.as_os_str().is_empty() {
+        true => file,
+        false => std::path::absolute(&file).unwrap_or(file),
+    });
+    std::env::join_paths(files).unwrap_or_default()
 }
 
 /// Asks it and what it started to end, and makes it end when it does not.
@@ -230,7 +244,6 @@ fn parsed(version: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
     use std::collections::BTreeMap;
-    use std::ffi::OsStr;
 
     #[test]
     fn versions_are_read_as_helm_writes_them() {
@@ -240,6 +253,13 @@ mod tests {
         check("v4.0.0-rc.1", Some((4, 0)));
         check("Client: v2", None);
         check("", None);
+    }
+
+    #[test]
+    fn files_are_found_from_the_folder_of_the_run() {
+        let here = std::env::current_dir().unwrap();
+        let expected = format!("/etc/a:{}/b", here.display());
+        assert_eq!(absolute(OsStr::new("/etc/a:b")), OsString::from(expected));
     }
 
     #[test]

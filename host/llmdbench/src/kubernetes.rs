@@ -394,13 +394,16 @@ impl Kubernetes {
         let run = Owner::Run(inventory.run.clone());
         // What was applied in the moment in which a command was killed is found by its label.
         let namespaces = inventory.objects.iter().filter_map(|r| r.object.namespace.clone());
-        let namespaces: Vec<String> = namespaces.collect();
+        let of_releases = inventory.releases.iter().filter_map(|r| r.namespace.clone());
+        let namespaces: Vec<String> = namespaces.chain(of_releases).collect();
         let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        let found = self.finish(self.cluster.find(&run, &namespaces))?;
-        let labelled: Vec<ObjectRef> = found.into_iter().map(|found| found.object).collect();
-        let mut all = self.uninstall_all(inventory, &labelled, dir, printer)?;
-        // What is still there of a release is not helm's to remove: what hooks made, what charts say is to be kept.
-        let found = self.finish(self.cluster.find(&run, &namespaces))?;
+        let mut found = self.finish(self.cluster.find(&run, &namespaces))?;
+        let labelled = found.iter().map(|found| &found.object);
+        let mut all = self.uninstall_all(inventory, labelled, dir, printer)?;
+        if !all.removed.is_empty() {
+            // What is left of a release is not helm's to remove: what hooks made, what charts say is to be kept.
+            found = self.finish(self.cluster.find(&run, &namespaces))?;
+        }
         let found = found.into_iter().filter(|found| !published::keeps_a_release(&found.object));
         for found in found.filter(|found| !found.is_made) {
             inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);

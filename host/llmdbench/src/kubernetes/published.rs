@@ -62,8 +62,8 @@ impl Kubernetes {
         });
         let shown = shown(&reference);
         match self.standing_release(&reference)? {
-            Some(_) if *owner == Owner::Stranger => {
-                return Ok(format!("{shown} is there already: used as it is"));
+            Some(found) if *owner == Owner::Stranger => {
+                return Ok(format!("{shown} is there already ({}): used as it is", found.status));
             }
             Some(found) if found.owner != *owner => {
                 let object = Box::new(as_object(&reference));
@@ -135,15 +135,15 @@ impl Kubernetes {
 
     /// Uninstalls the releases of a run, the last installed first: those of the inventory, and those whose installation
     /// was cut off before it was noted, among the objects with the run's label. What is left stays in the inventory.
-    pub(super) fn uninstall_all(
+    pub(super) fn uninstall_all<'a>(
         &self,
         inventory: &mut Inventory,
-        labelled: &[ObjectRef],
+        labelled: impl Iterator<Item = &'a ObjectRef>,
         dir: &RunDir,
         printer: &Printer,
     ) -> Result<Removed> {
         let run = Owner::Run(inventory.run.clone());
-        for release in labelled.iter().filter_map(release_of) {
+        for release in labelled.filter_map(release_of) {
             if !inventory.releases.contains(&release) {
                 inventory.releases.push(release);
             }
