@@ -1,5 +1,5 @@
-//! Charts in a real cluster: the one of KUBECONFIG, without which this is skipped. `cargo xtask test --cluster` starts
-//! one, with helm on PATH; the charts of `tests/cluster/charts` stand in for the real ones.
+//! Charts in a real cluster: the one of KUBECONFIG, with the image of LLMDBENCH_TEST_IMAGE, without which this is
+//! skipped, and helm on PATH. `cargo xtask test --cluster` has all of them; the charts of `tests/cluster/charts` stand in for the real ones.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
@@ -25,9 +25,9 @@ impl Stack {
     /// None: there is no cluster.
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     fn new(name: &str, method: &str, settings: &Value, files: &[(&str, &Value)]) -> Option<Self> {
-        if std::env::var_os("KUBECONFIG").is_none() {
+        if std::env::var_os("LLMDBENCH_TEST_IMAGE").is_none() {
             eprintln!(
-                "skipped: KUBECONFIG names no cluster; `cargo xtask test --cluster` starts one"
+                "skipped: LLMDBENCH_TEST_IMAGE is not set; `cargo xtask test --cluster` does"
             );
             return None;
         }
@@ -97,9 +97,12 @@ impl Stack {
     }
 }
 
-/// The tag of the program's image on the nodes.
-fn tag() -> String {
-    std::env::var("TEST_IMAGE_TAG").unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned())
+/// The program's image, in the parts of which charts make its name.
+fn image() -> Value {
+    let image = std::env::var("LLMDBENCH_TEST_IMAGE").unwrap();
+    let (name, tag) = image.rsplit_once(':').unwrap();
+    let (registry, repository) = name.rsplit_once('/').unwrap();
+    json!({"registry": registry, "repository": repository, "tag": tag})
 }
 
 fn chart(name: &str) -> String {
@@ -114,7 +117,7 @@ fn unique(name: &str) -> String {
 
 /// llm-d by the chart that stands in for it.
 fn llm_d(name: &str, more: &Value) -> Value {
-    let image = json!({"registry": "localhost", "repository": "llmdbench", "tag": tag()});
+    let image = image();
     let mut settings = json!({
         "chart_archive": chart("llm-d"), "release": unique(name), "gateway": "none", "definitions": [],
         "affinity": "", "gpu_nr": 0, "wait_timeout": 120, "prefill_replicas": 0,
@@ -206,7 +209,7 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
 
 /// llm-d by the charts that stand in for those of today.
 fn modelservice(more: &Value) -> Value {
-    let image = format!("localhost/llmdbench:{}", tag());
+    let image = std::env::var("LLMDBENCH_TEST_IMAGE").unwrap();
     let small =
         json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}});
     let mut settings = json!({

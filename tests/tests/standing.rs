@@ -99,6 +99,27 @@ fn run_against_an_endpoint_leaves_the_target_of_the_stack_alone() {
 }
 
 #[test]
+fn a_smoke_test_asks_the_route_of_the_target_too_and_keeps_every_answer() {
+    let server = Server::start(&["--ttft", "1ms", "--itl", "1ms"]);
+    let other = Stub::start(|_| Reply::models(&["other"]));
+    let bench = Bench::new();
+    bench.run(&["smoketest", "--endpoint", &server.url, "--model", "m"]).expect(0);
+    let through = |url: &str| {
+        let mut target = bench.json("w/target.json");
+        target["facts"]["route"] = json!(url);
+        bench.write("w/target.json", target.to_string());
+        bench.run(&["smoketest"])
+    };
+    through(&server.url).expect(0).says(&format!("smoketest: the route {}", server.url));
+    let ended = through(&other.url).expect(3).says("the target has no model `m`");
+    ended.says("it has other").says(&format!("the route {} was asked", other.url));
+    let checks = bench.json("w/setup/smoketest.json")["checks"].clone();
+    assert_eq!(checks[0]["completion"]["status"], 200);
+    assert!(checks[0]["error"].is_null() && checks[1]["completion"].is_null(), "{checks}");
+    assert!(checks[1]["error"].as_str().unwrap().contains("no model `m`"), "{checks}");
+}
+
+#[test]
 fn an_interrupt_ends_a_question_to_a_server_that_never_answers() {
     for (command, hangs_at) in [
         ("run", "/v1/models"),

@@ -38,17 +38,22 @@ pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// The variable that tells the tests the image of the program, as the nodes know it. Without it they leave clusters
+/// alone, whatever KUBECONFIG says.
+const IMAGE: &str = "LLMDBENCH_TEST_IMAGE";
+
 /// `cargo xtask test --cluster`: the tests that need a cluster, on the one of KUBECONFIG, or on one that is started for
 /// them and stopped afterwards.
 ///
 /// # Errors
 /// When the cluster does not come up or a test fails.
 pub(crate) fn test(arguments: &[&str]) -> Result<()> {
+    let image = std::env::var(IMAGE).unwrap_or_else(|_| image::NAME.to_owned());
     if std::env::var_os("KUBECONFIG").is_some() {
-        say(
-            "xtask: testing on the cluster of KUBECONFIG; its nodes must have the image of the program, and PATH helm",
-        );
-        return carry_out(&mut tests(arguments));
+        say(&format!(
+            "xtask: testing on the cluster of KUBECONFIG with the image {image}, which {IMAGE} names, and helm of PATH"
+        ));
+        return carry_out(tests(arguments).env(IMAGE, image));
     }
     carry_out(cargo().args(["build", "--package", "llmdbench"]))?;
     let file = image::write(Some(&target().join("debug/llmdbench")))?;
@@ -58,13 +63,13 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let kubeconfig = line.rsplit('=').next().unwrap_or_default();
     let name = image::NAME.trim_start_matches("localhost/");
     let pushed = carry_out(script().arg("push").arg(file).arg(name));
-    let tested = pushed.and_then(|()| {
-        let path = std::env::var("PATH").unwrap_or_default();
-        // Helm is built beside the cluster.
-        let run = Path::new(kubeconfig).parent().unwrap_or(Path::new(""));
-        let path = format!("{}:{path}", run.with_file_name("bin").display());
-        carry_out(tests(arguments).env("KUBECONFIG", kubeconfig).env("PATH", path))
-    });
+    // Helm is built beside the cluster.
+    let run = Path::new(kubeconfig).parent().unwrap_or(Path::new(""));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", run.with_file_name("bin").display());
+    let mut tests = tests(arguments);
+    tests.env("KUBECONFIG", kubeconfig).env(IMAGE, image::NAME).env("PATH", path);
+    let tested = pushed.and_then(|()| carry_out(&mut tests));
     if !stays {
         carry_out(script().arg("down"))?;
     }
@@ -74,7 +79,10 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
 fn tests(arguments: &[&str]) -> Command {
     let mut command = cargo();
     command.args(["test", "--package", "cluster", "--package", "acceptance"]);
-    command.args(["--test", "real", "--test", "kubernetes", "--test", "charts"]).args(arguments);
+    for name in ["real", "kubernetes", "broken", "charts", "inside", "outage"] {
+        command.args(["--test", name]);
+    }
+    command.args(arguments);
     command
 }
 

@@ -3,7 +3,7 @@
 use crate::condition::Condition;
 use crate::connection::{Cluster, Kind, request};
 use crate::error::{Error, Result, has_code};
-use crate::object::{MANAGER, ObjectRef, Owner, Selection, rank};
+use crate::object::{ObjectRef, Owner, Selection, rank};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -111,19 +111,34 @@ impl Cluster {
         if kind.is_namespaced {
             object["metadata"]["namespace"] = within.clone().into();
         }
-        let before = self.standing(&kind, reference, &within, owner).await?;
         let reference_of = |object: &Value| ObjectRef::of(object).unwrap_or(reference.clone());
-        if let Some(before) = &before
-            && Owner::of(before) != *owner
-        {
-            return Ok(Applied { object: reference_of(before), effect: Effect::Kept });
-        }
         let api = self.api(&kind, Some(&within));
-        let parameters = PatchParams::apply(MANAGER).force();
-        let applied = api
-            .patch(&reference.name, &parameters, &Patch::Apply(&object))
-            .await
-            .map_err(request("apply", reference))?;
+        let manager = owner.manager();
+        let mut before = self.standing(&kind, reference, &within, owner).await?;
+        let applied = loop {
+            let parameters = match &before {
+                Some(before) if Owner::of(before) != *owner => {
+                    return Ok(Applied { object: reference_of(before), effect: Effect::Kept });
+                }
+                // The very one that is the owner's, whatever else has changed in it.
+                Some(before) => {
+                    object["metadata"]["uid"] = before["metadata"]["uid"].clone();
+                    PatchParams::apply(&manager).force()
+                }
+                None => PatchParams::apply(&manager),
+            };
+            match api.patch(&reference.name, &parameters, &Patch::Apply(&object)).await {
+                Ok(applied) => break applied,
+                // Somebody made it in between.
+                Err(error) if before.is_none() && has_code(&error, 409) => {
+                    before = self.standing(&kind, reference, &within, owner).await?;
+                    if before.is_none() {
+                        return Err(request("apply", reference)(error));
+                    }
+                }
+                Err(error) => return Err(request("apply", reference)(error)),
+            }
+        };
         let after = kind.value(applied);
         if reference.kind == "CustomResourceDefinition" {
             let definition =

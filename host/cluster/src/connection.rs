@@ -8,7 +8,7 @@ use kube::core::GroupVersionKind;
 use kube::discovery::{ApiResource, Scope, pinned_kind};
 use kube::{Client, Config};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +42,7 @@ pub struct Cluster {
     pub(crate) client: Client,
     server: String,
     namespace: String,
+    context: Arc<Value>,
     kinds: Arc<Mutex<HashMap<(String, String), Kind>>>,
 }
 
@@ -76,7 +77,9 @@ impl Cluster {
             why: cause(error),
         };
         let client = Client::try_from(config).map_err(|error| failed(&error))?;
-        let cluster = Self { client, server: server.clone(), namespace, kinds: Arc::default() };
+        let context = Arc::new(access.context(&server, &namespace));
+        let server = server.clone();
+        let cluster = Self { client, server, namespace, context, kinds: Arc::default() };
         cluster.client.apiserver_version().await.map_err(|error| failed(&error))?;
         Ok(cluster)
     }
@@ -91,6 +94,12 @@ impl Cluster {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The way to the cluster as a kubeconfig of one context: everything but the credentials.
+    #[must_use]
+    pub fn context(&self) -> &Value {
+        &self.context
     }
 
     /// The version of the API server: "v1.34.4".
@@ -203,6 +212,45 @@ impl Access {
         }
     }
 
+    /// See [`Cluster::context`].
+    fn context(&self, server: &str, namespace: &str) -> Value {
+        let mut name = "llmdbench".to_owned();
+        let mut user = name.clone();
+        let mut cluster = json!({"server": without_login(server)});
+        if let Self::Kubeconfig { file, context } = self {
+            let read = match file {
+                Some(file) => Kubeconfig::read_from(file),
+                None => Kubeconfig::read(),
+            };
+            let read = read.ok().and_then(|all| serde_json::to_value(all).ok()).unwrap_or_default();
+            let wanted = context.as_deref().or(read["current-context"].as_str());
+            let named = |list: &str, name: &Value, inner: &str| {
+                let entries = read[list].as_array().into_iter().flatten();
+                let mut named = entries.filter(|entry| entry["name"] == *name);
+                named.next().map_or(Value::Null, |entry| entry[inner].clone())
+            };
+            let chosen = named("contexts", &json!(wanted), "context");
+            let its = named("clusters", &chosen["cluster"], "cluster");
+            // What else there is may be an address of a proxy with a password in it.
+            for key in PUBLIC {
+                if let Some(value) = its.get(key) {
+                    cluster[key] = value.clone();
+                }
+            }
+            name = wanted.unwrap_or(&name).to_owned();
+            user = chosen["user"].as_str().unwrap_or(&user).to_owned();
+        }
+        let context = json!({"cluster": name, "user": user, "namespace": namespace});
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": name,
+            "contexts": [{"name": name, "context": context}],
+            "clusters": [{"name": name, "cluster": cluster}],
+            "users": [{"name": user, "user": {}}],
+        })
+    }
+
     async fn config(&self) -> Result<Config, String> {
         let text = |error: &dyn std::error::Error| error.to_string();
         match self {
@@ -230,6 +278,22 @@ impl Access {
     }
 }
 
+/// What of a kubeconfig's cluster is shown besides the server.
+const PUBLIC: [&str; 4] = [
+    "certificate-authority",
+    "certificate-authority-data",
+    "insecure-skip-tls-verify",
+    "tls-server-name",
+];
+
+/// A URL without the user and password that may stand in it.
+fn without_login(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let host = rest[..end].rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{}", rest[end..].trim_end_matches('/'))
+}
+
 /// The API server's usual port, where a URL names none.
 fn with_port(url: &str) -> String {
     let url = url.trim_end_matches('/');
@@ -251,6 +315,25 @@ mod tests {
         check("https://[::1]", "https://[::1]:6443");
         check("https://[::1]:1", "https://[::1]:1");
         check("https://example.org/k8s/x", "https://example.org/k8s/x");
+    }
+
+    #[test]
+    fn a_context_is_shown_without_credentials() {
+        let text = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "b", "contexts": [
+            {"name": "a", "context": {"cluster": "x", "user": "x"}},
+            {"name": "b", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "https://h:6443", "certificate-authority-data": "Q0E=", "proxy-url": "http://me:hidden-1@p"}}],
+            "users": [{"name": "u", "user": {"token": "hidden-2", "client-key-data": "hidden-3", "password": "hidden-4"}}]}"#;
+        let file = std::env::temp_dir().join(format!("llmdbench-context-{}", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        let access = Access::Kubeconfig { file: Some(file.clone()), context: None };
+        let shown = access.context("https://me:hidden-5@h:6443/", "ns");
+        std::fs::remove_file(file).unwrap();
+        assert!(!shown.to_string().contains("hidden"), "{shown}");
+        assert_eq!(shown["current-context"], "b");
+        assert_eq!(shown["contexts"][0]["context"]["user"], "u");
+        let cluster = json!({"server": "https://h:6443", "certificate-authority-data": "Q0E="});
+        assert_eq!(shown["clusters"][0]["cluster"], cluster);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::error::{Result, cause, has_code};
 use crate::object::{ObjectRef, Owner, rank};
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::discovery::{Discovery, Scope, verbs};
+use serde_json::Value;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -169,18 +170,10 @@ impl Cluster {
     /// When the API server does not say which kinds there are.
     pub async fn find(&self, owner: &Owner, namespaces: &[&str]) -> Result<Vec<Found>> {
         let Some(selector) = owner.selector() else { return Ok(Vec::new()) };
-        let discovery = Discovery::new(self.client.clone()).run().await;
-        let discovery = discovery.map_err(request("list", &"the kinds of objects"))?;
         let parameters = ListParams::default().labels(&selector);
         let mut found = Vec::new();
         let mut known = HashSet::new();
-        for (resource, capabilities) in discovery.groups().flat_map(|g| g.recommended_resources()) {
-            if !capabilities.supports_operation(verbs::LIST)
-                || !capabilities.supports_operation(verbs::DELETE)
-            {
-                continue;
-            }
-            let kind = Kind { resource, is_namespaced: capabilities.scope == Scope::Namespaced };
+        for kind in self.deletable().await? {
             let mut listed = Vec::new();
             match self.api(&kind, None).list(&parameters).await {
                 Ok(all) => listed = all.items,
@@ -193,10 +186,9 @@ impl Cluster {
                 }
             }
             for object in listed {
-                let owners = object.metadata.owner_references.iter().flatten().count();
-                // Endpoints take the labels of their Service and name no owner.
-                let is_made = owners > 0 || kind.resource.kind == "Endpoints";
-                if let Some(object) = ObjectRef::of(&kind.value(object))
+                let object = kind.value(object);
+                let is_made = is_made(&object);
+                if let Some(object) = ObjectRef::of(&object)
                     // Some kinds stand in two groups.
                     && known.insert(object.uid.clone())
                 {
@@ -206,5 +198,96 @@ impl Cluster {
         }
         found.sort_by_key(|found: &Found| (found.is_made, rank(&found.object.kind)));
         Ok(found)
+    }
+
+    /// What somebody has in a namespace who is none of these owners: what the cluster itself puts into every namespace,
+    /// or makes of other objects, is nobody's.
+    ///
+    /// # Errors
+    /// When the API server does not say which kinds there are.
+    pub async fn others(
+        &self,
+        namespace: &str,
+        owners: &[&Owner],
+    ) -> Result<Vec<(ObjectRef, Owner)>> {
+        let mut found = Vec::new();
+        let mut known = HashSet::new();
+        for kind in self.deletable().await?.into_iter().filter(|kind| kind.is_namespaced) {
+            // What may not be seen is not counted.
+            let listed = self.api(&kind, Some(namespace)).list(&ListParams::default()).await;
+            for object in listed.map(|all| all.items).unwrap_or_default() {
+                let object = kind.value(object);
+                let owner = Owner::of(&object);
+                if is_made(&object) || is_furniture(&object) || owners.contains(&&owner) {
+                    continue;
+                }
+                if let Some(object) = ObjectRef::of(&object)
+                    && known.insert(object.uid.clone())
+                {
+                    found.push((object, owner));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The kinds that can be listed and deleted.
+    async fn deletable(&self) -> Result<Vec<Kind>> {
+        let discovery = Discovery::new(self.client.clone()).run().await;
+        let discovery = discovery.map_err(request("list", &"the kinds of objects"))?;
+        let all = discovery.groups().flat_map(|group| group.recommended_resources());
+        let deletable = all.filter(|(_, capabilities)| {
+            capabilities.supports_operation(verbs::LIST)
+                && capabilities.supports_operation(verbs::DELETE)
+        });
+        let kinds = deletable.map(|(resource, capabilities)| Kind {
+            resource,
+            is_namespaced: capabilities.scope == Scope::Namespaced,
+        });
+        Ok(kinds.collect())
+    }
+}
+
+/// Whether the cluster made an object of another one, with which it goes.
+fn is_made(object: &Value) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array().map_or(0, Vec::len);
+    // Endpoints take the labels of their Service and name no owner.
+    owners > 0 || matches!(object["kind"].as_str(), Some("Endpoints" | "Event"))
+}
+
+/// Whether an object is one of those that every namespace has.
+fn is_furniture(object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().unwrap_or_default();
+    match object["kind"].as_str().unwrap_or_default() {
+        "ServiceAccount" => ["default", "builder", "deployer", "pipeline"].contains(&name),
+        "ConfigMap" => name.ends_with("-ca.crt") || name.ends_with("-ca-bundle"),
+        // Tokens of accounts.
+        "Secret" => !metadata["annotations"]["kubernetes.io/service-account.name"].is_null(),
+        "RoleBinding" => name.starts_with("system:"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_every_namespace_has_is_nobodys() {
+        let check = |kind: &str, name: &str, expected: bool| {
+            let object = json!({"kind": kind, "metadata": {"name": name}});
+            assert_eq!(is_furniture(&object), expected, "{kind} {name}");
+        };
+        check("ServiceAccount", "default", true);
+        check("ServiceAccount", "mine", false);
+        check("ConfigMap", "kube-root-ca.crt", true);
+        check("ConfigMap", "openshift-service-ca.crt", true);
+        check("Secret", "mine", false);
+        check("RoleBinding", "system:image-pullers", true);
+        let owned = json!({"metadata": {"ownerReferences": [{"kind": "ReplicaSet"}]}});
+        assert!(is_made(&owned) && is_made(&json!({"kind": "Event"})));
+        assert!(!is_made(&json!({"kind": "Pod", "metadata": {}})));
     }
 }

@@ -10,6 +10,7 @@
 //! | `condition` | whether objects are as they should be; pure |
 //! | `signals`, `diagnosis` | what is wrong with objects, and what to do about it; pure |
 //! | `pod` | logs, commands and ports of pods |
+//! | `evidence` | what there is to see of an owner's objects: pods, logs, events, nodes |
 //!
 //! Everything that asks the cluster is a future of tokio's; dropping one cancels it. Progress is told to a closure.
 
@@ -19,6 +20,7 @@ mod connection;
 mod delete;
 mod diagnosis;
 mod error;
+mod evidence;
 mod object;
 mod pod;
 mod signals;
@@ -30,7 +32,8 @@ pub use connection::{Access, Cluster};
 pub use delete::{Found, Left, Removal};
 pub use diagnosis::{Diagnosis, Log, Observed, diagnose, explain};
 pub use error::{Error, Result};
+pub use evidence::{ContainerLog, Evidence};
 pub use object::{MANAGER, ObjectRef, Owner, PREPARED_LABEL, RUN_LABEL, Selection, Which};
-pub use pod::{CommandOutput, Forward, LogOptions};
+pub use pod::{CommandOutput, Forward, LogOptions, Pipe};
 pub use signals::{Patience, Place, SIGNALS, Signal};
 pub use wait::Progress;

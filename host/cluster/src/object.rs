@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt;
 
-/// Under this name fields are applied.
+/// Under this name fields are applied; those of a run under it and the run's id.
 pub const MANAGER: &str = "llmdbench";
 /// On everything that a run applies; its value is the run's id.
 pub const RUN_LABEL: &str = "llmdbench.io/run";
@@ -152,6 +152,15 @@ impl Owner {
             Self::Run(id) => Some(format!("{RUN_LABEL}={id}")),
             Self::Prepared => Some(PREPARED_LABEL.to_owned()),
             Self::Stranger => None,
+        }
+    }
+
+    /// The name under which its fields are applied. Of two runs that make an object at the same moment the API server
+    /// tells the second that the label is another manager's.
+    pub(crate) fn manager(&self) -> String {
+        match self {
+            Self::Run(id) => format!("{MANAGER}-{id}"),
+            Self::Prepared | Self::Stranger => MANAGER.to_owned(),
         }
     }
 

@@ -6,12 +6,15 @@ use crate::object::Selection;
 use futures::AsyncBufRead;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{AttachParams, LogParams};
+use kube::api::{AttachParams, AttachedProcess, LogParams};
 use serde_json::Value;
 use std::net::SocketAddr;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+/// Bytes of a pipe that wait for whoever reads them.
+const PIPE: usize = 256 * 1024;
 
 /// Which part of which log.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +47,32 @@ pub struct CommandOutput {
     pub stdout: Vec<u8>,
     /// What it wrote to standard error.
     pub stderr: Vec<u8>,
+}
+
+/// A command in a pod to which is written and from which is read. Dropping it lets go of the command, which then finds
+/// its input closed and nobody who reads.
+pub struct Pipe {
+    /// Its standard input.
+    pub input: Box<dyn AsyncWrite + Send + Unpin>,
+    /// Its standard output; ends with the command, or when the connection breaks.
+    pub output: Box<dyn AsyncRead + Send + Unpin>,
+    name: String,
+    process: AttachedProcess,
+}
+
+impl std::fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipe").field("to", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Pipe {
+    /// Waits until the command has ended. None: the connection broke before that was known.
+    pub async fn end(mut self) -> Option<i32> {
+        drop((self.input, self.output));
+        let status = self.process.take_status()?.await?;
+        exit_code(&serde_json::to_value(status).ok()?)
+    }
 }
 
 /// A port of this machine that leads to a port of a pod, until it is dropped.
@@ -128,6 +157,36 @@ impl Cluster {
         Ok(CommandOutput { code, stdout, stderr })
     }
 
+    /// Runs a command in a container, and lets one write to it and read from it. Its standard error is thrown away.
+    ///
+    /// # Errors
+    /// When there is no such pod, or it runs no commands.
+    pub async fn pipe(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: Option<&str>,
+        command: &[&str],
+    ) -> Result<Pipe> {
+        let name = format!("pod {namespace}/{pod}");
+        let parameters = AttachParams {
+            container: container.map(str::to_owned),
+            stdin: true,
+            stdout: true,
+            stderr: false,
+            max_stdin_buf_size: Some(PIPE),
+            max_stdout_buf_size: Some(PIPE),
+            ..AttachParams::default()
+        };
+        let started = self.pods(namespace).exec(pod, command.iter().copied(), &parameters).await;
+        let mut process = started.map_err(request("run a command in", &name))?;
+        let (input, output) = (process.stdin(), process.stdout());
+        let (Some(input), Some(output)) = (input, output) else {
+            return Err(Error::Broken { to: name, why: "there are no streams".into() });
+        };
+        Ok(Pipe { input: Box::new(input), output: Box::new(output), name, process })
+    }
+
     /// Opens a port of this machine that leads to a port of a pod, or of any pod behind a Service. `kind` is "Pod" or
     /// "Service". A pod that goes away is replaced by the next one of the Service at the next connection.
     ///
@@ -175,13 +234,32 @@ impl Cluster {
         Ok(())
     }
 
-    /// A pod that is ready and the port at which it takes what is meant for a port of a Service.
+    /// The pods that are ready and take what is meant for a port of a pod or Service, each with its own port, sorted by
+    /// name. At least one.
+    ///
+    /// # Errors
+    /// When there is none now.
+    pub async fn pods_behind(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        port: u16,
+    ) -> Result<Vec<(String, u16)>> {
+        self.all_behind(&Selection::named("v1", kind, namespace, name), port).await
+    }
+
     async fn behind(&self, of: &Selection, port: u16) -> Result<(String, u16)> {
+        let mut all = self.all_behind(of, port).await?;
+        Ok(all.swap_remove(0))
+    }
+
+    async fn all_behind(&self, of: &Selection, port: u16) -> Result<Vec<(String, u16)>> {
         let nobody = || Error::NoPod(of.to_string());
         let found = self.get(of).await?.into_iter().next().ok_or_else(nobody)?;
+        let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if of.kind != "Service" {
-            let name = found["metadata"]["name"].as_str().unwrap_or_default();
-            return Ok((name.to_owned(), port));
+            return Ok(vec![(name(&found), port)]);
         }
         let selector: Vec<String> = found["spec"]["selector"]
             .as_object()
@@ -194,9 +272,11 @@ impl Cluster {
         }
         let pods = Selection::labelled("v1", "Pod", &of.namespace, &selector.join(","));
         let pods = self.get(&pods).await?;
-        let pod = pods.iter().find(|pod| is_ready(pod)).ok_or_else(nobody)?;
-        let port = target_port(&found, port, pod).ok_or_else(nobody)?;
-        Ok((pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(), port))
+        let ready = pods.iter().filter(|pod| is_ready(pod));
+        let ready = ready.filter_map(|pod| Some((name(pod), target_port(&found, port, pod)?)));
+        let mut ready: Vec<(String, u16)> = ready.collect();
+        ready.sort();
+        if ready.is_empty() { Err(nobody()) } else { Ok(ready) }
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {

@@ -209,9 +209,12 @@ signals! {
     "service-port" &[Exit, Job], &["appears to be a URI. This may be caused by a Kubernetes service discovery issue"], Patience::Restarts(1),
         "a Service called `vllm` makes Kubernetes set VLLM_PORT in every pod, and vLLM takes it for a setting of its own",
         "give the Service another name, or set `enableServiceLinks: false` in the pod (pod_spec)";
-    "gated" &[Exit, Job, Log], &["GatedRepoError", "gated repo", "Access to model", "401 Client Error", "403 Client Error", "Invalid credentials in Authorization header"], Patience::Restarts(1),
+    "gated" &[Exit, Job, Log], &["GatedRepoError", "gated repo", "Access to model", "401 Client Error", "403 Client Error", "Invalid credentials in Authorization header", "the model hub refuses"], Patience::Restarts(1),
         "the model hub does not give the model to this token",
         "accept the model's licence on its page, and set a token that may read it (LLMDBENCH_HF_TOKEN)";
+    "model-unknown" &[Exit, Job, Log], &["the model hub has no", "RepositoryNotFoundError", "404 Client Error"], Patience::Restarts(1),
+        "the model hub has no such model, or none for this token",
+        "check the model's id, and whether the token may see it (LLMDBENCH_HF_TOKEN)";
     "disk-full" &[Exit, Job, Log], &["No space left on device"], Patience::Restarts(1),
         "the volume is full",
         "raise its size (LLMDBENCH_VLLM_COMMON_PVC_MODEL_CACHE_SIZE), or clear it";

@@ -71,6 +71,9 @@ impl Cluster {
                     None => return Ok(objects),
                     Some(lack) => state = lack,
                 }
+                if let Some(line) = view.last_line() {
+                    state = format!("{state}; {line}");
+                }
                 diagnoses = diagnose(&view.related());
             }
             if let Some(trouble) = &view.trouble {
@@ -240,6 +243,15 @@ impl View {
         self.objects[0].values().cloned().collect()
     }
 
+    /// What a Job that is waited for said last: how far it is.
+    fn last_line(&self) -> Option<&str> {
+        if self.kinds[0].resource.kind != "Job" {
+            return None;
+        }
+        let newest = self.logs.values().max_by_key(|log| log.at)?;
+        newest.text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty())
+    }
+
     /// The objects of interest, what they own, the claims of their pods, and the events of all these.
     fn related(&self) -> Observed {
         let mut found: Vec<&Value> = self.objects[0].values().collect();
@@ -280,7 +292,7 @@ impl View {
         Observed { objects: found.into_iter().cloned().collect(), logs: logs.collect() }
     }
 
-    /// Reads the logs of containers that ended or are not ready, and what nodes offer where a pod finds none.
+    /// Reads the logs of containers that ended, are not ready, or are a Job's, and what nodes offer where a pod finds none.
     async fn read_logs(&mut self, cluster: &Cluster, selection: &Selection) {
         let observed = self.related();
         let pods = observed.objects.iter().filter(|object| object["kind"] == "Pod");
@@ -295,7 +307,9 @@ impl View {
                 let restarts = status["restartCount"].as_u64().unwrap_or(0);
                 let has_ended = !status["state"]["terminated"].is_null();
                 let runs = !status["state"]["running"].is_null();
-                if status["ready"] == true || (restarts == 0 && !has_ended && !runs) {
+                // What a Job says is its progress.
+                let is_quiet = status["ready"] == true && self.kinds[0].resource.kind != "Job";
+                if is_quiet || (restarts == 0 && !has_ended && !runs) {
                     continue;
                 }
                 let key = (name.to_owned(), container.to_owned());

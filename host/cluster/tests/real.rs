@@ -1,7 +1,7 @@
-//! Against a real cluster: the one of KUBECONFIG. Without it every test here says that it was skipped.
+//! Against a real cluster: the one of KUBECONFIG, with the image of LLMDBENCH_TEST_IMAGE. Without the latter every test
+//! here says that it was skipped.
 //!
-//! `cargo xtask cluster up` starts one, whose registry needs the image of `cargo xtask image`. Each test works in a
-//! namespace of its own and removes it.
+//! `cargo xtask test --cluster` has both. Each test works in a namespace of its own and removes it.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
@@ -147,6 +147,28 @@ fn nothing_of_others_is_taken_over_or_removed() {
         let removal = bench.delete(&all, &Owner::Prepared).await;
         assert_eq!((removal.removed.len(), removal.foreign.len()), (1, 1), "{removal:?}");
         assert_eq!(bench.config("b").await.as_deref(), Some("1"));
+    });
+}
+
+#[test]
+fn of_two_who_make_an_object_at_the_same_moment_one_gets_it() {
+    Bench::run("race", async |bench| {
+        let (one, two) = (run("one"), run("two"));
+        for index in 0..10 {
+            let name = format!("map-{index}");
+            let (first, second) = futures::join!(
+                bench.apply(&one, vec![map(&name, "1")]),
+                bench.apply(&two, vec![map(&name, "2")]),
+            );
+            let (got, refused, owner) = match (first, second) {
+                (Ok(got), Err(refused)) => (got, refused, "one"),
+                (Err(refused), Ok(got)) => (got, refused, "two"),
+                both => panic!("{name}: {both:?}"),
+            };
+            assert_eq!(got[0].effect, Effect::Created);
+            let text = format!("{name} is there already and belongs to the run `{owner}`");
+            assert!(refused.to_string().ends_with(&text), "{refused}");
+        }
     });
 }
 

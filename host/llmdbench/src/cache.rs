@@ -9,7 +9,6 @@ use crate::words::Words;
 use analysis::EXPECTED_CACHED;
 use foldhash::fast::FixedState;
 use load::{Message, Pacing, Part, Prompt, Request, Session, Turn};
-use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash};
 
@@ -159,9 +158,8 @@ fn each_block(prompt: &Prompt, mut each: impl FnMut(Block<'_>)) {
 
 /// What is put in front of every prompt of a run to make it new to the server: the same within the
 /// run, so that its prompts share what they share, and another in every run.
-pub(crate) fn marker() -> String {
-    // The only source of chance that the standard library has.
-    Words::unmeasured().text(MARKER_WORDS, RandomState::new().hash_one(MARKER_WORDS))
+pub(crate) fn marker(run: &str) -> String {
+    Words::unmeasured().text(MARKER_WORDS, FixedState::default().hash_one(run))
 }
 
 /// Puts the marker in front of all that a session asks. A body that must go out as it is stays so.
@@ -388,8 +386,9 @@ mod tests {
 
     #[test]
     fn a_marker_goes_in_front_once_and_is_another_each_time() {
-        assert_ne!(marker(), marker());
-        assert_eq!(marker().split(' ').count(), MARKER_WORDS as usize);
+        assert_ne!(marker("a"), marker("b"));
+        assert_eq!(marker("a"), marker("a"));
+        assert_eq!(marker("a").split(' ').count(), MARKER_WORDS as usize);
         let mut texts = session(0, &["one", "two"]);
         mark(&mut texts, "m");
         let prompts: Vec<_> = texts.turns.iter().map(|turn| &turn.request.prompt).collect();

@@ -1,9 +1,11 @@
 //! What can be typed: commands and options, and how options become a layer of settings.
 
+use crate::command::agent::AgentArgs;
 use crate::command::analyze::AnalyzeArgs;
 use crate::command::bench::BenchArgs;
 use crate::command::calibrate::CalibrateArgs;
 use crate::command::completions::CompletionsArgs;
+use crate::command::download::DownloadArgs;
 use crate::command::env::EnvArgs;
 use crate::command::plan::PlanArgs;
 use crate::command::plugin::PluginCommand;
@@ -112,10 +114,15 @@ pub(crate) enum Command {
     Calibrate(CalibrateArgs),
     /// Serve a simulated inference server with vLLM's API
     Sim(Box<SimArgs>),
+    /// Download a model from the hub
+    Download(DownloadArgs),
     /// Show what a run folder has standing, running and collected
     Status,
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Make load in a pod, and speak to what does
+    #[command(hide = true)]
+    Agent(AgentArgs),
     /// Print a page of the reference, made from the tables
     #[command(hide = true)]
     Reference(ReferenceArgs),
@@ -127,6 +134,9 @@ pub(crate) struct ExperimentArgs {
     /// An experiment file, or the name of a built-in one
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<String>,
+    /// The folder of the stack that is meant, where the command names none
+    #[arg(skip)]
+    pub(crate) standing: Option<PathBuf>,
     /// A scenario: a file, the name of one in scenarios/ or of a built-in one, or `none`
     #[arg(short = 'c', long, value_name = "NAME")]
     pub(crate) scenario: Option<String>,
@@ -238,6 +248,12 @@ pub(crate) struct LoadArgs {
     /// Threads that send and read
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<u64>,
+    /// Where load is made: auto, here, cluster
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) load_from: Option<String>,
+    /// Agents that make the load together in a cluster
+    #[arg(short = 'j', long, value_name = "N")]
+    pub(crate) shards: Option<u64>,
     /// Abort the run when a larger share of its requests has failed
     #[arg(long, value_name = "SHARE")]
     pub(crate) max_error_rate: Option<f64>,
@@ -308,6 +324,10 @@ impl LoadArgs {
         put(layer, "analyze.slo", "--slo", self.slo.as_deref());
         put(layer, "load.give_up_after", "--give-up-after", self.give_up_after.as_deref());
         put(layer, "cache", "--cache", self.cache.as_deref());
+        put(layer, "load.from", "--load-from", self.load_from.as_deref());
+        if let Some(shards) = self.shards {
+            layer.set("load.shards", "--shards", json!(shards));
+        }
         if let Some(threads) = self.threads {
             layer.set("load.threads", "--threads", json!(threads));
         }

@@ -1,9 +1,11 @@
 //! The commands, one file each. A command puts phases together and says how it ended.
 
+pub(crate) mod agent;
 pub(crate) mod analyze;
 pub(crate) mod bench;
 pub(crate) mod calibrate;
 pub(crate) mod completions;
+pub(crate) mod download;
 pub(crate) mod env;
 pub(crate) mod plan;
 pub(crate) mod plugin;
@@ -42,8 +44,10 @@ pub(crate) fn run(cli: &Cli, printer: &Printer) -> Result<Exit> {
         Command::Plugin(command) => plugin::run(command, global, printer),
         Command::Calibrate(args) => calibrate::run(args, printer),
         Command::Sim(args) => sim::run(args, printer),
+        Command::Download(args) => download::run(args, printer),
         Command::Status => status::run(global, printer),
         Command::Completions(args) => completions::run(args, printer),
+        Command::Agent(args) => agent::run(args, printer),
         Command::Reference(args) => reference::run(args, printer),
     }
 }
@@ -81,6 +85,7 @@ fn aim(
     let mut standing = phase::standup::standing(&dir)?;
     standing.model = experiment.model.get_or_insert(standing.model).clone();
     target.endpoint = standing.endpoints.first().cloned();
+    experiment.standing = Some(dir.root().to_owned());
     Ok(Some((dir, standing)))
 }
 

@@ -1,12 +1,13 @@
 //! The program's error: what failed, why, what to do next, and the exit code that follows.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The program's result.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// How the program ends. The numbers are part of its interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Exit {
     /// Everything went well.
     Ok = 0,
@@ -69,7 +70,7 @@ pub(crate) struct Error {
 }
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Problem {
     /// "FILE:LINE:COLUMN", where there is such a place.
     pub(crate) place: Option<String>,

@@ -17,6 +17,8 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -30,6 +32,9 @@ pub(crate) struct Inventory {
     pub(crate) run: String,
     /// The API server.
     server: String,
+    /// The namespaces of the stack and of the harness.
+    #[serde(default)]
+    namespaces: Vec<String>,
     /// In the order of their application.
     pub(crate) objects: Vec<Recorded>,
     /// The run's releases of charts, in the order of their installation.
@@ -94,6 +99,8 @@ pub(crate) struct Kubernetes {
     runtime: Runtime,
     /// Of objects that name none.
     namespace: String,
+    /// Those of the stack and of the harness.
+    namespaces: Vec<String>,
 }
 
 /// What was removed, and what was not.
@@ -122,7 +129,7 @@ impl Kubernetes {
                     })?
                     .to_owned()
                     .into(),
-                authority: None,
+                authority: settings.text("cluster.ca_file").map(PathBuf::from),
             },
         };
         // Its thread serves forwarded ports while this one waits for answers.
@@ -134,8 +141,12 @@ impl Kubernetes {
         let cluster = finish(&runtime, Cluster::connect(&access)).map_err(|error| {
             error.hint("`kubectl cluster-info` says whether the current context works; -n needs no cluster")
         })?;
+        let namespaces = ["vllm.common.namespace", "fmperf.namespace"];
+        let namespaces = namespaces.iter().filter_map(|path| settings.text(path));
+        let mut namespaces: Vec<String> = namespaces.map(str::to_owned).collect();
+        namespaces.dedup();
         let helm = helm_of(settings).to_owned();
-        Ok(Self { cluster, access, helm, runtime, namespace: namespace.to_owned() })
+        Ok(Self { cluster, access, helm, runtime, namespace: namespace.to_owned(), namespaces })
     }
 
     /// Connects to the cluster in which a run folder has something standing; another one is refused.
@@ -162,6 +173,7 @@ impl Kubernetes {
         dir: &RunDir,
         printer: &Printer,
     ) -> Result<String> {
+        interrupt::check()?;
         match action {
             Action::Helm(release) => self.install(release, owner, run, dir, printer),
             Action::Uninstall(release) => self.uninstall_own(release, owner, dir),
@@ -188,28 +200,16 @@ impl Kubernetes {
                 self.apply(vec![object], within, owner, run, dir)
             }
             Action::Wait(wait) => {
-                let selection = self.selection(&wait.objects);
                 let until = condition(&wait.until);
-                let mut progress = printer.progress();
-                let waited = finish(
-                    &self.runtime,
-                    self.cluster.wait(&selection, &until, wait.timeout, &mut |now| {
-                        progress.show(|| {
-                            let cause = now.diagnoses.first();
-                            let cause =
-                                cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
-                            format!("waiting {}: {}{cause}", unit::show(now.elapsed), now.state)
-                        });
-                    }),
-                );
-                progress.end();
+                let selection = self.selection(&wait.objects);
+                let waited = self.wait(&selection, &until, wait.timeout, printer);
                 waited.map(|objects| {
                     format!("{} as wanted", count(objects.len(), "object is", "objects are"))
                 })
             }
             Action::Delete(objects) => {
                 let selection = self.selection(objects);
-                let found = finish(&self.runtime, self.cluster.get(&selection))?;
+                let found = self.finish(self.cluster.get(&selection))?;
                 let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
                 let removal = self.remove(&found, owner, &mut |_| {})?;
                 match removal.left.first() {
@@ -230,14 +230,156 @@ impl Kubernetes {
         }
     }
 
+    /// Waits until objects are as they should be, and shows what keeps them.
+    pub(crate) fn wait(
+        &self,
+        selection: &Selection,
+        until: &cluster::Condition,
+        timeout: Duration,
+        printer: &Printer,
+    ) -> Result<Vec<Value>> {
+        let mut progress = printer.progress();
+        let waited = self.finish(self.cluster.wait(selection, until, timeout, &mut |now| {
+            progress.show(|| {
+                let cause = now.diagnoses.first();
+                let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+                format!("waiting {}: {}{cause}", unit::show(now.elapsed), now.state)
+            });
+        }));
+        progress.end();
+        waited
+    }
+
+    /// An error where an object is not there, which names the command that makes it.
+    pub(crate) fn refuse_missing(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+        cure: &str,
+    ) -> Result<()> {
+        let selection = Selection::named(api_version, kind, namespace, name);
+        if self.finish(self.cluster.get(&selection))?.is_empty() {
+            return Err(Error::new(Exit::Run, format!("the {selection} is not there"))
+                .hint(format!("`{cure}` makes it")));
+        }
+        Ok(())
+    }
+
+    /// Applies objects that go with the run, and records them for teardown.
+    pub(crate) fn apply_for_run(
+        &self,
+        objects: Vec<Value>,
+        within: &str,
+        run: &str,
+        dir: &RunDir,
+    ) -> Result<()> {
+        // What a folder has in a cluster goes under one run's name.
+        let standing = Inventory::read(dir)?.run;
+        let run = if standing.is_empty() { run } else { &standing };
+        self.apply(objects, within, &Owner::Run(run.to_owned()), run, dir).map(drop)
+    }
+
+    /// Removes objects that were applied so.
+    pub(crate) fn remove_for_run(
+        &self,
+        objects: &[(&str, &str, &str)],
+        namespace: &str,
+        dir: &RunDir,
+    ) -> Result<()> {
+        let mut inventory = Inventory::read(dir)?;
+        let is_meant = |object: &ObjectRef| {
+            object.namespace.as_deref() == Some(namespace)
+                && objects.contains(&(&object.api_version, &object.kind, &object.name))
+        };
+        let meant: Vec<ObjectRef> =
+            inventory.standing().filter(|object| is_meant(object)).cloned().collect();
+        let removal = self.remove(&meant, &Owner::Run(inventory.run.clone()), &mut |_| {})?;
+        if let Some(left) = removal.left.first() {
+            return Err(Error::new(Exit::Teardown, format!("failed to remove {}", left.object))
+                .cause(left.why.clone()));
+        }
+        inventory.objects.retain(|recorded| !is_meant(&recorded.object));
+        run_dir::write_json(&dir.objects(), &inventory)
+    }
+
+    /// Asks the cluster something.
+    pub(crate) fn ask<T, F: Future<Output = cluster::Result<T>>>(
+        &self,
+        question: impl FnOnce(Cluster) -> F,
+    ) -> Result<T> {
+        self.finish(question(self.cluster.clone()))
+    }
+
+    /// Does something to its end.
+    pub(crate) fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Lets something go on beside this thread.
+    pub(crate) fn spawn(
+        &self,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        self.runtime.spawn(future)
+    }
+
+    fn finish<T>(&self, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
+        finish(&self.runtime, asked)
+    }
+
     /// Objects as they are, for the backend.
     pub(crate) fn observe(&self, objects: &action::Objects) -> Result<Vec<Value>> {
-        finish(&self.runtime, self.cluster.get(&self.selection(objects)))
+        self.finish(self.cluster.get(&self.selection(objects)))
+    }
+
+    /// The pods that take what is meant for a port in the cluster.
+    pub(crate) fn pods_behind(&self, to: &Within) -> Result<Vec<Within>> {
+        let asked = self.cluster.pods_behind(&to.kind, &to.namespace, &to.name, to.port);
+        let pods = self.finish(asked)?;
+        let pod = |(name, port)| Within { kind: "Pod".to_owned(), name, port, ..to.clone() };
+        Ok(pods.into_iter().map(pod).collect())
+    }
+
+    /// The metrics pages of the pods behind a port of the cluster, as other pods reach them. Empty: it is not known which
+    /// pods these are.
+    pub(crate) fn metrics_pages(&self, of: &Within) -> Vec<String> {
+        let pods = self.pods_behind(of).unwrap_or_default();
+        let pages = pods.into_iter().map(|pod| {
+            let named = Selection::named("v1", "Pod", &pod.namespace, &pod.name);
+            let found = self.finish(self.cluster.get(&named)).ok()?.into_iter().next()?;
+            let address: IpAddr = found["status"]["podIP"].as_str()?.parse().ok()?;
+            Some(format!("http://{}/metrics", SocketAddr::new(address, pod.port)))
+        });
+        pages.collect::<Option<Vec<_>>>().unwrap_or_default()
+    }
+
+    /// What there is to see of what the commands on a run folder put here.
+    pub(crate) fn evidence(&self, inventory: &Inventory) -> Result<cluster::Evidence> {
+        let objects = inventory.objects.iter().map(|recorded| recorded.object.clone());
+        let objects: Vec<ObjectRef> = objects.collect();
+        self.finish(async { Ok(self.cluster.evidence(&objects).await) })
+    }
+
+    /// The way to the cluster, without credentials.
+    pub(crate) fn context(&self) -> &Value {
+        self.cluster.context()
+    }
+
+    /// The URL of the API server.
+    pub(crate) fn server(&self) -> &str {
+        self.cluster.server()
+    }
+
+    /// The version of the API server.
+    pub(crate) fn version(&self) -> Result<String> {
+        self.finish(self.cluster.version())
     }
 
     /// Opens a port of this machine that leads to one in the cluster.
     pub(crate) fn forward(&self, to: &Within) -> Result<cluster::Forward> {
-        finish(&self.runtime, self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
+        self.finish(self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
     }
 
     /// Removes what the run has in the cluster, the last first, and with `deep` what was prepared for it.
@@ -255,40 +397,91 @@ impl Kubernetes {
         let of_releases = inventory.releases.iter().filter_map(|r| r.namespace.clone());
         let namespaces: Vec<String> = namespaces.chain(of_releases).collect();
         let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        let mut found = finish(&self.runtime, self.cluster.find(&run, &namespaces))?;
+        let mut found = self.finish(self.cluster.find(&run, &namespaces))?;
         let labelled = found.iter().map(|found| &found.object);
         let mut all = self.uninstall_all(inventory, labelled, dir, printer)?;
         if !all.removed.is_empty() {
             // What is left of a release is not helm's to remove: what hooks made, what charts say is to be kept.
-            found = finish(&self.runtime, self.cluster.find(&run, &namespaces))?;
+            found = self.finish(self.cluster.find(&run, &namespaces))?;
         }
         // Of a release that could not be uninstalled nothing is taken away behind helm's back.
         found.retain(|found| all.left.is_empty() && !published::keeps_a_release(&found.object));
         for found in found.into_iter().filter(|found| !found.is_made) {
             inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
         }
-        for is_prepared in [false, true] {
-            if is_prepared && !deep {
-                continue;
-            }
-            let of_kind = inventory.objects.iter().filter(|r| r.is_prepared == is_prepared);
-            let objects: Vec<ObjectRef> = of_kind.map(|r| r.object.clone()).collect();
-            let owner = if is_prepared { Owner::Prepared } else { run.clone() };
-            let removal = self.remove(&objects, &owner, &mut |object| {
-                printer.step(&format!("teardown: {object}"));
-            })?;
-            let left: Vec<&ObjectRef> = removal.left.iter().map(|left| &left.object).collect();
-            inventory.objects.retain(|r| r.is_prepared != is_prepared || left.contains(&&r.object));
-            run_dir::write_json(&dir.objects(), inventory)?;
-            let gone = removal.removed.iter().chain(&removal.absent);
-            all.removed.extend(gone.map(ToString::to_string));
-            let foreign = removal.foreign.iter();
-            all.foreign
-                .extend(foreign.map(|(object, owner)| format!("{object} belongs to {owner}")));
-            let left = removal.left.iter();
-            all.left.extend(left.map(|left| format!("{}: {}", left.object, left.why)));
+        let own: Vec<ObjectRef> = inventory.standing().cloned().collect();
+        self.take_away(own, &run, inventory, &mut all, dir, printer)?;
+        if deep {
+            let prepared = self.prepared(inventory, &run, &mut all)?;
+            self.take_away(prepared, &Owner::Prepared, inventory, &mut all, dir, printer)?;
         }
         Ok(all)
+    }
+
+    /// What of that which is prepared goes with a run: all in the run's namespaces, recorded or not, and these
+    /// themselves. It stays where another run stands, and a namespace does in which somebody has something.
+    fn prepared(
+        &self,
+        inventory: &mut Inventory,
+        run: &Owner,
+        all: &mut Removed,
+    ) -> Result<Vec<ObjectRef>> {
+        let namespaces: Vec<&str> = inventory.namespaces.iter().map(String::as_str).collect();
+        let found = self.finish(self.cluster.find(&Owner::Prepared, &namespaces))?;
+        let found = found.into_iter().filter(|found| !found.is_made).map(|found| found.object);
+        let mut objects: Vec<ObjectRef> = found.collect();
+        for recorded in inventory.objects.iter().filter(|recorded| recorded.is_prepared) {
+            if !objects.iter().any(|object| object.uid == recorded.object.uid) {
+                objects.push(recorded.object.clone());
+            }
+        }
+        let within = |object: &ObjectRef| match &object.namespace {
+            None if object.kind == "Namespace" => Some(object.name.clone()),
+            namespace => namespace.clone(),
+        };
+        // What lies elsewhere, such as the cluster's monitoring, is for all.
+        objects.retain(|object| within(object).is_some_and(|ns| namespaces.contains(&ns.as_str())));
+        for namespace in namespaces {
+            let own = [run, &Owner::Prepared];
+            let others = self.finish(self.cluster.others(namespace, &own))?;
+            let is_run = |(_, owner): &&(ObjectRef, Owner)| matches!(owner, Owner::Run(_));
+            let Some((what, owner)) = others.iter().find(is_run).or_else(|| others.first()) else {
+                continue;
+            };
+            let why = format!("{what} belongs to {owner}");
+            let stays = |object: &ObjectRef| {
+                within(object).as_deref() == Some(namespace)
+                    && (matches!(owner, Owner::Run(_)) || object.kind == "Namespace")
+            };
+            let kept = objects.iter().filter(|object| stays(object));
+            all.foreign.extend(kept.map(|object| format!("{object} stays, for {why}")));
+            objects.retain(|object| !stays(object));
+        }
+        Ok(objects)
+    }
+
+    /// Removes objects of an owner; the inventory then has what is left.
+    fn take_away(
+        &self,
+        objects: Vec<ObjectRef>,
+        owner: &Owner,
+        inventory: &mut Inventory,
+        all: &mut Removed,
+        dir: &RunDir,
+        printer: &Printer,
+    ) -> Result<()> {
+        let removal = self.remove(&objects, owner, &mut |object| {
+            printer.step(&format!("teardown: {object}"));
+        })?;
+        let left: Vec<&ObjectRef> = removal.left.iter().map(|left| &left.object).collect();
+        let is_gone = |object: &ObjectRef| objects.contains(object) && !left.contains(&object);
+        inventory.objects.retain(|recorded| !is_gone(&recorded.object));
+        run_dir::write_json(&dir.objects(), inventory)?;
+        all.removed.extend(removal.removed.iter().chain(&removal.absent).map(ToString::to_string));
+        let foreign = removal.foreign.iter();
+        all.foreign.extend(foreign.map(|(object, owner)| format!("{object} belongs to {owner}")));
+        all.left.extend(removal.left.iter().map(|left| format!("{}: {}", left.object, left.why)));
+        Ok(())
     }
 
     fn apply(
@@ -302,6 +495,11 @@ impl Kubernetes {
         let mut inventory = Inventory::read(dir)?;
         run.clone_into(&mut inventory.run);
         self.cluster.server().clone_into(&mut inventory.server);
+        for namespace in &self.namespaces {
+            if !inventory.namespaces.contains(namespace) {
+                inventory.namespaces.push(namespace.clone());
+            }
+        }
         let mut told = Vec::new();
         let mut kept = Ok(());
         let mut done = |applied: Applied| {
@@ -317,7 +515,7 @@ impl Kubernetes {
                 kept = run_dir::write_json(&dir.objects(), &inventory);
             }
         };
-        let applied = finish(&self.runtime, self.cluster.apply(objects, within, owner, &mut done));
+        let applied = self.finish(self.cluster.apply(objects, within, owner, &mut done));
         kept?;
         applied.map(|()| told.join("\n"))
     }
@@ -328,7 +526,7 @@ impl Kubernetes {
         owner: &Owner,
         progress: &mut (dyn FnMut(&ObjectRef) + Send),
     ) -> Result<Removal> {
-        finish(&self.runtime, self.cluster.delete(objects, owner, REMOVAL, progress))
+        self.finish(self.cluster.delete(objects, owner, REMOVAL, progress))
     }
 
     fn selection(&self, objects: &action::Objects) -> Selection {
@@ -362,12 +560,16 @@ fn condition(until: &action::Condition) -> cluster::Condition {
     }
 }
 
-/// Waits for what was asked of the cluster, or for the user to interrupt.
+/// Waits for what was asked of the cluster, or for the user to interrupt it: what is asked for after an interruption,
+/// such as a teardown, is done nevertheless.
 fn finish<T>(runtime: &Runtime, asked: impl Future<Output = cluster::Result<T>>) -> Result<T> {
+    let before = interrupt::count();
     runtime.block_on(async {
         let interrupted = async {
             loop {
-                if let Err(error) = interrupt::check() {
+                if interrupt::count() > before
+                    && let Err(error) = interrupt::check()
+                {
                     return error;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -2,6 +2,7 @@
 //! happened, tears it down, and keeps what others need to repeat it.
 
 mod action;
+mod agent;
 mod cache;
 mod calibration;
 mod chosen;

@@ -2,9 +2,10 @@
 
 use crate::error::{Error, Exit, Problem};
 use crate::printer::Printer;
+use serde::{Deserialize, Serialize};
 
 /// Everything that went wrong on the way.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     ends: Vec<(Exit, Problem)>,
 }
@@ -25,6 +26,13 @@ impl Outcome {
         self.ends.extend(other.ends);
     }
 
+    /// Adds what another has and this one has not.
+    pub(crate) fn join_new(&mut self, other: &Outcome) {
+        let new = other.ends.iter().filter(|end| !self.ends.contains(end)).cloned();
+        let new: Vec<_> = new.collect();
+        self.ends.extend(new);
+    }
+
     /// The exit code: of several the documented first one.
     pub(crate) fn exit(&self) -> Exit {
         self.ends.iter().fold(Exit::Ok, |worst, (exit, _)| worst.worst(*exit))
@@ -32,11 +40,15 @@ impl Outcome {
 
     /// Tells everything that went wrong.
     pub(crate) fn tell(self, printer: &Printer) -> Exit {
-        let exit = self.exit();
+        self.show(printer);
+        self.exit()
+    }
+
+    /// The same, of one that goes elsewhere as well.
+    pub(crate) fn show(&self, printer: &Printer) {
         if !self.ends.is_empty() {
-            let problems = self.ends.into_iter().map(|(_, problem)| problem).collect();
-            printer.error(&Error { exit, problems });
+            let problems = self.ends.iter().map(|(_, problem)| problem.clone()).collect();
+            printer.error(&Error { exit: self.exit(), problems });
         }
-        exit
     }
 }

@@ -9,6 +9,8 @@ pub(crate) mod cache;
 pub(crate) mod calibrate;
 pub(crate) mod dry_run;
 pub(crate) mod environment;
+pub(crate) mod evidence;
+pub(crate) mod inside;
 pub(crate) mod lmbench;
 pub(crate) mod nvidia_smi;
 pub(crate) mod plan;

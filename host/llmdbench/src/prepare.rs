@@ -115,8 +115,8 @@ impl<'a> Preparation<'a> {
         let account = self.text("fmperf.service_account");
         let documents = [
             self.namespace(&namespace),
-            account_of(&namespace, &account),
             // Load is made by pods that ask nothing of the cluster.
+            format!("{}automountServiceAccountToken: false\n", account_of(&namespace, &account)),
             format!(
                 "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\n{}rules: []\n",
                 metadata("fmperf-job-creator", Some(&namespace))
@@ -193,6 +193,16 @@ impl<'a> Preparation<'a> {
     fn download(&self, namespace: &str, job: &str, model: &Model) -> String {
         let claim = quoted(&self.text("vllm.common.pvc_name"));
         let secret = quoted(&self.text("vllm.common.hf_token_name"));
+        let image = quoted(&self.text("vllm.common.pvc_download_image"));
+        let endpoint = match self.text("vllm.common.hf_endpoint") {
+            url if url.is_empty() => String::new(),
+            url => format!("        - name: HF_ENDPOINT\n          value: {}\n", quoted(&url)),
+        };
+        // The folder of a fresh volume is root's on many clusters; OpenShift gives it to the pod's user.
+        let user = match self.is_openshift {
+            true => "",
+            false => "        securityContext:\n          runAsUser: 0\n",
+        };
         format!(
             r#"apiVersion: batch/v1
 kind: Job
@@ -203,12 +213,17 @@ kind: Job
       restartPolicy: OnFailure
       containers:
       - name: downloader
-        image: python:3.10
+        image: {image}
         command: ["/bin/sh", "-ec"]
         args:
         - |
-          pip install --quiet --target /tmp/packages huggingface_hub
-          PYTHONPATH=/tmp/packages python3 - <<'END'
+          if command -v llmdbench; then
+              exec llmdbench download "$MODEL" /cache
+          fi
+          export PYTHONPATH=/tmp/packages
+          python3 -c 'import huggingface_hub' 2>/dev/null ||
+              pip install --quiet --target /tmp/packages huggingface_hub
+          python3 - <<'END'
           import os
           import sys
           import huggingface_hub
@@ -229,12 +244,12 @@ kind: Job
           value: {}
         - name: HF_HOME
           value: /cache
-        - name: HF_TOKEN
+{endpoint}        - name: HF_TOKEN
           valueFrom:
             secretKeyRef:
               name: {secret}
               key: HF_TOKEN
-        volumeMounts:
+{user}        volumeMounts:
         - name: model-cache
           mountPath: /cache
       volumes:
@@ -424,5 +439,16 @@ mod tests {
         assert!(script.contains("\nmodel = os.environ[\"MODEL\"]\n"), "{script}");
         assert_eq!(container["env"][0]["value"].as_str(), Some("org/a"));
         assert!(yaml.contains("storageClassName: \"shared-vast\""), "{yaml}");
+        assert!(!yaml.contains("HF_ENDPOINT"), "{yaml}");
+        let set = [
+            ("vllm.common.pvc_download_image", json!("registry.example.org/llmdbench:1")),
+            ("vllm.common.hf_endpoint", json!("https://hub.example.org")),
+        ];
+        let steps = self::steps(&set, &[("b", "org/b")], true);
+        let yaml = &files(&steps)[1].yaml;
+        let documents = Yaml::load_from_str(yaml).unwrap();
+        let container = &documents[3]["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["image"].as_str(), Some("registry.example.org/llmdbench:1"));
+        assert_eq!(container["env"][2]["value"].as_str(), Some("https://hub.example.org"));
     }
 }

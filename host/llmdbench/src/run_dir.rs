@@ -102,6 +102,16 @@ impl RunDir {
         self.root.join("setup/objects.json")
     }
 
+    /// `setup/pods.json`: the pods of a stack in a cluster, with the digests of their images.
+    pub(crate) fn pods(&self) -> PathBuf {
+        self.root.join("setup/pods.json")
+    }
+
+    /// `setup/events.json`: what a cluster told of a stack.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.root.join("setup/events.json")
+    }
+
     /// `setup/smoketest.json`.
     pub(crate) fn smoketest(&self) -> PathBuf {
         self.root.join("setup/smoketest.json")
@@ -129,7 +139,7 @@ impl RunDir {
         self.root.join("setup/yamls").join(file)
     }
 
-    /// `setup/logs/NAME.log`: the output of a process of the stack.
+    /// `setup/logs/NAME.log`: the output of a process of the stack, or of a container, "POD_CONTAINER".
     pub(crate) fn process_log(&self, name: &str) -> PathBuf {
         self.root.join(format!("setup/logs/{name}.log"))
     }
@@ -162,7 +172,9 @@ impl RunDir {
 
     /// The numbers of the load runs, rising.
     fn runs(&self) -> Vec<usize> {
-        (1..).take_while(|n| self.results(*n).records.exists()).collect()
+        let is_taken =
+            |results: Results| results.records.exists() || results.agents_record().exists();
+        (1..).take_while(|n| is_taken(self.results(*n))).collect()
     }
 
     fn results(&self, n: usize) -> Results {
@@ -184,6 +196,8 @@ const RECORDS: &str = "records.jsonl";
 const SERVER_METRICS: &str = "server_metrics.jsonl";
 const CACHE: &str = "cache.json";
 const CALIBRATION: &str = "calibration.json";
+const AGENTS: &str = "agents";
+const AGENTS_RECORD: &str = "agents.json";
 
 /// Where things are kept that outlive runs: the folder of the setting, else
 /// `$XDG_DATA_HOME/llmdbench`. None: there is no home either.
@@ -312,9 +326,29 @@ impl Results {
         let first = Path::new(name).components().next();
         let first = first.map(|part| part.as_os_str().to_string_lossy().into_owned());
         let first = first.unwrap_or_default();
-        ["run.json", "plan.json", "logs", RECORDS, SERVER_METRICS, CACHE, CALIBRATION]
-            .contains(&first.as_str())
+        [
+            "run.json",
+            "plan.json",
+            "logs",
+            RECORDS,
+            SERVER_METRICS,
+            CACHE,
+            CALIBRATION,
+            AGENTS,
+            AGENTS_RECORD,
+        ]
+        .contains(&first.as_str())
             || first.parse::<usize>().is_ok()
+    }
+
+    /// `agents.json`: where load was made inside a cluster.
+    pub(crate) fn agents_record(&self) -> PathBuf {
+        self.results.join(AGENTS_RECORD)
+    }
+
+    /// `agents/N`: what each agent left.
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.results.join(AGENTS)
     }
 
     /// `run.json`: what ran.

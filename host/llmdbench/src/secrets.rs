@@ -12,13 +12,16 @@ pub(crate) struct Secrets {
     pub(crate) headers: Vec<(String, SecretString)>,
     /// Secrets that plugins can name and never see.
     pub(crate) by_name: BTreeMap<String, SecretString>,
+    /// The token of the cluster, which only the host uses.
+    pub(crate) cluster_token: Option<SecretString>,
 }
 
 impl Secrets {
     /// What must be blotted out of every text.
     pub(crate) fn redaction(&self) -> Redaction {
         let headers = self.headers.iter().map(|(_, value)| value);
-        let all = self.api_key.iter().chain(headers).chain(self.by_name.values());
+        let own = self.api_key.iter().chain(&self.cluster_token);
+        let all = own.chain(headers).chain(self.by_name.values());
         let mut texts: Vec<SecretString> = Vec::new();
         for secret in all {
             // "Bearer abc" is a secret header, and "abc" alone gives it away as well.
@@ -67,10 +70,15 @@ mod tests {
             api_key: Some("sk-topsecret".to_owned().into()),
             headers: vec![("authorization".into(), "Basic dXNlcjpwYXNz".to_owned().into())],
             by_name: [("hf-token".to_owned(), "hf_abcdef".to_owned().into())].into(),
+            cluster_token: Some("eyJhbGciOi".to_owned().into()),
         };
         let redaction = secrets.redaction();
-        let text = "key sk-topsecret, header Basic dXNlcjpwYXNz, part dXNlcjpwYXNz, hf_abcdef";
-        assert_eq!(redaction.clean(text), "key (hidden), header (hidden), part (hidden), (hidden)");
+        let text =
+            "key sk-topsecret, header Basic dXNlcjpwYXNz, part dXNlcjpwYXNz, hf_abcdef eyJhbGciOi";
+        assert_eq!(
+            redaction.clean(text),
+            "key (hidden), header (hidden), part (hidden), (hidden) (hidden)"
+        );
         assert!(!format!("{secrets:?} {redaction:?}").contains("topsecret"));
     }
 }

@@ -15,7 +15,6 @@ pub(crate) use table::{Kind, SETTINGS, Setting};
 
 use crate::document::{Document, escape, nearest, path};
 use crate::error::{Error, Problem, Result};
-use plugin_host::merge;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,6 +33,8 @@ pub(crate) enum Source {
     Scenario,
     /// An environment variable.
     Environment,
+    /// What the stack was stood up with into which load is driven.
+    Stack,
     /// The table of settings.
     Default,
 }
@@ -127,6 +128,22 @@ impl Layer {
         if current.is_some() || !is_set {
             self.set(setting.path, place, value::from_text(setting.kind, text));
         }
+    }
+
+    /// The same with only what lies at or below these dotted paths.
+    pub(crate) fn only(mut self, paths: &[&str]) -> Self {
+        let mut kept = Value::Object(Map::new());
+        for path in paths {
+            if let Some(value) = self.value.pointer(&pointer(path)) {
+                let mut at = &mut kept;
+                for part in path.split('.') {
+                    at = &mut at[part];
+                }
+                *at = value.clone();
+            }
+        }
+        self.value = kept;
+        self
     }
 
     /// What it says at a JSON pointer.
@@ -243,7 +260,7 @@ pub(crate) fn resolve(
     for setting in SETTINGS {
         let pointer = pointer(setting.path);
         let mut found: Option<(Value, Source)> = None;
-        // Settings of a plugin are merged; null takes away what a weaker layer has.
+        // Settings of a plugin are laid over one another; null takes away what a weaker layer has.
         let mut weaker = Vec::new();
         for layer in &layers {
             let Some(value) = layer.value.pointer(&pointer).filter(|v| !v.is_null()) else {
@@ -265,14 +282,33 @@ pub(crate) fn resolve(
             }
         }
         if let (Some((strongest, _)), Kind::Plugin) = (&mut found, setting.kind) {
-            let weakest_first = weaker.iter().rev().chain([&*strongest]);
-            *strongest = weakest_first.fold(Value::Null, |whole, value| merge(&whole, value));
+            for weaker in weaker {
+                *strongest = laid_over(weaker, strongest.take());
+            }
+            if let Some(settings) = strongest.as_object_mut() {
+                settings.retain(|_, value| !value.is_null());
+            }
         }
         let found = found.unwrap_or_else(|| (value::default(setting), Source::Default));
         values.insert(setting.path, found);
     }
     let settings = Settings { values, layers };
     if problems.is_empty() { Ok(settings) } else { Err((settings, problems)) }
+}
+
+/// Objects key by key; anything else of the stronger one replaces what the weaker one has. Null stays:
+/// within a setting that is merged into something else, it takes away what is there.
+fn laid_over(weaker: Value, stronger: Value) -> Value {
+    match (weaker, stronger) {
+        (Value::Object(mut whole), Value::Object(stronger)) => {
+            for (key, value) in stronger {
+                let old = whole.get_mut(&key).map(Value::take).unwrap_or_default();
+                whole.insert(key, laid_over(old, value));
+            }
+            Value::Object(whole)
+        }
+        (_, stronger) => stronger,
+    }
 }
 
 /// The process's environment, without names that are no text.
@@ -459,6 +495,19 @@ mod tests {
         check(vec![flag.clone()], json!({}));
         check(vec![flag.clone(), with()], json!({"stages": []}));
         check(vec![flag, file("name: t"), with(), with()], json!({"stages": []}));
+    }
+
+    #[test]
+    fn null_within_a_setting_reaches_the_plugin() {
+        let over = file("deploy: {settings: {container_spec: {resources: {limits: {a: null}}}}}");
+        let under = file(
+            "deploy: {settings: {container_spec: {resources: {limits: {a: 1, b: 2}}, tty: true}}}",
+        );
+        let settings = all_or_error(resolve(vec![over, under])).unwrap();
+        assert_eq!(
+            settings.get("deploy.settings"),
+            &json!({"container_spec": {"resources": {"limits": {"a": null, "b": 2}}, "tty": true}})
+        );
     }
 
     #[test]

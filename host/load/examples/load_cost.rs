@@ -131,6 +131,7 @@ fn plan(url: &str, stage: Stage) -> Plan {
         abort: Abort { without_success: None, max_error_rate: None },
         count_tokens: None,
         threads: None,
+        together: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::plan::Nanos;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// CLOCK_MONOTONIC with the run's start as zero.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,17 @@ impl Clock {
     /// A clock that reads 0 now.
     pub(crate) fn start() -> Self {
         Self { origin: monotonic() }
+    }
+
+    /// A clock that reads 0 at a time of the wall clock, and until then.
+    pub(crate) fn with_zero_at(zero: SystemTime) -> Self {
+        let now = monotonic();
+        let nanos = |length: Duration| Nanos::try_from(length.as_nanos()).unwrap_or(Nanos::MAX);
+        let origin = match zero.duration_since(SystemTime::now()) {
+            Ok(ahead) => now.saturating_add(nanos(ahead)),
+            Err(passed) => now.saturating_sub(nanos(passed.duration())),
+        };
+        Self { origin }
     }
 
     /// Nanoseconds since the start.

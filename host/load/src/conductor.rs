@@ -7,6 +7,7 @@ use crate::plan::{Arrival, Nanos, Ramped, Stage};
 use crate::ring::Supply;
 use crate::run::{Ending, Shared};
 use crate::stage::{Active, StageNow, is_closed};
+use crate::together::Readiness;
 use crate::worker::{Command, Commands, Countdown};
 use records::{EndReason, Entry, Event, StageBegin, StageEnd, StagePhase};
 use std::sync::Arc;
@@ -64,8 +65,9 @@ impl Conductor {
             }
             let cool_down = plan.cool_down;
             self.open_ahead(&plan);
-            let begin = self.shared.clock.now() + LEAD;
-            let stage = StageNow::new(index, begin, plan, supply, self.loads.len());
+            let begin = self.agree(index);
+            let stage =
+                StageNow::new(index, begin, plan, supply, self.loads.len(), self.shared.shard());
             self.stage(&Arc::new(stage));
             self.pause(self.shared.clock.now().saturating_add(cool_down));
         }
@@ -83,6 +85,18 @@ impl Conductor {
         let at = self.shared.clock.now();
         self.write(Event::End { at, reason, message: message.clone() });
         (reason, message)
+    }
+
+    /// When a stage begins: as soon as all shards can.
+    fn agree(&self, stage: u32) -> Nanos {
+        let ready = self.shared.clock.now() + LEAD;
+        let Some(together) = &self.shared.plan.together else { return ready };
+        let next_id = self.shared.numbers.above();
+        let agreed = (together.agree)(Readiness { stage, ready, next_id });
+        if let Some(first) = agreed.first_id {
+            self.shared.numbers.go_on(first);
+        }
+        agreed.begin
     }
 
     /// Waits until the stage has its first session, so that a slow beginning of the workload is
@@ -247,7 +261,8 @@ impl Conductor {
     /// Has connections opened before the stage begins, so that its requests find them.
     fn open_ahead(&self, plan: &Stage) {
         let mut wanted = vec![0; self.loads.len()];
-        for _ in 0..connections_ahead(plan) {
+        let all = connections_ahead(plan);
+        for _ in 0..all.div_ceil(self.shared.shard().count as usize) {
             let load = deal(wanted.iter().copied());
             wanted[load] += 1;
         }

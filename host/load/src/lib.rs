@@ -34,6 +34,7 @@ mod stage;
 mod tasks;
 mod template;
 mod tls;
+mod together;
 mod wire;
 mod worker;
 
@@ -42,6 +43,7 @@ pub use live::{Percentiles, Progress};
 pub use plan::*;
 pub use ring::{Closed, Feeder, Supply, ring};
 pub use run::{NotFound, Outcome, Run, StartError, start};
+pub use together::{Agree, Agreement, Readiness, Shard, Together};
 
 #[doc(hidden)]
 pub mod bench;

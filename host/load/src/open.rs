@@ -28,10 +28,13 @@ pub(crate) struct Pace {
 
 /// Starts the sessions of a stage. Returns when the last has started, or none may start any more.
 pub(crate) fn pace(conductor: &mut Conductor, stage: &Arc<StageNow>) -> Pace {
-    let seed = conductor.shared.plan.seed;
+    let (seed, shard) = (conductor.shared.plan.seed, conductor.shared.shard());
     let pacer = Pacer { conductor, stage, ready: VecDeque::new(), scheduled: 0 };
     match (&stage.plan.arrival, schedule::arrivals(&stage.plan, stage.index, seed)) {
-        (_, Some(arrivals)) => pacer.follow(arrivals),
+        (_, Some(arrivals)) => {
+            let own = (0..).zip(arrivals).filter(move |&(number, _)| shard.is_own(number));
+            pacer.follow(Box::new(own.map(|(_, at)| at)))
+        }
         (&Arrival::Trace(factor), None) => pacer.replay(factor),
         (_, None) => Pace { scheduled: 0, to_the_end: false },
     }

@@ -29,6 +29,8 @@ pub struct Plan {
     pub count_tokens: Option<TokenCounter>,
     /// Threads that send and read. None: one for each core, at most eight.
     pub threads: Option<usize>,
+    /// Others that make the load with it. None: it makes all of it.
+    pub together: Option<crate::Together>,
 }
 
 /// Counts the tokens of a text, with the model's tokenizer as a rule.

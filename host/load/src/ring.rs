@@ -2,6 +2,7 @@
 //! the schedule, but not further than this.
 
 use crate::plan::Session;
+use crate::together::{Deal, Shard};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,12 @@ use tokio::sync::Notify;
 #[must_use]
 pub fn ring(capacity: usize) -> (Feeder, Supply) {
     let ring = Arc::new(Ring {
-        state: Mutex::new(State { sessions: VecDeque::new(), fed: false, closed: false }),
+        state: Mutex::new(State {
+            sessions: VecDeque::new(),
+            fed: false,
+            closed: false,
+            deal: Deal::new(Shard::WHOLE),
+        }),
         capacity: capacity.max(1),
         room: Condvar::new(),
         filled: Condvar::new(),
@@ -78,23 +84,26 @@ pub(crate) enum Taken {
 }
 
 impl Supply {
+    /// Has only the sessions of a shard taken out; of the others nothing has been taken yet.
+    pub(crate) fn deal(&self, shard: Shard) {
+        self.ring.lock().deal = Deal::new(shard);
+    }
+
     /// Takes a session if there is one.
     pub(crate) fn try_take(&self) -> Taken {
         let mut state = self.ring.lock();
-        match state.sessions.pop_front() {
-            Some(session) => {
-                // A feeder that waits does so at a full ring. It is woken once on the way down, for
-                // half a ring of sessions.
-                let is_half = state.sessions.len() == self.ring.capacity / 2;
-                drop(state);
-                if is_half {
-                    self.ring.room.notify_one();
-                }
-                Taken::Session(Box::new(session))
+        while let Some(mut session) = state.sessions.pop_front() {
+            let is_own = state.deal.take(&mut session);
+            // A feeder that waits does so at a full ring. It is woken once on the way down, for
+            // half a ring of sessions.
+            if state.sessions.len() == self.ring.capacity / 2 {
+                self.ring.room.notify_one();
             }
-            None if state.fed || state.closed => Taken::Exhausted,
-            None => Taken::Empty,
+            if is_own {
+                return Taken::Session(Box::new(session));
+            }
         }
+        if state.fed || state.closed { Taken::Exhausted } else { Taken::Empty }
     }
 
     /// Whether there is a session, or there will be none.
@@ -157,6 +166,8 @@ struct State {
     fed: bool,
     /// The supply is gone.
     closed: bool,
+    /// Which sessions are taken out, rather than dropped.
+    deal: Deal,
 }
 
 impl Ring {

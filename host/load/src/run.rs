@@ -9,6 +9,7 @@ use crate::plan::{Nanos, Plan};
 use crate::prepare;
 use crate::ring::Supply;
 use crate::tls::{self, TlsError};
+use crate::together::{Numbers, Shard};
 use crate::worker;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use records::{EndReason, Writer};
@@ -96,8 +97,13 @@ pub fn start<W: Write + Send + 'static>(
     let cores = || thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let threads = plan.threads.unwrap_or_else(cores).max(1);
     allow_many_connections();
+    let shard = plan.together.as_ref().map_or(Shard::WHOLE, |together| together.shard);
     let shared = Arc::new(Shared {
-        clock: Clock::start(),
+        clock: plan
+            .together
+            .as_ref()
+            .map_or_else(Clock::start, |together| Clock::with_zero_at(together.zero)),
+        numbers: Numbers::new(shard),
         live: Live::new(threads),
         threads: Threads::default(),
         tls,
@@ -205,6 +211,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) live: Live,
     pub(crate) threads: Threads,
+    pub(crate) numbers: Numbers,
     pub(crate) tls: Option<Arc<ClientConfig>>,
     ending: Mutex<Option<Ending>>,
     is_ending: AtomicBool,
@@ -226,6 +233,11 @@ pub(crate) struct Ending {
 }
 
 impl Shared {
+    /// Which part of the load is made here.
+    pub(crate) fn shard(&self) -> Shard {
+        self.plan.together.as_ref().map_or(Shard::WHOLE, |together| together.shard)
+    }
+
     /// Ends the run. The first reason stands; a later one may only make it quicker.
     pub(crate) fn end(&self, reason: EndReason, message: String, now: bool) {
         let mut ending = lock(&self.ending);

@@ -167,7 +167,8 @@ impl Exchange<'_> {
         let request = &self.session.turns[self.index].request;
         let keep = self.text_to_keep();
         let api = api::of(&shared.plan.target, request);
-        let (id, started) = (shared.live.sent.fetch_add(1, Relaxed), shared.clock.now());
+        shared.live.sent.fetch_add(1, Relaxed);
+        let (id, started) = (shared.numbers.next(), shared.clock.now());
         let talk = Talk::new(message.numbered(id), Answer::new(api, request.streamed, keep));
         let talk = Rc::new(RefCell::new(talk));
         let more_may_come = !is_closed(&self.stage.plan);

@@ -3,6 +3,7 @@
 use crate::plan::{Arrival, Nanos, Ramp, Ramped, Stage};
 use crate::ring::Supply;
 use crate::schedule;
+use crate::together::Shard;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -25,7 +26,9 @@ pub(crate) struct StageNow {
     pub(crate) index: u32,
     /// Zero of its schedule.
     pub(crate) begin: Nanos,
+    /// This shard's part of it.
     pub(crate) plan: Stage,
+    pub(crate) shard: Shard,
     pub(crate) supply: Supply,
     /// Sessions that may still start.
     sessions: Budget,
@@ -56,10 +59,13 @@ impl StageNow {
     pub(crate) fn new(
         index: u32,
         begin: Nanos,
-        plan: Stage,
+        whole: Stage,
         supply: Supply,
         threads: usize,
+        shard: Shard,
     ) -> Self {
+        let plan = shard.part_of(whole);
+        supply.deal(shard);
         let places = |limit: Option<u32>| {
             limit.map(|n| Semaphore::new((n as usize).min(Semaphore::MAX_PERMITS)))
         };
@@ -82,6 +88,7 @@ impl StageNow {
             used_up: AtomicBool::new(false),
             phases: (0..threads).map(|_| watch::Sender::new(Phase::Open)).collect(),
             pacer,
+            shard,
             plan,
         }
     }
@@ -146,7 +153,8 @@ impl StageNow {
     pub(crate) fn slots(&self, now: Nanos) -> u32 {
         match &self.plan.arrival {
             Arrival::Ramp(ramp) => {
-                schedule::ramped_concurrency(ramp, now.saturating_sub(self.begin))
+                let total = schedule::ramped_concurrency(ramp, now.saturating_sub(self.begin));
+                self.shard.share_u32(total)
             }
             _ => self.plan.concurrency.unwrap_or(1),
         }

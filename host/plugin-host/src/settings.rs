@@ -165,6 +165,17 @@ mod tests {
     }
 
     #[test]
+    fn null_is_absent_where_properties_are_named_and_a_value_where_none_are() {
+        let schema = json!({"type": "object", "properties": {
+            "count": {"type": "integer", "default": 3},
+            "spec": {"type": "object", "default": {}},
+        }});
+        let given = json!({"count": null, "spec": {"limits": {"memory": null}}});
+        let filled = check(&schema, Kind::Workload, &given).unwrap();
+        assert_eq!(filled, json!({"count": 3, "spec": {"limits": {"memory": null}}}));
+    }
+
+    #[test]
     fn what_does_not_fit_is_named_with_the_nearest_word() {
         let check = |settings: Value, pointer: &str, message: &str, near: Option<&str>| {
             let wanted = SettingError {

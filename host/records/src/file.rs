@@ -28,6 +28,11 @@ impl<W: Write> Writer<W> {
         write_line(&mut self.out, event)
     }
 
+    /// What it wrote to.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
     /// Hands everything to the operating system, so that it survives this process.
     pub fn flush(&mut self) -> io::Result<()> {
         self.out.flush()

@@ -9,11 +9,13 @@
 mod event;
 mod file;
 mod header;
+mod merge;
 mod record;
 
 pub use event::{ClientSample, EndReason, Event, StageBegin, StageEnd, StagePhase, ThreadSample};
 pub use file::{ReadError, Reader, Writer};
 pub use header::{FORMAT, Header, LoopKind, StageInfo, VERSION, VersionError};
+pub use merge::{MergeError, merge};
 pub use record::{Connection, Failure, FailureKind, Record, UsageSource};
 
 /// A line of a records file after its header.

@@ -64,7 +64,9 @@ impl Backend for Standalone {
             }],
             metrics: Vec::new(),
             model: self.stack.model().to_owned(),
-            facts: vec![label("image", self.stack.image())],
+            facts: std::iter::once(label("image", self.stack.image()))
+                .chain(self.route(&observed).map(|url| label("route", &url)))
+                .collect(),
         })
     }
 }
@@ -82,7 +84,29 @@ impl Standalone {
             timeout: self.timeout,
         }));
         actions.push(Action::Observe(kubernetes::object("v1", "Service", stack.service_name())));
+        actions.extend(stack.routes().iter().map(|object| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+            let name = text(&object["metadata"]["name"]);
+            Action::Observe(kubernetes::object(&api_version, &kind, &name))
+        }));
         actions
+    }
+
+    /// Where the model answers outside of the cluster: the host that a route of ours got.
+    fn route(&self, observed: &[String]) -> Option<String> {
+        let observed: Vec<Value> =
+            observed.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let routes = self.stack.routes();
+        let mut hosts = routes.iter().filter_map(|own| {
+            let is_it = |object: &&Value| {
+                object["kind"] == own["kind"]
+                    && object["metadata"]["name"] == own["metadata"]["name"]
+            };
+            let spec = &observed.iter().find(is_it)?["spec"];
+            spec["host"].as_str().or(spec["hostnames"][0].as_str())
+        });
+        hosts.next().map(|host| format!("http://{host}"))
     }
 }
 
@@ -92,12 +116,8 @@ fn manifest() -> Info {
         .schema(include_str!("schema.json"))
         .permission(kubernetes::permission("apps", "Deployment", both))
         .permission(kubernetes::permission("", "Service", both))
-        .permission(kubernetes::permission(
-            "gateway.networking.k8s.io",
-            "HTTPRoute",
-            ObjectVerbs::APPLY,
-        ))
-        .permission(kubernetes::permission("route.openshift.io", "Route", ObjectVerbs::APPLY))
+        .permission(kubernetes::permission("gateway.networking.k8s.io", "HTTPRoute", both))
+        .permission(kubernetes::permission("route.openshift.io", "Route", both))
 }
 
 llmdbench_plugin::export! { manifest: manifest, backend: Standalone }

@@ -75,6 +75,29 @@ fn the_target_is_the_service_once_it_is_there() {
 }
 
 #[test]
+fn a_route_is_observed_and_tells_where_the_model_answers_outside() {
+    let check = |changes: Value, kind: &str, spec: Value, expected: &str| {
+        let mut planned = standalone(changes.clone());
+        let steps = planned.plan().unwrap();
+        let actions = steps.into_iter().flat_map(|step| step.actions);
+        let last = actions.last().unwrap();
+        let Action::Observe(Objects::One(route)) = last else { panic!("{last:?}") };
+        assert_eq!(route.kind, kind);
+        let service =
+            json!({"kind": "Service", "metadata": {"name": "vllm-standalone-llama-3-8b"}});
+        let object = json!({"kind": kind, "metadata": {"name": route.name}, "spec": spec});
+        let observed = vec![service.to_string(), object.to_string()];
+        let target = standalone(changes).locate(observed).unwrap();
+        let fact = target.facts.iter().find(|fact| fact.key == "route").unwrap();
+        assert_eq!(fact.value, expected);
+    };
+    let openshift = json!({"platform": "openshift"});
+    check(openshift, "Route", json!({"host": "a.apps.c"}), "http://a.apps.c");
+    let http_route = json!({"httproute": true});
+    check(http_route, "HTTPRoute", json!({"hostnames": ["b.apps.c"]}), "http://b.apps.c");
+}
+
+#[test]
 fn every_setting_of_the_schema_is_described_and_those_of_variables_come_filled_in() {
     let schema: Value = serde_json::from_str(include_str!("schema.json")).unwrap();
     let properties = schema["properties"].as_object().unwrap();

@@ -73,13 +73,20 @@ impl Stack {
         let file = |kind: &str| format!("{kind}_{}.yaml", self.file_part);
         let mut objects =
             vec![(file("a_deployment"), self.deployment()), (file("b_service"), self.service())];
-        if self.settings.httproute {
-            objects.push((file("c_httproute"), self.http_route()));
-        }
-        if self.settings.route && self.settings.platform == "openshift" {
-            objects.push((file("d_route"), self.route()));
-        }
+        objects.extend(self.routes().into_iter().map(|route| match route["kind"] == "Route" {
+            true => (file("d_route"), route),
+            false => (file("c_httproute"), route),
+        }));
         objects
+    }
+
+    /// What leads to the Service from outside of the cluster.
+    pub(crate) fn routes(&self) -> Vec<Value> {
+        let settings = &self.settings;
+        let http_route = settings.httproute.then(|| self.http_route());
+        let is_openshift = settings.platform == "openshift";
+        let route = (settings.route && is_openshift).then(|| self.route());
+        http_route.into_iter().chain(route).collect()
     }
 
     fn deployment(&self) -> Value {

@@ -14,10 +14,12 @@ use std::time::Duration;
 /// Held for writing by a test that breaks the cluster for all.
 static WHOLE: RwLock<()> = RwLock::new(());
 
-/// The image of the program, as the cluster knows it.
+/// The image of the program, as the nodes know it; tests in a cluster are done only where it is named.
+const IMAGE: &str = "LLMDBENCH_TEST_IMAGE";
+
+/// The image of the program.
 pub(crate) fn image() -> String {
-    std::env::var("LLMDBENCH_TEST_IMAGE")
-        .unwrap_or_else(|_| concat!("localhost/llmdbench:", env!("CARGO_PKG_VERSION")).to_owned())
+    std::env::var(IMAGE).unwrap()
 }
 
 /// The certificate of the cluster's authority, where a file has it.
@@ -50,8 +52,8 @@ impl Bench {
 
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
     fn carry_out(name: &str, test: impl AsyncFnOnce(&Self)) {
-        if std::env::var_os("KUBECONFIG").is_none() {
-            eprintln!("skipped: KUBECONFIG names no cluster; `cargo xtask cluster up` starts one");
+        if std::env::var_os(IMAGE).is_none() {
+            eprintln!("skipped: {IMAGE} is not set; `cargo xtask test --cluster` has a cluster");
             return;
         }
         // Another test may have been first.

@@ -3,6 +3,7 @@
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
 use crate::error::{Exit, Result};
+use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase;
 use crate::phase::plan::Prepared;
@@ -20,6 +21,9 @@ pub(crate) struct RunArgs {
     target: TargetArgs,
     #[command(flatten)]
     load: LoadArgs,
+    /// Collect what agents in a cluster measure that another process started
+    #[arg(long)]
+    attach: bool,
     /// Go straight to the analysis of what was measured
     #[arg(short = 'z', long)]
     skip: bool,
@@ -30,6 +34,9 @@ pub(crate) struct RunArgs {
 
 /// Drives the load and analyses it.
 pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    if args.attach {
+        return attach(global, printer);
+    }
     if args.skip {
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
@@ -66,10 +73,44 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         let target = phase::standup::standing(&dir)?;
         (dir, target)
     };
-    phase::standup::can_load(&prepared.plan, Some(&target))?;
+    phase::inside::can_share(&prepared.plan, Some(&target))?;
     phase::environment::write_first(&prepared, &target, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))
+}
+
+/// Drives the load from this process. What only a cluster reaches is reached through a port that the API server
+/// forwards, and the results say so.
+fn here(
+    prepared: &Prepared,
+    target: &Target,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<(Results, Outcome)> {
+    let Some(within) = &target.within else {
+        return phase::run::run(prepared, target, dir, None, printer);
+    };
+    let kubernetes = Kubernetes::of(&Inventory::read(dir)?, &prepared.settings)?;
+    let forward = kubernetes.forward(within)?;
+    let mut target = target.clone();
+    for url in &mut target.endpoints {
+        *url = phase::smoketest::forwarded(url, forward.address())?;
+    }
+    printer.warning("the load goes through a port that the API server forwards, and so does its time: it is in every latency; --load-from cluster measures without it");
+    target.facts.insert(
+        "path of the load".into(),
+        "a port forwarded by the API server, whose time is in every latency".into(),
+    );
+    phase::run::run(prepared, &target, dir, None, printer)
+}
+
+/// Collects what agents have that were left alone, and analyses it.
+fn attach(global: &Global, printer: &Printer) -> Result<Exit> {
+    let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
+    let settings = super::from_environment()?;
+    let (results, outcome) = phase::inside::attach(&dir, &settings, printer)?;
+    let analysed = super::analyze::results(&results, global, printer)?;
+    Ok(outcome.tell(printer).worst(analysed))
 }
 
 /// Load, analysis, report: what `bench` and `run` have in common.
@@ -79,7 +120,10 @@ pub(crate) fn load_and_analyze(
     dir: &RunDir,
     printer: &Printer,
 ) -> Result<Outcome> {
-    let (results, mut outcome) = phase::run::run(prepared, target, dir, printer)?;
+    let (results, mut outcome) = match phase::inside::is_meant(&prepared.plan, Some(target)) {
+        true => phase::inside::run(prepared, target, dir, printer)?,
+        false => here(prepared, target, dir, printer)?,
+    };
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
     let (analysis, failures) = phase::analyze::read(&results, Some(plan), analyzers, printer)?;
     for failure in &failures {

@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use crate::error::{Exit, Result};
 use crate::kubernetes;
+use crate::phase;
 use crate::plan::{Plan, Target};
 use crate::printer::Printer;
 use crate::process::Inventory;
@@ -41,7 +42,15 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
                 ));
             }
             for results in &runs {
-                let state = if !results.run().is_file() {
+                let agents = phase::inside::left(results).map(|record| {
+                    format!(
+                        "made by the Job {} in {}: `llmdbench run --attach` collects it",
+                        record.job, record.namespace
+                    )
+                });
+                let state = if let Some(agents) = &agents {
+                    agents
+                } else if !results.run().is_file() {
                     "unfinished: `llmdbench analyze` reads what is there"
                 } else if results.report().is_file() {
                     "analysed"

@@ -7,9 +7,9 @@
 
 use crate::cache;
 use crate::error::{Error, Result};
-use crate::experiment::Experiment;
 use crate::interrupt;
 use crate::phase::supply::Supply;
+use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::probe::Probe;
 use crate::run_dir::{self, Results};
@@ -78,13 +78,14 @@ struct Answer {
 
 /// Does what the experiment asks. `look_ahead` gives the first sessions of each stage.
 pub(crate) fn make_ready(
-    experiment: &Experiment,
+    plan: &Plan,
     endpoints: &[Endpoint],
     secrets: &Secrets,
     supply: &Supply,
     look_ahead: impl FnOnce() -> Result<Vec<Vec<Session>>>,
     printer: &Printer,
 ) -> Result<Ready> {
+    let experiment = &plan.experiment;
     let mut ready = Ready {
         format: FORMAT.to_owned(),
         version: VERSION.to_owned(),
@@ -102,7 +103,7 @@ pub(crate) fn make_ready(
             if all_reset {
                 "The server was told to forget its cache and said that it did.".to_owned()
             } else if supply.takes_marker() {
-                ready.marker = Some(cache::marker());
+                ready.marker = Some(cache::marker(&plan.run));
                 "The server cannot be made to forget its cache: a marker in front of every prompt, the same \
                  for the whole run, makes all of them new to it, and some tokens longer."
                     .to_owned()

@@ -346,6 +346,7 @@ fn drive(url: &str, rate: f64, length: Duration, seed: u64, printer: &Printer) -
         },
         count_tokens: None,
         threads: None,
+        together: None,
     };
     let (feeder, supply) = load::ring(AHEAD);
     let feeding = std::thread::spawn(move || {

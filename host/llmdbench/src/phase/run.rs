@@ -1,12 +1,13 @@
 //! The phase that drives load into the target and keeps what happened.
 
+use crate::agent::Agent;
 use crate::calibration;
 use crate::chosen::line_text;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::outcome::Outcome;
 use crate::phase::plan::Prepared;
-use crate::phase::server_metrics::Reading;
+use crate::phase::server_metrics::{Reading, Watched};
 use crate::phase::smoketest::{check_model, parse};
 use crate::phase::supply::{AHEAD, Supply};
 use crate::phase::{cache, environment, server_metrics};
@@ -27,17 +28,18 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, BufWriter};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use tokenizers::Tokenizer;
 
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Drives the load. Gives the folders of the results and how the run ended.
+/// Drives the load, or as an agent its part of it. Gives the folders of the results and how the run ended.
 pub(crate) fn run(
     prepared: &Prepared,
     target: &Target,
     dir: &RunDir,
+    agent: Option<&Agent>,
     printer: &Printer,
 ) -> Result<(Results, Outcome)> {
     let plan = &prepared.plan;
@@ -53,7 +55,12 @@ pub(crate) fn run(
     }
     // Afterwards the server may be gone, or busy.
     let server_version = probe.version();
-    let watched = server_metrics::watched(target, experiment, &prepared.secrets, printer)?;
+    let is_first = agent.is_none_or(|agent| agent.shard().index == 0);
+    let watched = match is_first {
+        true => server_metrics::watched(target, experiment, &prepared.secrets, printer)?,
+        // The server says the same to all.
+        false => Watched::default(),
+    };
     let facts = plan.facts();
     let planned = prepared.chosen.load(&facts, Some(target))?;
     let stages = planned.stages;
@@ -75,7 +82,7 @@ pub(crate) fn run(
         again.look_ahead(stages.len(), &mut words.clone())
     };
     let secrets = &prepared.secrets;
-    let ready = cache::make_ready(experiment, &endpoints, secrets, &supply, look_ahead, printer)?;
+    let ready = cache::make_ready(plan, &endpoints, secrets, &supply, look_ahead, printer)?;
     let stages: Vec<PlannedStage> = ready.stage().into_iter().chain(stages).collect();
     let results = dir.next_results();
     run_dir::make(&results.results)?;
@@ -89,7 +96,10 @@ pub(crate) fn run(
     let file = OpenOptions::new().write(true).create_new(true).open(records).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
     })?;
-    let started = jiff::Timestamp::now();
+    let together = agent.map(Agent::start).transpose()?;
+    let now = SystemTime::now();
+    let zero = together.as_ref().map_or(now, |together| together.zero);
+    let started = jiff::Timestamp::try_from(zero).unwrap_or_else(|_| jiff::Timestamp::now());
     let header = header(prepared, target, &stages, started);
     let journal = records::Writer::new(BufWriter::with_capacity(256 * 1024, file), &header)
         .map_err(|error| {
@@ -106,6 +116,7 @@ pub(crate) fn run(
         },
         count_tokens: prepared.chosen.tokenizer().cloned().map(token_counter),
         threads: experiment.load.threads,
+        together,
     };
     let (mut feeders, supplies): (VecDeque<_>, _) =
         stages.iter().map(|_| load::ring(AHEAD)).unzip();
@@ -134,10 +145,11 @@ pub(crate) fn run(
         target.model
     ));
     let redaction = prepared.secrets.redaction();
-    let reading = server_metrics::begin(watched, &results, redaction, std::time::Instant::now())?;
+    let ahead = zero.duration_since(now).unwrap_or_default();
+    let reading = server_metrics::begin(watched, &results, redaction, Instant::now() + ahead)?;
     let running = load::start(load_plan, supplies, journal)
         .map_err(|error| Error::unexpected("cannot start the load").because(error))?;
-    let interrupted = follow(&running, stages.len(), reading.as_ref(), &failure, printer);
+    let interrupted = follow(&running, stages.len(), reading.as_ref(), &failure, agent, printer);
     let ended = running.finish();
     if let Some(reading) = reading {
         reading.end();
@@ -205,6 +217,7 @@ fn follow(
     stages: usize,
     reading: Option<&Reading>,
     failure: &Mutex<Option<Error>>,
+    agent: Option<&Agent>,
     printer: &Printer,
 ) -> bool {
     let mut stage = 0;
@@ -236,6 +249,10 @@ fn follow(
                 stage = now;
                 reading.now();
             }
+        }
+        if let Some(agent) = agent {
+            let now = running.progress();
+            agent.report(&now, || line(&now, stages));
         }
         progress.show(|| line(&running.progress(), stages));
     }

@@ -51,7 +51,7 @@ enum Wish {
 }
 
 /// What is read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Watched {
     pages: Vec<Page>,
     gpus: Option<NvidiaSmi>,

@@ -4,78 +4,142 @@ use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::phase::plan::Prepared;
-use crate::plan::Target;
+use crate::plan::{Target, Within};
 use crate::printer::Printer;
 use crate::probe::{Models, Probe};
 use crate::run_dir::{self, RunDir};
 use load::Endpoint;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
 
-/// Checks every endpoint of the target; writes `setup/smoketest.json`.
+/// The fact of a target that says where it answers from outside of its cluster.
+const ROUTE: &str = "route";
+
+/// Something that is asked.
+struct Place {
+    /// "pod llmdbench/vllm-0", "Service llmdbench/vllm", or the URL itself.
+    name: String,
+    url: String,
+    /// What only a cluster reaches is asked through a port of this machine.
+    within: Option<Within>,
+}
+
+/// Asks each pod behind the target, then the target, then the route that leads to it from outside; writes
+/// `setup/smoketest.json`, to the first that fails.
 pub(crate) fn run(
     prepared: &Prepared,
     target: &Target,
     dir: &RunDir,
     printer: &Printer,
 ) -> Result<()> {
-    let experiment = &prepared.plan.experiment;
-    let mut checks = Vec::new();
-    // What only a cluster reaches is asked through a port of this machine, for as long as this lasts.
     let kubernetes = match &target.within {
         Some(_) => Some(Kubernetes::of(&Inventory::read(dir)?, &prepared.settings)?),
         None => None,
     };
-    let forward = match (&kubernetes, &target.within) {
+    let mut checks = Vec::new();
+    for place in places(target, kubernetes.as_ref())? {
+        let mut check = json!({"at": place.name, "endpoint": place.url});
+        let asked = ask(&place, prepared, target, kubernetes.as_ref(), &mut check);
+        if let Err(error) = &asked {
+            let text = prepared.secrets.redaction().clean(&error.to_string());
+            check["error"] = json!(text);
+        }
+        checks.push(check);
+        run_dir::write_json(&dir.smoketest(), &json!({"model": target.model, "checks": checks}))?;
+        asked?;
+        printer.step(&format!("smoketest: {} answers as {}", place.name, target.model));
+    }
+    Ok(())
+}
+
+fn places(target: &Target, kubernetes: Option<&Kubernetes>) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
+    if let (Some(kubernetes), Some(within)) = (kubernetes, &target.within)
+        && within.kind != "Pod"
+    {
+        places.extend(kubernetes.pods_behind(within)?.into_iter().map(|pod| Place {
+            name: format!("pod {}/{}", pod.namespace, pod.name),
+            url: format!("http://{}:{}", pod.name, pod.port),
+            within: Some(pod),
+        }));
+    }
+    for url in &target.endpoints {
+        places.push(Place { name: url.clone(), url: url.clone(), within: target.within.clone() });
+    }
+    if let Some(url) = target.facts.get(ROUTE) {
+        let name = format!("the route {url}");
+        places.push(Place { name, url: url.clone(), within: None });
+    }
+    Ok(places)
+}
+
+/// Asks for the models and a completion, and checks what comes; what came stands in `check`.
+fn ask(
+    place: &Place,
+    prepared: &Prepared,
+    target: &Target,
+    kubernetes: Option<&Kubernetes>,
+    check: &mut Value,
+) -> Result<()> {
+    let experiment = &prepared.plan.experiment;
+    let forward = match (kubernetes, &place.within) {
         (Some(kubernetes), Some(within)) => Some(kubernetes.forward(within)?),
         _ => None,
     };
-    for url in &target.endpoints {
-        let endpoint = match &forward {
-            Some(forward) => parse(&forwarded(url, forward.address())?)?,
-            None => parse(url)?,
+    let endpoint = match &forward {
+        Some(forward) => parse(&forwarded(&place.url, forward.address())?)?,
+        None => parse(&place.url)?,
+    };
+    let probe = Probe::new(&endpoint, &prepared.secrets, &experiment.tls())?;
+    let said = |error: Error| {
+        let error = error.exit(Exit::Standup);
+        if place.name == place.url {
+            error
+        } else {
+            error.hint(format!("{} was asked", place.name))
+        }
+    };
+    check_model(&probe, &target.model).map_err(said)?;
+    let mut completion = probe
+        .completion(
+            experiment.api(),
+            &target.model,
+            &experiment.target.extra_body,
+            "Say hello in a few words.",
+        )
+        .map_err(said)?;
+    // Some servers repeat the headers that they got.
+    completion.body = prepared.secrets.redaction().clean(&completion.body);
+    completion.text = prepared.secrets.redaction().clean(&completion.text);
+    check["version"] = json!(probe.version());
+    check["completion"] = json!(completion);
+    interrupt::check()?;
+    let failed = |what: String| {
+        let asked = match &place.within {
+            Some(_) => format!("{}, as {}", place.name, completion.url),
+            None => completion.url.clone(),
         };
-        let probe = Probe::new(&endpoint, &prepared.secrets, &experiment.tls())?;
-        check_model(&probe, &target.model).map_err(|error| error.exit(Exit::Standup))?;
-        let mut completion = probe
-            .completion(
-                experiment.api(),
-                &target.model,
-                &experiment.target.extra_body,
-                "Say hello in a few words.",
-            )
-            .map_err(|error| error.exit(Exit::Standup))?;
-        // Some servers repeat the headers that they got.
-        completion.body = prepared.secrets.redaction().clean(&completion.body);
-        completion.text = prepared.secrets.redaction().clean(&completion.text);
-        let version = probe.version();
-        interrupt::check()?;
-        checks.push(json!({"endpoint": url, "version": version, "completion": completion}));
-        run_dir::write_json(&dir.smoketest(), &json!({"model": target.model, "checks": checks}))?;
-        let failed = |what: String| {
-            Error::new(Exit::Standup, format!("the smoke test failed: {} {what}", completion.url))
-        };
-        if let Some(address) = &completion.leads_to {
-            let what = format!("answers {}: it redirects to {address}", completion.status);
-            return Err(failed(what).hint(
-                "load follows no redirects; give the address that it redirects to as the endpoint",
-            ));
-        }
-        if completion.status != 200 {
-            return Err(failed(format!("answers {}", completion.status))
-                .cause(completion.body.clone())
-                .hint("try the same request by hand, or the other API with --api"));
-        }
-        if completion.text.trim().is_empty() {
-            return Err(failed("answers without a word".into()).cause(completion.body.clone()));
-        }
-        printer.step(&format!("smoketest: {url} answers as {}", target.model));
+        Error::new(Exit::Standup, format!("the smoke test failed: {asked} {what}"))
+    };
+    if let Some(address) = &completion.leads_to {
+        let what = format!("answers {}: it redirects to {address}", completion.status);
+        return Err(failed(what).hint(
+            "load follows no redirects; give the address that it redirects to as the endpoint",
+        ));
+    }
+    if completion.status != 200 {
+        return Err(failed(format!("answers {}", completion.status))
+            .cause(completion.body.clone())
+            .hint("try the same request by hand, or the other API with --api"));
+    }
+    if completion.text.trim().is_empty() {
+        return Err(failed("answers without a word".into()).cause(completion.body.clone()));
     }
     Ok(())
 }
 
 /// A URL as it is behind a forwarded port.
-fn forwarded(url: &str, address: SocketAddr) -> Result<String> {
+pub(crate) fn forwarded(url: &str, address: SocketAddr) -> Result<String> {
     let failed = || Error::usage(format!("`{url}` cannot be forwarded"));
     let mut url = url::Url::parse(url).map_err(|error| failed().because(error))?;
     url.set_ip_host(address.ip()).map_err(|()| failed())?;

@@ -5,6 +5,7 @@ use crate::error::{Error, Exit, Result};
 use crate::helm::Helm;
 use crate::interrupt;
 use crate::kubernetes::{self, Kubernetes};
+use crate::phase::evidence;
 use crate::phase::plan::Prepared;
 use crate::plan::{MetricsSource, Plan, Step, Target, Within};
 use crate::plugins::plugin_error;
@@ -31,10 +32,15 @@ pub(crate) fn run(
         None => None,
     };
     if plan.experiment.deploy.endpoint.is_none() {
-        for step in plan.steps.iter().filter(|step| selected.contains(&step.number)) {
+        let mut steps = plan.steps.iter().filter(|step| selected.contains(&step.number));
+        let done = steps.try_for_each(|step| {
             interrupt::check()?;
-            carry_out(step, prepared, kubernetes.as_ref(), dir, printer)?;
+            carry_out(step, prepared, kubernetes.as_ref(), dir, printer)
+        });
+        if let Some(kubernetes) = &kubernetes {
+            evidence::collect(kubernetes, dir, &prepared.secrets.redaction(), printer);
         }
+        done?;
     }
     let target = match locate_in(prepared, kubernetes.as_ref(), dir) {
         Err(error) if kubernetes.is_some() && !selected.contains(&steps::SMOKETEST) => {
@@ -78,20 +84,6 @@ pub(crate) fn can_do(prepared: &Prepared, selected: &[u8]) -> Result<()> {
         }
     }
     one_model(plan)
-}
-
-/// Refuses load into what only a cluster reaches.
-pub(crate) fn can_load(plan: &Plan, target: Option<&Target>) -> Result<()> {
-    let is_within = target.map_or(plan.needs_cluster(), |target| target.within.is_some());
-    if !is_within || (target.is_none() && plan.experiment.deploy.endpoint.is_some()) {
-        return Ok(());
-    }
-    let methods = plan.experiment.deploy.methods.join(", ");
-    Err(Error::usage(format!(
-        "unsupported: {methods} needs a cluster, and this version of llmdbench makes no load in one"
-    ))
-    .hint("`llmdbench standup`, `smoketest` and `teardown` work in a cluster")
-    .hint("load goes into what stands with `llmdbench run --endpoint URL`, and into a server on this machine with --method local"))
 }
 
 /// One stack at a time is stood up and loaded.

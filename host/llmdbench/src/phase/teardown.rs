@@ -2,7 +2,9 @@
 
 use crate::action::Action;
 use crate::error::{Error, Exit, Problem, Result};
+use crate::experiment;
 use crate::kubernetes::{self, Kubernetes};
+use crate::phase::evidence;
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::process::{Inventory, Started, Stopped};
@@ -100,5 +102,11 @@ fn in_cluster(
         return Ok(None);
     }
     let kubernetes = Kubernetes::of(&inventory, settings)?;
-    kubernetes.take_down(&mut inventory, deep, dir, printer).map(Some)
+    let secrets = experiment::secrets(settings).unwrap_or_default();
+    evidence::collect(&kubernetes, dir, &secrets.redaction(), printer);
+    let removed = kubernetes.take_down(&mut inventory, deep, dir, printer)?;
+    for foreign in &removed.foreign {
+        printer.step(&format!("teardown: {foreign}"));
+    }
+    Ok(Some(removed))
 }

@@ -7,3 +7,4 @@ mod runs;
 mod streams;
 mod support;
 mod tls;
+mod together;

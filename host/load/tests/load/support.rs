@@ -309,6 +309,7 @@ pub(crate) fn plan(url: &str, stages: Vec<Stage>) -> Plan {
         abort: Abort { without_success: None, max_error_rate: None },
         count_tokens: None,
         threads: Some(2),
+        together: None,
     }
 }
 
@@ -426,7 +427,8 @@ pub(crate) fn feed(
     })
 }
 
-/// Plays sessions without end through the plan's one stage.
+/// Plays sessions without end through each of the plan's stages.
 pub(crate) fn run(plan: Plan) -> Done {
-    begin(plan, vec![feed((0..).map(session))]).finish()
+    let feeds = plan.stages.iter().map(|_| feed((0..).map(session))).collect();
+    begin(plan, feeds).finish()
 }

@@ -26,7 +26,8 @@ impl<'a> Walk<'a> {
         depth <= MAX_DEPTH && self.steps.get() <= MAX_STEPS
     }
 
-    /// Puts the default of every property that is absent in its place.
+    /// Puts the default of every property that is absent, or null, in its place. Where the schema names no
+    /// properties, null is a value like others: it may mean something to whom the settings are handed on.
     pub(crate) fn fill(&self, value: &mut Value) {
         self.fill_at(self.document, value, 0);
     }
@@ -41,6 +42,7 @@ impl<'a> Walk<'a> {
             return;
         }
         if let (Some(object), Some(properties)) = (value.as_object_mut(), properties(schema)) {
+            object.retain(|_, value| !value.is_null());
             for (name, property) in properties {
                 if !object.contains_key(name)
                     && let Some(default) = self.default_of(property, depth)

@@ -1,4 +1,5 @@
-//! The settings of the original scripts: each has the path that its variable's name suggests.
+//! The settings of the original scripts, and what belongs with them: each has the path that its variable's name
+//! suggests.
 
 use super::Kind::{Choice, Decimal, Integer, Switch, Text};
 use super::{Setting, secret, setting};
@@ -18,12 +19,20 @@ pub(super) const ORIGINAL: &[Setting] = &[
     ),
     secret("cluster.token", "LLMDBENCH_CLUSTER_TOKEN", "", Text, "Token for `cluster.url`."),
     setting(
+        "cluster.ca_file",
+        "LLMDBENCH_CLUSTER_CA_FILE",
+        "",
+        Text,
+        "",
+        "Certificates (PEM) of the authority behind `cluster.url`; without them those that the system trusts.",
+    ),
+    setting(
         "image.registry",
         "LLMDBENCH_IMAGE_REGISTRY",
         "",
         Text,
         "ghcr.io",
-        "Registry of the image that makes load in a cluster.",
+        "Registry of the original's image; load is made by `load.image`.",
     ),
     setting(
         "image.repo",
@@ -31,7 +40,7 @@ pub(super) const ORIGINAL: &[Setting] = &[
         "",
         Text,
         "llm-d/llm-d-benchmark",
-        "Repository of the image that makes load in a cluster.",
+        "Repository of the original's image; load is made by `load.image`.",
     ),
     setting(
         "image.tag",
@@ -39,7 +48,7 @@ pub(super) const ORIGINAL: &[Setting] = &[
         "",
         Text,
         "0.0.8",
-        "Tag of the image that makes load in a cluster.",
+        "Tag of the original's image; load is made by `load.image`.",
     ),
     // vLLM, whatever the method.
     setting(
@@ -153,6 +162,22 @@ pub(super) const ORIGINAL: &[Setting] = &[
         Integer,
         "2400",
         "How long the download of a model may take, in seconds.",
+    ),
+    setting(
+        "vllm.common.pvc_download_image",
+        "LLMDBENCH_VLLM_COMMON_PVC_DOWNLOAD_IMAGE",
+        "",
+        Text,
+        "python:3.10",
+        "Image that downloads models: that of llmdbench does it itself, others by Python's huggingface_hub, which pip fetches where the image lacks it.",
+    ),
+    setting(
+        "vllm.common.hf_endpoint",
+        "LLMDBENCH_VLLM_COMMON_HF_ENDPOINT",
+        "",
+        Text,
+        "",
+        "URL of the model hub, or a mirror, that models are downloaded from; without it https://huggingface.co.",
     ),
     setting(
         "vllm.common.hf_token_name",

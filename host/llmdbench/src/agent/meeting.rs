@@ -1,0 +1,275 @@
+//! Where several agents agree on when a stage begins: the first one listens, the others come to it. Who goes away
+//! is waited for no more; when the first one goes, each goes on by itself.
+
+use load::{Agreement, Readiness};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// So long the first one waits for the others to come.
+const COME: Duration = Duration::from_secs(30);
+/// So long all wait for the last one to be ready: a request may go on for minutes at the end of a stage.
+const STAGE: Duration = Duration::from_secs(3600);
+/// A stage begins so long after the last one was ready, in nanoseconds: by then all know of it.
+const LEAD: u64 = 50_000_000;
+/// How often one tries to come.
+const TRY: Duration = Duration::from_millis(200);
+
+/// A meeting, seen by one of its agents.
+#[derive(Debug)]
+pub(crate) enum Meeting {
+    /// The first agent.
+    Host {
+        /// Where it listens.
+        port: u16,
+        room: Arc<Room>,
+    },
+    /// Another one. None: the first one cannot be reached, or has gone.
+    Guest(Mutex<Option<BufReader<TcpStream>>>),
+}
+
+/// What the first agent knows of the others.
+#[derive(Debug)]
+pub(crate) struct Room {
+    state: Mutex<Guests>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Guests {
+    /// Those that are still to come, or are there: what they said last, and the way back to them.
+    guests: BTreeMap<u32, Guest>,
+}
+
+#[derive(Debug, Default)]
+struct Guest {
+    way_back: Option<TcpStream>,
+    said: Option<Said>,
+}
+
+/// What a guest says first.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    run: String,
+    index: u32,
+}
+
+/// A line from a guest.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Said {
+    stage: u32,
+    ready: u64,
+    next_id: u64,
+}
+
+/// A line to a guest.
+#[derive(Debug, Serialize, Deserialize)]
+struct Agreed {
+    begin: u64,
+    first_id: u64,
+}
+
+impl Meeting {
+    /// Opens a meeting of so many agents.
+    pub(crate) fn host(run: &str, count: u32) -> io::Result<Self> {
+        let listener = TcpListener::bind(("0.0.0.0", 0))?;
+        let port = listener.local_addr()?.port();
+        let guests = (1..count).map(|index| (index, Guest::default())).collect();
+        let room = Arc::new(Room { state: Mutex::new(Guests { guests }), changed: Condvar::new() });
+        let (run, host) = (run.to_owned(), room.clone());
+        thread::Builder::new().name("meeting".into()).spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (run, room) = (run.clone(), host.clone());
+                let _ = thread::Builder::new()
+                    .name("guest".into())
+                    .spawn(move || room.hear(stream, &run));
+            }
+        })?;
+        Ok(Self::Host { port, room })
+    }
+
+    /// Comes to the meeting of the first agent.
+    pub(crate) fn join(first: &str, run: &str, index: u32) -> Self {
+        let since = Instant::now();
+        let stream = loop {
+            match TcpStream::connect(first) {
+                Ok(stream) => break Some(stream),
+                Err(_) if since.elapsed() < COME => thread::sleep(TRY),
+                Err(_) => break None,
+            }
+        };
+        let hello = Hello { run: run.to_owned(), index };
+        let greeted = stream.and_then(|mut stream| {
+            stream.set_nodelay(true).ok()?;
+            stream.set_read_timeout(Some(STAGE)).ok()?;
+            say(&mut stream, &hello).ok()?;
+            Some(BufReader::new(stream))
+        });
+        Self::Guest(Mutex::new(greeted))
+    }
+
+    /// Where the others find it; 0 where nobody does.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Self::Host { port, .. } => *port,
+            Self::Guest(_) => 0,
+        }
+    }
+
+    /// Waits until all are ready for a stage.
+    pub(crate) fn agree(&self, own: Readiness) -> Agreement {
+        let said = Said { stage: own.stage, ready: own.ready, next_id: own.next_id };
+        let agreed = match self {
+            Self::Host { room, .. } => Some(room.agree(said)),
+            Self::Guest(way) => {
+                let mut way = lock(way);
+                let agreed = way.as_mut().and_then(|reader| {
+                    say(reader.get_mut(), &said).ok()?;
+                    let mut line = String::new();
+                    reader.read_line(&mut line).ok()?;
+                    serde_json::from_str::<Agreed>(&line).ok()
+                });
+                if agreed.is_none() {
+                    *way = None;
+                }
+                agreed
+            }
+        };
+        match agreed {
+            Some(agreed) => Agreement { begin: agreed.begin, first_id: Some(agreed.first_id) },
+            None => Agreement { begin: own.ready, first_id: None },
+        }
+    }
+}
+
+impl Room {
+    /// Hears a guest until it goes away.
+    fn hear(&self, mut stream: TcpStream, run: &str) {
+        let _ = stream.set_nodelay(true);
+        let Ok(reading) = stream.try_clone() else { return };
+        let mut lines = BufReader::new(reading).lines().map_while(Result::ok);
+        let hello = lines.next().and_then(|line| serde_json::from_str::<Hello>(&line).ok());
+        let Some(hello) = hello.filter(|hello| hello.run == run) else {
+            let _ = stream.write_all(b"this is not your meeting\n");
+            return;
+        };
+        if let Some(guest) = lock(&self.state).guests.get_mut(&hello.index) {
+            guest.way_back = Some(stream);
+        }
+        for said in lines.map_while(|line| serde_json::from_str::<Said>(&line).ok()) {
+            if let Some(guest) = lock(&self.state).guests.get_mut(&hello.index) {
+                guest.said = Some(said);
+            }
+            self.changed.notify_all();
+        }
+        lock(&self.state).guests.remove(&hello.index);
+        self.changed.notify_all();
+    }
+
+    fn agree(&self, own: Said) -> Agreed {
+        let since = Instant::now();
+        let is_ready = |guest: &Guest| guest.said.is_some_and(|said| said.stage == own.stage);
+        let mut state = lock(&self.state);
+        while !state.guests.values().all(is_ready) {
+            let have_come = state.guests.values().all(|guest| guest.way_back.is_some());
+            let most = if have_come { STAGE } else { COME };
+            let Some(left) = most.checked_sub(since.elapsed()) else {
+                // Who has not come by now goes on alone.
+                state.guests.retain(|_, guest| is_ready(guest));
+                break;
+            };
+            let waited = self.changed.wait_timeout(state, left.min(Duration::from_secs(1)));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let all = || state.guests.values().filter_map(|guest| guest.said).chain([own]);
+        let agreed = Agreed {
+            begin: all().map(|said| said.ready).max().unwrap_or(own.ready) + LEAD,
+            first_id: all().map(|said| said.next_id).max().unwrap_or(own.next_id),
+        };
+        for guest in state.guests.values_mut() {
+            // One that cannot be told is heard to go away by its own thread.
+            if let Some(way) = &mut guest.way_back {
+                let _ = say(way, &agreed);
+            }
+        }
+        agreed
+    }
+}
+
+fn say(stream: &mut TcpStream, what: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(stage: u32, ready: u64, next_id: u64) -> Readiness {
+        Readiness { stage, ready, next_id }
+    }
+
+    #[test]
+    fn all_begin_when_the_last_is_ready_and_with_the_highest_number() {
+        let host = Meeting::host("r", 3).unwrap();
+        let first = format!("127.0.0.1:{}", host.port());
+        let guests: Vec<_> = [(1, 50, 7), (2, 20, 9)]
+            .into_iter()
+            .map(|(index, at, id)| {
+                let first = first.clone();
+                thread::spawn(move || {
+                    let guest = Meeting::join(&first, "r", index);
+                    [guest.agree(ready(0, at, id)), guest.agree(ready(1, at + 1000, id))]
+                })
+            })
+            .collect();
+        let own = [host.agree(ready(0, 30, 8)), host.agree(ready(1, 2000, 12))];
+        let agreed = |begin: u64, id| Agreement { begin: begin + LEAD, first_id: Some(id) };
+        assert_eq!(own, [agreed(50, 9), agreed(2000, 12)]);
+        for guest in guests {
+            assert_eq!(guest.join().unwrap(), own);
+        }
+    }
+
+    #[test]
+    fn who_goes_away_is_waited_for_no_more() {
+        let host = Meeting::host("r", 3).unwrap();
+        let first = format!("127.0.0.1:{}", host.port());
+        let stays = {
+            let first = first.clone();
+            thread::spawn(move || Meeting::join(&first, "r", 2).agree(ready(0, 5, 0)))
+        };
+        drop(Meeting::join(&first, "r", 1));
+        let own = host.agree(ready(0, 1, 0));
+        assert_eq!(own.begin, 5 + LEAD);
+        assert_eq!(stays.join().unwrap(), own);
+    }
+
+    #[test]
+    fn without_the_first_one_each_goes_on_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let first = listener.local_addr().unwrap().to_string();
+        let guest = Meeting::join(&first, "r", 1);
+        drop(listener);
+        let alone = Agreement { begin: 5, first_id: None };
+        assert_eq!(guest.agree(ready(0, 5, 3)), alone);
+        assert_eq!(guest.agree(ready(1, 5, 3)), alone);
+    }
+
+    #[test]
+    fn a_guest_of_another_run_is_turned_away() {
+        let host = Meeting::host("r", 2).unwrap();
+        let first = format!("127.0.0.1:{}", host.port());
+        let guest = Meeting::join(&first, "other", 1);
+        assert_eq!(guest.agree(ready(0, 5, 3)).first_id, None);
+    }
+}

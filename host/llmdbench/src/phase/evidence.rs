@@ -1,0 +1,155 @@
+//! What can be seen of a stack in a cluster, kept in the run folder: `setup/logs`, `setup/events.json`,
+//! `setup/pods.json` with the images' digests, `environment/cluster.json` with the nodes, and the way to the cluster
+//! without credentials, `environment/context.ctx`.
+//!
+//! It is collected when a standup ends, however it does, and before a teardown. What was there then and is gone now
+//! stays in the files.
+
+use crate::error::Result;
+use crate::kubernetes::{Inventory, Kubernetes};
+use crate::printer::Printer;
+use crate::run_dir::{self, RunDir};
+use crate::secrets::Redaction;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Collects it. What cannot be seen makes no command fail.
+pub(crate) fn collect(
+    kubernetes: &Kubernetes,
+    dir: &RunDir,
+    redaction: &Redaction,
+    printer: &Printer,
+) {
+    if let Err(error) = write(kubernetes, dir, redaction) {
+        printer.warning(&format!("what stands in the cluster could not be collected: {error}"));
+    }
+}
+
+fn write(kubernetes: &Kubernetes, dir: &RunDir, redaction: &Redaction) -> Result<()> {
+    let inventory = Inventory::read(dir)?;
+    run_dir::write_json(&dir.environment("context.ctx"), kubernetes.context())?;
+    let seen = kubernetes.evidence(&inventory)?;
+    for log in &seen.logs {
+        let end = if log.is_previous { ".previous" } else { "" };
+        let file = dir.process_log(&format!("{}_{}{end}", log.pod, log.container));
+        run_dir::write(&file, redaction.clean(&log.text).as_bytes())?;
+    }
+    let clean = |value: Value| -> Value {
+        serde_json::from_str(&redaction.clean(&value.to_string())).unwrap_or_default()
+    };
+    let events = seen.events.iter().map(event).map(clean).collect();
+    keep(&dir.events(), &[], "events", events)?;
+    keep(&dir.pods(), &[], "pods", seen.pods.iter().map(pod).map(clean).collect())?;
+    let facts = [
+        ("server", json!(kubernetes.server())),
+        ("version", json!(kubernetes.version().ok())),
+        ("missing", json!(seen.missing)),
+    ];
+    keep(&dir.environment("cluster.json"), &facts, "nodes", seen.nodes.iter().map(node).collect())
+}
+
+/// Writes facts and a list into a file, in which those entries stay that were there before and are not seen any more.
+fn keep(file: &Path, facts: &[(&str, Value)], list: &str, entries: Vec<Value>) -> Result<()> {
+    let before: Value = run_dir::read_json(file)?.unwrap_or_default();
+    let before = before[list].as_array().cloned().unwrap_or_default();
+    let is_new = |old: &Value| entries.iter().all(|entry| entry["uid"] != old["uid"]);
+    let mut all: Vec<Value> = before.into_iter().filter(is_new).collect();
+    all.extend(entries);
+    let mut whole = json!({});
+    for (name, value) in facts {
+        whole[*name] = value.clone();
+    }
+    whole[list] = Value::Array(all);
+    run_dir::write_json(file, &whole)
+}
+
+fn event(event: &Value) -> Value {
+    let times = [&event["lastTimestamp"], &event["eventTime"], &event["firstTimestamp"]];
+    let about = &event["involvedObject"];
+    json!({
+        "uid": event["metadata"]["uid"],
+        "time": times.into_iter().find(|time| !time.is_null()),
+        "type": event["type"],
+        "object": format!("{} {}", text(&about["kind"]), text(&about["name"])),
+        "reason": event["reason"],
+        "message": event["message"],
+        "count": event["count"],
+    })
+}
+
+fn pod(pod: &Value) -> Value {
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    let statuses =
+        lists.iter().flat_map(|list| pod["status"][list].as_array().into_iter().flatten());
+    let containers = statuses.map(|status| {
+        json!({
+            "name": status["name"],
+            "image": status["image"],
+            "digest": status["imageID"],
+            "ready": status["ready"],
+            "restarts": status["restartCount"],
+            "state": status["state"],
+        })
+    });
+    json!({
+        "uid": pod["metadata"]["uid"],
+        "namespace": pod["metadata"]["namespace"],
+        "name": pod["metadata"]["name"],
+        "node": pod["spec"]["nodeName"],
+        "phase": pod["status"]["phase"],
+        "containers": containers.collect::<Vec<_>>(),
+    })
+}
+
+/// Labels that say what a node is, by their beginning.
+const TELLING: [&str; 5] = [
+    "nvidia.com/",
+    "amd.com/",
+    "gpu.intel.com/",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/",
+];
+
+fn node(node: &Value) -> Value {
+    let labels = node["metadata"]["labels"].as_object().into_iter().flatten();
+    let telling = labels.filter(|(name, _)| TELLING.iter().any(|start| name.starts_with(start)));
+    let telling = telling.map(|(name, value)| (name.clone(), value.clone()));
+    json!({
+        "uid": node["metadata"]["uid"],
+        "name": node["metadata"]["name"],
+        "labels": telling.collect::<serde_json::Map<_, _>>(),
+        "system": node["status"]["nodeInfo"],
+        "capacity": node["status"]["capacity"],
+        "allocatable": node["status"]["allocatable"],
+    })
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_seen_once_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pods.json");
+        let entry = |uid: &str, phase: &str| json!({"uid": uid, "phase": phase});
+        keep(&file, &[], "pods", vec![entry("1", "Running"), entry("2", "Pending")]).unwrap();
+        keep(&file, &[], "pods", vec![entry("2", "Running")]).unwrap();
+        let kept: Value = run_dir::read_json(&file).unwrap().unwrap();
+        assert_eq!(kept, json!({"pods": [entry("1", "Running"), entry("2", "Running")]}));
+    }
+
+    #[test]
+    fn images_are_known_by_their_digests_and_nodes_by_their_accelerators() {
+        let status = json!({"name": "c", "image": "h/x:1", "imageID": "h/x@sha256:ab"});
+        let seen = pod(&json!({"status": {"containerStatuses": [status]}}));
+        assert_eq!(seen["containers"][0]["digest"], "h/x@sha256:ab");
+        let labels = json!({"nvidia.com/gpu.product": "H100", "kubernetes.io/hostname": "n"});
+        let seen = node(&json!({"metadata": {"labels": labels}}));
+        assert_eq!(seen["labels"], json!({"nvidia.com/gpu.product": "H100"}));
+    }
+}

@@ -1,0 +1,462 @@
+//! The phase that has load made inside the cluster: agents in pods, each with its part; what they measured is merged
+//! into the results of one run.
+//!
+//! The agents do not need the controller once they have begun. `results/agents.json` has what another process needs
+//! to find them and to collect what they have.
+
+mod crew;
+mod job;
+
+use crate::agent::{State, bundle};
+use crate::error::{Error, Exit, Result};
+use crate::interrupt;
+use crate::kubernetes::{Inventory, Kubernetes};
+use crate::outcome::Outcome;
+use crate::phase::environment;
+use crate::phase::plan::Prepared;
+use crate::plan::{MetricsSource, Plan, Target};
+use crate::printer::Printer;
+use crate::run_dir::{self, Results, RunDir};
+use crate::secrets::Secrets;
+use crate::settings::Settings;
+use cluster::{Condition, Selection};
+use crew::{Crew, Facts};
+use job::Agents;
+use records::Reader;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often the terminal and the user's wishes are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Whether agents of a load run are still to be collected.
+pub(crate) fn left(results: &Results) -> Option<Record> {
+    let record = run_dir::read_json::<Record>(&results.agents_record()).ok()??;
+    (!record.is_collected).then_some(record)
+}
+
+/// Where the agents of a load run are, and what came of them: `results/agents.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The Job.
+    pub(crate) job: String,
+    pub(crate) namespace: String,
+    /// How many agents there are.
+    pub(crate) shards: u32,
+    /// Everything they had is here, and they are gone.
+    pub(crate) is_collected: bool,
+    pub(crate) agents: Vec<Facts>,
+}
+
+/// Has agents make the load. Gives the folders of the results and how the run ended.
+pub(crate) fn run(
+    prepared: &Prepared,
+    target: &Target,
+    dir: &RunDir,
+    printer: &Printer,
+) -> Result<(Results, Outcome)> {
+    let settings = &prepared.settings;
+    let shards = prepared.plan.experiment.load.shards;
+    can_deal(prepared, target, shards)?;
+    let namespace = settings.text("fmperf.namespace").unwrap_or_default();
+    let kubernetes = Kubernetes::connect(settings, namespace)?;
+    kubernetes.refuse_missing("v1", "Namespace", "", namespace, "llmdbench standup -s 5")?;
+    let account = settings.text("fmperf.service_account").unwrap_or_default();
+    kubernetes.refuse_missing(
+        "v1",
+        "ServiceAccount",
+        namespace,
+        account,
+        "llmdbench standup -s 5",
+    )?;
+    let mut target = target.clone();
+    if let (Some(within), true) = (&target.within, target.metrics.is_empty()) {
+        // A Service would show the page of one pod today and of another tomorrow.
+        let pages = kubernetes.metrics_pages(within);
+        let source = |url| MetricsSource { component: "server".to_owned(), url };
+        target.metrics = pages.into_iter().map(source).collect();
+    }
+    let target = &target;
+    let name = job::name(&prepared.plan.run);
+    let agents = Agents { name: &name, namespace, shards, settings };
+    let secret = agents.secret(&prepared.secrets);
+    let job = agents.job(secret.is_some())?;
+
+    let results = dir.next_results();
+    let folder = results.agents();
+    run_dir::make(&folder)?;
+    let mut record = Record {
+        job: name.clone(),
+        namespace: namespace.to_owned(),
+        shards,
+        is_collected: false,
+        agents: Vec::new(),
+    };
+    run_dir::write_json(&results.agents_record(), &record)?;
+    prepared.plan.write(&results.plan())?;
+    environment::write_profiles(prepared, &results)?;
+    run_dir::write_json(&folder.join("job.json"), &job)?;
+    let archive = tempfile::NamedTempFile::new()
+        .map_err(|error| Error::unexpected("cannot make a temporary file").because(error))?;
+    bundle::pack(prepared, target, BufWriter::new(archive.as_file()))?;
+
+    printer.step(&format!(
+        "run: {} in {namespace} {} load into {} as {}",
+        agents_of(shards),
+        if shards == 1 { "makes" } else { "make" },
+        target.endpoints.join(", "),
+        target.model
+    ));
+    let outcome = (|| {
+        let objects = secret.into_iter().chain([job]).collect();
+        kubernetes.apply_for_run(objects, namespace, &prepared.plan.run, dir)?;
+        appear(&kubernetes, &record, settings, printer)?;
+        follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
+    })();
+    let conclusion = match outcome {
+        Ok(mut outcome) => {
+            let merged = put_together(
+                &prepared.plan,
+                &prepared.secrets,
+                target,
+                &record,
+                &results,
+                outcome.exit(),
+            )?;
+            outcome.join(merged);
+            Ok((results.clone(), outcome))
+        }
+        Err(error) => Err(error),
+    };
+    clear(&kubernetes, &mut record, dir, &results, printer)?;
+    let (results, outcome) = conclusion?;
+    add_to_run(&results, prepared)?;
+    Ok((results, outcome))
+}
+
+/// Goes on where another process left agents alone: collects what they have.
+pub(crate) fn attach(
+    dir: &RunDir,
+    settings: &Settings,
+    printer: &Printer,
+) -> Result<(Results, Outcome)> {
+    let all = dir.all_results().into_iter().rev();
+    let mut all = all.filter_map(|results| left(&results).map(|record| (results, record)));
+    let Some((results, mut record)) = all.next() else {
+        return Err(Error::usage(format!("no agents of `{}` are left to attach to", dir.root().display()))
+            .hint("`llmdbench status` shows what a folder has; `llmdbench analyze` reads what was measured"));
+    };
+    let plan = Plan::read_file(&results.plan())?
+        .ok_or_else(|| Error::usage(format!("`{}` is not there", results.plan().display())))?;
+    let target: Target = run_dir::read_json(&dir.target())?
+        .ok_or_else(|| Error::usage(format!("`{}` is not there", dir.target().display())))?;
+    let kubernetes = Kubernetes::of(&Inventory::read(dir)?, settings)?;
+    printer.step(&format!(
+        "attached to {} of {} in {}",
+        agents_of(record.shards),
+        record.job,
+        record.namespace
+    ));
+    let mut outcome = follow(&kubernetes, &mut record, &results, None, printer)?;
+    let secrets = Secrets::default();
+    outcome.join(put_together(&plan, &secrets, &target, &record, &results, outcome.exit())?);
+    clear(&kubernetes, &mut record, dir, &results, printer)?;
+    Ok((results, outcome))
+}
+
+/// Whether agents in the cluster make the load, into a target that is known or that the plan will have.
+pub(crate) fn is_meant(plan: &Plan, target: Option<&Target>) -> bool {
+    match plan.experiment.load.from.as_str() {
+        "cluster" => true,
+        "here" => false,
+        _ => target.map_or_else(|| plan.needs_cluster(), |target| target.within.is_some()),
+    }
+}
+
+/// Refuses several agents where load is not made in the cluster.
+pub(crate) fn can_share(plan: &Plan, target: Option<&Target>) -> Result<()> {
+    let shards = plan.experiment.load.shards;
+    if shards == 1 || is_meant(plan, target) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{shards} agents share a load in a cluster only")).hint(
+        "make it there with --load-from cluster, or leave -j out: load made here uses every core",
+    ))
+}
+
+/// The Job as a file to look at, of a plan that has agents make its load. None: it has not.
+pub(crate) fn planned(prepared: &Prepared) -> Result<Option<(&'static str, String)>> {
+    if !is_meant(&prepared.plan, None) {
+        return Ok(None);
+    }
+    let settings = &prepared.settings;
+    let agents = Agents {
+        name: &job::name(&prepared.plan.run),
+        namespace: settings.text("fmperf.namespace").unwrap_or_default(),
+        shards: prepared.plan.experiment.load.shards,
+        settings,
+    };
+    let job = agents.job(agents.secret(&prepared.secrets).is_some())?;
+    Ok(Some(("load_job.json", serde_json::to_string_pretty(&job).unwrap_or_default())))
+}
+
+/// Refuses limits that leave nothing for some of the agents.
+fn can_deal(prepared: &Prepared, target: &Target, shards: u32) -> Result<()> {
+    let planned = prepared.chosen.load(&prepared.plan.facts(), Some(target))?;
+    for stage in planned.stages.iter().map(|planned| &planned.stage) {
+        let limits = [("concurrency", stage.concurrency), ("max_in_flight", stage.max_in_flight)];
+        for (name, limit) in limits {
+            if let Some(limit) = limit.filter(|limit| *limit < shards) {
+                return Err(Error::usage(format!(
+                    "the stage `{}` has a {name} of {limit}, which {shards} agents cannot share",
+                    stage.name
+                ))
+                .hint(format!("take at most {limit} agents (-j)")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits until all agents are there.
+fn appear(
+    kubernetes: &Kubernetes,
+    record: &Record,
+    settings: &Settings,
+    printer: &Printer,
+) -> Result<()> {
+    let wait = settings.get("control.wait_timeout").as_u64().unwrap_or(900);
+    let selection = Selection::named("batch/v1", "Job", &record.namespace, &record.job);
+    let all =
+        Condition::Value { path: ".status.ready".into(), value: Some(record.shards.to_string()) };
+    let waited = kubernetes.wait(&selection, &all, Duration::from_secs(wait), printer);
+    waited.map(drop).map_err(|error| error.exit(Exit::Run))
+}
+
+/// Attends to all agents until each has ended or is lost. `archive` is what they are given first.
+fn follow(
+    kubernetes: &Kubernetes,
+    record: &mut Record,
+    results: &Results,
+    archive: Option<&Path>,
+    printer: &Printer,
+) -> Result<Outcome> {
+    let folder = results.agents();
+    let crew = kubernetes.ask(|cluster| {
+        let (namespace, job, shards) =
+            (record.namespace.clone(), record.job.clone(), record.shards);
+        let folder = folder.clone();
+        async move { Crew::of(&cluster, &namespace, &job, shards, &folder).await }
+    })?;
+    let attending: Vec<_> = (0..crew.shards())
+        .map(|shard| kubernetes.spawn(crew.clone().attend(shard, archive.map(Path::to_owned))))
+        .collect();
+    let mut outcome = Outcome::default();
+    let mut progress = printer.progress();
+    let mut started = false;
+    let mut stopped = false;
+    let before = interrupt::count();
+    let mut told = before;
+    while !attending.iter().all(tokio::task::JoinHandle::is_finished) {
+        std::thread::sleep(TICK);
+        let wished = interrupt::count();
+        if wished > told {
+            told = wished;
+            printer.step(
+                "interrupted: nothing new starts, requests under way may end; once more ends them",
+            );
+            stopped = true;
+            kubernetes.drive(crew.stop());
+        }
+        let ready =
+            crew.seen().filter(|seen| matches!(seen.state, Some(State::Ready { .. }))).count();
+        let over = crew.seen().filter(|seen| seen.is_over || seen.outcome().is_some()).count();
+        started |= crew.seen().any(|seen| matches!(seen.state, Some(State::Running)));
+        if !started && ready == crew.shards() as usize {
+            started = true;
+            if let Err(why) = kubernetes.drive(crew.start()) {
+                let error =
+                    Error::new(Exit::Run, "the agents could not be started together").cause(why);
+                outcome.fail(Exit::Run, &error);
+                stopped = true;
+                kubernetes.drive(crew.stop());
+            }
+        } else if !started && over > 0 && ready + over == crew.shards() as usize {
+            // Without one of them the load would not be the one that was asked for.
+            started = true;
+            stopped = true;
+            kubernetes.drive(crew.stop());
+        }
+        progress.show(|| line(&crew));
+    }
+    progress.end();
+    if told > before {
+        outcome.add(Exit::Interrupted, "the run was interrupted; what was measured is kept");
+    }
+    for mut seen in crew.seen() {
+        let was_told = seen.outcome().is_some_and(|outcome| outcome.exit() == Exit::Interrupted);
+        if was_told && !stopped {
+            let pod = &seen.facts.pod;
+            let why = format!("its pod {pod} was told to end: it was deleted or evicted");
+            seen.facts.lost = Some(why);
+        }
+    }
+    record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
+    run_dir::write_json(&results.agents_record(), record)?;
+    for seen in crew.seen() {
+        if let (Some(ended), None) = (seen.outcome(), &seen.facts.lost) {
+            outcome.join_new(ended);
+        }
+    }
+    Ok(outcome)
+}
+
+/// The progress line of all agents.
+fn line(crew: &Crew) -> String {
+    if crew.shards() == 1 {
+        let line = crew.seen().next().map(|seen| seen.report.line.clone()).unwrap_or_default();
+        return if line.is_empty() { "the agent makes ready".to_owned() } else { line };
+    }
+    let (mut in_flight, mut sent, mut failed, mut stage) = (0, 0, 0, 0);
+    let (mut requests, mut tokens, mut over) = (0.0, 0.0, 0);
+    for seen in crew.seen() {
+        in_flight += seen.report.in_flight;
+        sent += seen.report.sent;
+        failed += seen.report.failed;
+        stage = stage.max(seen.report.stage);
+        requests += seen.report.requests_per_s;
+        tokens += seen.report.tokens_per_s;
+        over += usize::from(seen.is_over);
+    }
+    let over = if over > 0 { format!(", {over} at their end") } else { String::new() };
+    format!(
+        "stage {} | {}{over} | in flight {in_flight} | sent {sent} | {requests:.1} req/s {tokens:.0} tok/s | failed {failed}",
+        stage + 1,
+        agents_of(crew.shards()),
+    )
+}
+
+/// Makes the results of one run of what the agents left.
+fn put_together(
+    plan: &Plan,
+    secrets: &Secrets,
+    target: &Target,
+    record: &Record,
+    results: &Results,
+    exit: Exit,
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let folder = results.agents();
+    let mut files = Vec::new();
+    let mut header = None;
+    let mut lost = Vec::new();
+    for agent in &record.agents {
+        let path = Crew::journal(&folder, agent.shard);
+        let reader = File::open(&path).ok().and_then(|file| Reader::new(BufReader::new(file)).ok());
+        if let Some(why) = &agent.lost {
+            lost.push(format!("agent {} of {} was lost: {why}", agent.shard, record.shards));
+        }
+        if let Some(reader) = reader {
+            header.get_or_insert_with(|| reader.header().clone());
+            files.push((agent.shard as usize, reader));
+        }
+    }
+    for lost in &lost {
+        let error = Error::new(Exit::Run, lost.clone()).hint(
+            "its part of the load is missing from then on, and what came before is kept: the results are partial",
+        );
+        outcome.fail(Exit::Run, &error);
+    }
+    let Some(header) = header else {
+        let error = Error::new(Exit::Run, "no agent measured anything");
+        return if lost.is_empty() && exit == Exit::Ok {
+            Err(error)
+        } else {
+            Err(with(error, &lost))
+        };
+    };
+    let failed = |error: &dyn std::error::Error| {
+        Error::unexpected(format!("cannot merge what is in `{}`", folder.display()))
+            .cause(error.to_string())
+    };
+    let new = results.records().with_extension("jsonl.new");
+    let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
+    let told = lost.join("; ");
+    let lost = (!told.is_empty()).then_some(told.as_str());
+    records::merge(&header, files, lost, out).map_err(|error| failed(&error))?;
+    std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
+    for shared in [results.server_metrics(), results.cache()] {
+        let name = shared.file_name().unwrap_or_default();
+        let theirs = folder.join("0").join(name);
+        if theirs.is_file() {
+            std::fs::rename(&theirs, &shared).map_err(|error| failed(&error))?;
+        }
+    }
+    let ran = (0..record.shards).find_map(|shard| {
+        run_dir::read_json::<Value>(&folder.join(shard.to_string()).join("run.json")).ok().flatten()
+    });
+    let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
+    run["run"] = plan.run.clone().into();
+    run["plugins"] = serde_json::to_value(&plan.plugins).unwrap_or_default();
+    let mut target = target.clone();
+    target.facts.insert("load".to_owned(), how_made(record));
+    run["target"] = serde_json::to_value(&target).unwrap_or_default();
+    run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
+    run["exit"] = (exit.worst(outcome.exit()) as i32).into();
+    let text = serde_json::to_string_pretty(&run).unwrap_or_default();
+    run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())?;
+    Ok(outcome)
+}
+
+/// How the load was made, for the report.
+fn how_made(record: &Record) -> String {
+    let apart = |agent: &Facts| Some((agent.clock_offset_ms?, agent.clock_error_ms?));
+    let clocks: Option<Vec<(f64, f64)>> = record.agents.iter().map(apart).collect();
+    let agents = agents_of(record.shards);
+    match clocks {
+        Some(clocks) if record.shards > 1 => {
+            // What an offset may be wrong by is what two agents may begin apart.
+            let worst = clocks.iter().map(|(_, error)| *error).fold(0.0, f64::max);
+            format!("made inside the cluster by {agents}, which began within {:.1} ms", 2.0 * worst)
+        }
+        _ => format!("made inside the cluster by {agents}"),
+    }
+}
+
+fn with(error: Error, causes: &[String]) -> Error {
+    causes.iter().fold(error, |error, cause| error.cause(cause.clone()))
+}
+
+/// Says in `run.json` where settings came from, which agents do not know.
+fn add_to_run(results: &Results, prepared: &Prepared) -> Result<()> {
+    let Some(mut run) = run_dir::read_json::<Value>(&results.run())? else { return Ok(()) };
+    run["settings"] = environment::with_sources(&prepared.settings);
+    run_dir::write_json(&results.run(), &run)
+}
+
+/// Removes the Job and its Secret.
+fn clear(
+    kubernetes: &Kubernetes,
+    record: &mut Record,
+    dir: &RunDir,
+    results: &Results,
+    printer: &Printer,
+) -> Result<()> {
+    let begin = Instant::now();
+    kubernetes.remove_for_run(
+        &[("batch/v1", "Job", &record.job), ("v1", "Secret", &record.job)],
+        &record.namespace,
+        dir,
+    )?;
+    printer.detail(&format!("the agents are gone after {}", crate::unit::show(begin.elapsed())));
+    record.is_collected = true;
+    run_dir::write_json(&results.agents_record(), record)
+}
+
+fn agents_of(shards: u32) -> String {
+    if shards == 1 { "1 agent".to_owned() } else { format!("{shards} agents") }
+}

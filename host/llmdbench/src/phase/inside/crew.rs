@@ -1,0 +1,458 @@
+//! Speaks to the agents of a Job through the API server: hands them their work, compares clocks, starts them in one
+//! instant, follows their journals over broken connections, collects what they have.
+
+use crate::agent::follow::{self, Frame, PULSE};
+use crate::agent::{Report, State, unix_ns};
+use crate::outcome::Outcome;
+use crate::phase::inside::job::CONTAINER;
+use crate::run_dir;
+use cluster::{Cluster, LogOptions, Selection};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::time::{sleep, timeout};
+
+/// A connection that says nothing for so long is broken.
+const SILENT: Duration = Duration::from_secs(5 * PULSE.as_secs());
+/// An order to an agent takes at most so long.
+const ORDER: Duration = Duration::from_secs(20);
+/// So long one tries to reach an agent whose pod nobody can tell of.
+const PATIENCE: Duration = Duration::from_secs(900);
+/// Between two tries.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Times that clocks are compared; the quickest answer counts.
+const COMPARED: usize = 9;
+/// So long after the order to begin the run's clock reads 0.
+const LEAD: Duration = Duration::from_secs(2);
+
+/// What of an agent is told in `results/agents.json`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    /// Which part of the load it made.
+    pub(crate) shard: u32,
+    pub(crate) pod: String,
+    pub(crate) node: String,
+    /// The image with its digest.
+    pub(crate) image: String,
+    /// How far the clock of its node is ahead of the controller's, in milliseconds.
+    pub(crate) clock_offset_ms: Option<f64>,
+    /// How wrong that may be, in milliseconds.
+    pub(crate) clock_error_ms: Option<f64>,
+    /// Times that the connection to it broke and was made again.
+    pub(crate) reconnected: u32,
+    /// Why what it measured is not complete. None: it is.
+    pub(crate) lost: Option<String>,
+}
+
+/// What is known of an agent.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) facts: Facts,
+    /// Where its pod is reached by others.
+    address: String,
+    pub(crate) state: Option<State>,
+    pub(crate) report: Report,
+    /// When it said something last.
+    heard: Option<Instant>,
+    /// Nothing more comes from it.
+    pub(crate) is_over: bool,
+}
+
+/// The agents of a Job.
+#[derive(Clone)]
+pub(crate) struct Crew {
+    cluster: Cluster,
+    namespace: String,
+    /// Where their journals go: `N/records.jsonl`.
+    folder: PathBuf,
+    agents: Arc<Vec<Mutex<Seen>>>,
+}
+
+/// What is wanted of an agent.
+#[derive(Clone, Copy)]
+enum Errand<'a> {
+    HandOver(&'a Path),
+    CompareClocks,
+    Listen,
+    Collect,
+}
+
+/// Why an agent cannot be asked just now.
+type Trouble = String;
+
+impl Crew {
+    /// The agents of a Job as its pods are now.
+    pub(crate) async fn of(
+        cluster: &Cluster,
+        namespace: &str,
+        job: &str,
+        shards: u32,
+        folder: &Path,
+    ) -> cluster::Result<Self> {
+        let labels = format!("batch.kubernetes.io/job-name={job}");
+        let pods = cluster.get(&Selection::labelled("v1", "Pod", namespace, &labels)).await?;
+        let seen = (0..shards).map(|shard| {
+            let index = shard.to_string();
+            let pod = pods.iter().find(|pod| {
+                pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == index
+            });
+            Mutex::new(seen(shard, pod))
+        });
+        Ok(Self {
+            cluster: cluster.clone(),
+            namespace: namespace.to_owned(),
+            folder: folder.to_owned(),
+            agents: Arc::new(seen.collect()),
+        })
+    }
+
+    /// What is known of each of them.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = MutexGuard<'_, Seen>> {
+        self.agents.iter().map(lock)
+    }
+
+    /// Where the journal of an agent lies.
+    pub(crate) fn journal(folder: &Path, shard: u32) -> PathBuf {
+        folder.join(shard.to_string()).join("records.jsonl")
+    }
+
+    /// Attends to an agent until it has ended and everything is collected, or it is lost. `bundle` is handed over
+    /// first, unless it has been before.
+    pub(crate) async fn attend(self, shard: u32, bundle: Option<PathBuf>) {
+        let lost = match self.try_attend(shard, bundle.as_deref()).await {
+            Ok(()) => None,
+            Err(why) => {
+                self.keep_log(shard).await;
+                Some(why)
+            }
+        };
+        let mut seen = self.agent(shard);
+        seen.facts.lost = lost;
+        seen.is_over = true;
+    }
+
+    async fn try_attend(&self, shard: u32, bundle: Option<&Path>) -> Result<(), Trouble> {
+        if self.pod(shard).is_empty() {
+            return Err("its pod is not there".to_owned());
+        }
+        if let Some(bundle) = bundle {
+            self.insist(shard, Errand::HandOver(bundle)).await?;
+        }
+        self.insist(shard, Errand::CompareClocks).await?;
+        self.insist(shard, Errand::Listen).await?;
+        self.insist(shard, Errand::Collect).await?;
+        self.keep_log(shard).await;
+        // Not to be told that it may end makes it wait, and the Job's removal ends it then.
+        let _ = self.order(shard, &["done"]).await;
+        Ok(())
+    }
+
+    /// Goes on an errand until it succeeds, the agent is lost, or nobody has answered for too long.
+    async fn insist(&self, shard: u32, errand: Errand<'_>) -> Result<(), Trouble> {
+        let begin = Instant::now();
+        loop {
+            let done = match errand {
+                Errand::HandOver(bundle) => self.hand_over(shard, bundle).await,
+                Errand::CompareClocks => self.compare_clocks(shard).await,
+                Errand::Listen => self.listen(shard).await,
+                Errand::Collect => self.collect(shard).await,
+            };
+            let Err(trouble) = done else { return Ok(()) };
+            if let Fate::Lost(why) = self.fate(shard).await {
+                return Err(why);
+            }
+            let quiet = self.agent(shard).heard.map_or(begin, |heard| heard.max(begin)).elapsed();
+            if quiet >= PATIENCE {
+                return Err(format!("it cannot be reached any more: {trouble}"));
+            }
+            self.agent(shard).facts.reconnected += 1;
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn hand_over(&self, shard: u32, bundle: &Path) -> Result<(), Trouble> {
+        let mut file = tokio::fs::File::open(bundle).await.map_err(|error| error.to_string())?;
+        let length = file.metadata().await.map_err(|error| error.to_string())?.len().to_string();
+        let (index, count) = (shard.to_string(), self.agents.len().to_string());
+        let order = ["take", "--bytes", &length, "--shard", &index, "--shards", &count];
+        let mut pipe = self.pipe(shard, &order).await?;
+        let copied = tokio::io::copy(&mut file, &mut pipe.input).await;
+        copied.map_err(|error| error.to_string())?;
+        pipe.input.flush().await.map_err(|error| error.to_string())?;
+        let mut said = String::new();
+        let read = timeout(ORDER, pipe.output.read_to_string(&mut said)).await;
+        read.map_err(|_| "the work was handed over and nobody said that it came".to_owned())?
+            .map_err(|error| error.to_string())?;
+        match timeout(ORDER, pipe.end()).await {
+            Ok(Some(0)) => Ok(()),
+            Ok(code) => Err(format!("the agent did not take its work: {code:?} {said}")),
+            Err(_) => Err("the agent did not say whether it took its work".to_owned()),
+        }
+    }
+
+    /// How far an agent's clock is ahead: of several questions the one answered quickest, in whose middle the answer
+    /// was given, half its time more or less.
+    async fn compare_clocks(&self, shard: u32) -> Result<(), Trouble> {
+        let pipe = self.pipe(shard, &["clock"]).await?;
+        let (mut input, mut output) = (pipe.input, BufReader::new(pipe.output));
+        let mut best: Option<(f64, f64)> = None;
+        for _ in 0..COMPARED {
+            let before = SystemTime::now();
+            let mut line = String::new();
+            let asked = async {
+                input.write_all(b"\n").await?;
+                input.flush().await?;
+                output.read_line(&mut line).await
+            };
+            let answered = timeout(ORDER, asked).await;
+            answered
+                .map_err(|_| "it does not say what time it is".to_owned())?
+                .map_err(|error| error.to_string())?;
+            let after = SystemTime::now();
+            let there: f64 = line
+                .trim()
+                .parse()
+                .map_err(|_| format!("it says the time is `{}`", line.trim()))?;
+            let (before, after) = (unix_ns(before) as f64, unix_ns(after) as f64);
+            let error = (after - before) / 2e6;
+            if best.is_none_or(|(_, least)| error < least) {
+                best = Some(((there - (before + after) / 2.0) / 1e6, error));
+            }
+        }
+        let mut seen = self.agent(shard);
+        (seen.facts.clock_offset_ms, seen.facts.clock_error_ms) = best.unzip();
+        Ok(())
+    }
+
+    /// Follows an agent to its end, from where the journal here ends.
+    async fn listen(&self, shard: u32) -> Result<(), Trouble> {
+        let path = Self::journal(&self.folder, shard);
+        let said = |error: std::io::Error| format!("`{}`: {error}", path.display());
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(said)?;
+        }
+        let mut journal = OpenOptions::new().create(true).append(true).open(&path).map_err(said)?;
+        let from = journal.metadata().map_err(said)?.len().to_string();
+        let pipe = self.pipe(shard, &["follow", "--from", &from]).await?;
+        let mut output = BufReader::new(pipe.output);
+        loop {
+            let heard = timeout(SILENT, follow::hear(&mut output)).await;
+            let heard = heard.map_err(|_| "the connection fell silent".to_owned())?;
+            let Some((frame, bytes)) = heard.map_err(|error| error.to_string())? else {
+                return Err("the connection ended".to_owned());
+            };
+            self.agent(shard).heard = Some(Instant::now());
+            match frame {
+                Frame::Journal(_) => journal.write_all(&bytes).map_err(said)?,
+                Frame::Report(report) => self.agent(shard).report = report,
+                Frame::State(state) => {
+                    let has_ended = matches!(state, State::Ended { .. });
+                    self.agent(shard).state = Some(state);
+                    if has_ended {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gets the rest of an agent's results.
+    async fn collect(&self, shard: u32) -> Result<(), Trouble> {
+        let mut pipe = self.pipe(shard, &["results"]).await?;
+        let mut archive = Vec::new();
+        let read = timeout(PATIENCE, pipe.output.read_to_end(&mut archive)).await;
+        read.map_err(|_| "its results do not come".to_owned())?
+            .map_err(|error| error.to_string())?;
+        let folder = self.folder.join(shard.to_string());
+        let unpacked = tar::Archive::new(archive.as_slice()).unpack(&folder);
+        unpacked.map_err(|error| format!("its results are broken: {error}"))
+    }
+
+    /// Keeps what the agent printed, as far as it can be had.
+    async fn keep_log(&self, shard: u32) {
+        let options = LogOptions::default();
+        let pod = self.pod(shard);
+        let read = self.cluster.logs(&self.namespace, &pod, &options);
+        if let Ok(Ok(log)) = timeout(ORDER, read).await {
+            let path = self.folder.join(shard.to_string()).join("agent.log");
+            // A log that cannot be kept is no reason to lose a result.
+            let _ = run_dir::write(&path, log.as_bytes());
+        }
+    }
+
+    /// Starts all of them in one instant.
+    pub(crate) async fn start(&self) -> Result<(), Trouble> {
+        let zero = SystemTime::now() + LEAD;
+        let first = self.seen().find_map(|seen| match &seen.state {
+            Some(State::Ready { meeting: Some(port) }) if seen.address.contains(':') => {
+                Some(format!("[{}]:{port}", seen.address))
+            }
+            Some(State::Ready { meeting: Some(port) }) => Some(format!("{}:{port}", seen.address)),
+            _ => None,
+        });
+        let orders = (0..self.shards()).map(|shard| {
+            let seen = self.agent(shard);
+            let (offset, error) = (seen.facts.clock_offset_ms, seen.facts.clock_error_ms);
+            // An offset that may as well be none is none.
+            let offset = offset.filter(|offset| offset.abs() > error.unwrap_or(0.0)).unwrap_or(0.0);
+            drop(seen);
+            let theirs = unix_ns(zero).saturating_add_signed((offset * 1e6) as i64).to_string();
+            let first = first.clone().filter(|_| shard > 0);
+            async move {
+                let mut order = vec!["start", "--zero", theirs.as_str()];
+                if let Some(first) = &first {
+                    order.extend(["--first", first.as_str()]);
+                }
+                self.order(shard, &order).await.map_err(|why| format!("agent {shard}: {why}"))
+            }
+        });
+        futures::future::try_join_all(orders).await.map(drop)
+    }
+
+    /// Asks all of them to end.
+    pub(crate) async fn stop(&self) {
+        let orders = (0..self.shards()).map(|shard| self.order(shard, &["stop"]));
+        futures::future::join_all(orders).await;
+    }
+
+    /// Gives an agent an order and waits until it is carried out.
+    async fn order(&self, shard: u32, order: &[&str]) -> Result<(), Trouble> {
+        let (pod, command) = (self.pod(shard), command(order));
+        let asked = self.cluster.exec(&self.namespace, &pod, Some(CONTAINER), &command);
+        let output = timeout(ORDER, asked).await.map_err(|_| "it does not answer".to_owned())?;
+        let output = output.map_err(|error| error.to_string())?;
+        match output.code {
+            Some(0) => Ok(()),
+            _ => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
+    }
+
+    async fn pipe(&self, shard: u32, order: &[&str]) -> Result<cluster::Pipe, Trouble> {
+        let (pod, command) = (self.pod(shard), command(order));
+        let asked = self.cluster.pipe(&self.namespace, &pod, Some(CONTAINER), &command);
+        let pipe = timeout(ORDER, asked).await.map_err(|_| "it does not answer".to_owned())?;
+        pipe.map_err(|error| error.to_string())
+    }
+
+    async fn fate(&self, shard: u32) -> Fate {
+        let pod = self.pod(shard);
+        let selection = Selection::named("v1", "Pod", &self.namespace, &pod);
+        match timeout(ORDER, self.cluster.get(&selection)).await {
+            Ok(Ok(found)) => match found.first() {
+                None => Fate::Lost(format!("its pod {pod} was deleted")),
+                Some(found) => fate(found),
+            },
+            _ => Fate::Unknown,
+        }
+    }
+
+    fn agent(&self, shard: u32) -> MutexGuard<'_, Seen> {
+        lock(&self.agents[shard as usize])
+    }
+
+    fn pod(&self, shard: u32) -> String {
+        self.agent(shard).facts.pod.clone()
+    }
+
+    /// How many there are.
+    pub(crate) fn shards(&self) -> u32 {
+        u32::try_from(self.agents.len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Seen {
+    /// What the agent says went wrong. None: it has not ended.
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        match &self.state {
+            Some(State::Ended { outcome }) => Some(outcome),
+            _ => None,
+        }
+    }
+}
+
+/// What became of an agent.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Runs,
+    Lost(String),
+    /// Nobody says.
+    Unknown,
+}
+
+fn fate(pod: &Value) -> Fate {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    let status = &pod["status"];
+    let ended = &status["containerStatuses"][0]["state"]["terminated"];
+    let phase = status["phase"].as_str().unwrap_or_default();
+    if ended.is_null() && phase != "Failed" && phase != "Succeeded" {
+        return Fate::Runs;
+    }
+    let text = |value: &Value| value.as_str().map(str::to_owned).filter(|text| !text.is_empty());
+    let mut why = format!("its pod {name} has ended");
+    if let Some(reason) = text(&status["reason"]).or_else(|| text(&ended["reason"])) {
+        why.push_str(&format!(": {reason}"));
+    }
+    if let Some(code) = ended["exitCode"].as_i64() {
+        why.push_str(&format!(", exit code {code}"));
+    }
+    if let Some(message) = text(&status["message"]).or_else(|| text(&ended["message"])) {
+        why.push_str(&format!(" ({message})"));
+    }
+    Fate::Lost(why)
+}
+
+fn seen(shard: u32, pod: Option<&Value>) -> Seen {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let Some(pod) = pod else {
+        return Seen { facts: Facts { shard, ..Facts::default() }, ..Seen::default() };
+    };
+    Seen {
+        facts: Facts {
+            shard,
+            pod: text(&pod["metadata"]["name"]),
+            node: text(&pod["spec"]["nodeName"]),
+            image: text(&pod["status"]["containerStatuses"][0]["imageID"]),
+            ..Facts::default()
+        },
+        address: text(&pod["status"]["podIP"]),
+        ..Seen::default()
+    }
+}
+
+fn command<'a>(order: &[&'a str]) -> Vec<&'a str> {
+    ["llmdbench", "agent"].into_iter().chain(order.iter().copied()).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_that_ended_is_lost_and_says_why() {
+        let pod = |status: Value| json!({"metadata": {"name": "p"}, "status": status});
+        let check = |status: Value, why: Option<&str>| {
+            let expected = why.map_or(Fate::Runs, |why| Fate::Lost(why.to_owned()));
+            assert_eq!(fate(&pod(status)), expected);
+        };
+        check(json!({"phase": "Running", "containerStatuses": [{"state": {"running": {}}}]}), None);
+        let killed = json!({"reason": "OOMKilled", "exitCode": 137});
+        check(
+            json!({"phase": "Running", "containerStatuses": [{"state": {"terminated": killed}}]}),
+            Some("its pod p has ended: OOMKilled, exit code 137"),
+        );
+        check(
+            json!({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}),
+            Some("its pod p has ended: Evicted (low on memory)"),
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Makes one records file of those of several load generators that made one load together.
+//!
+//! Their clocks read 0 in the same moment, so that times stay as they are. Records are taken over unchanged; the
+//! stages of all files become one each, and samples of their health count for all of them.
+
+use crate::{
+    ClientSample, EndReason, Entry, Event, Header, ReadError, Reader, StageBegin, StageEnd,
+    StagePhase, Writer,
+};
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Write};
+
+/// Why files cannot be merged.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// One of them cannot be read.
+    #[error("shard {shard}: {source}")]
+    Read {
+        /// Which of them, from 0.
+        shard: usize,
+        /// Why.
+        source: ReadError,
+    },
+    /// The whole cannot be written.
+    #[error("failed to write: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// Writes one file of several, each with the number of its load generator. A generator that was lost left a file
+/// without an end, or none; `lost` says what then stands in the whole file's last line.
+///
+/// # Errors
+/// When a line of a file other than its last is broken, or the whole cannot be written.
+pub fn merge<R: BufRead, W: Write>(
+    header: &Header,
+    files: Vec<(usize, Reader<R>)>,
+    lost: Option<&str>,
+    out: W,
+) -> Result<W, MergeError> {
+    let mut merge = Merge {
+        out: Writer::new(out, header)?,
+        stages: BTreeMap::new(),
+        latest: BTreeMap::new(),
+        last: 0,
+    };
+    let of = files.len();
+    let mut sources = Vec::new();
+    for (shard, mut reader) in files {
+        let next = read(shard, &mut reader)?;
+        sources.push(Source { shard, reader, next });
+    }
+    let mut ends = Vec::new();
+    // The entry that happened first comes first; of none is waited for.
+    while let Some(source) = sources
+        .iter_mut()
+        .filter(|source| source.next.is_some())
+        .min_by_key(|source| source.next.as_ref().map(time))
+    {
+        let shard = source.shard;
+        let entry = source.next.take();
+        source.next = read(shard, &mut source.reader)?;
+        merge.last = merge.last.max(entry.as_ref().map_or(0, time));
+        match entry {
+            Some(Entry::Record(record)) => merge.out.record(&record)?,
+            Some(Entry::Event(Event::Stage(StagePhase::Begin(begin)))) => merge.begin(begin)?,
+            Some(Entry::Event(Event::Stage(StagePhase::End(end)))) => merge.end(end, of)?,
+            Some(Entry::Event(Event::Client(sample))) => merge.sample(shard, sample)?,
+            Some(Entry::Event(Event::End { reason, message, .. })) => ends.push((reason, message)),
+            None => {}
+        }
+    }
+    merge.finish(ends, lost)
+}
+
+fn read<R: BufRead>(shard: usize, reader: &mut Reader<R>) -> Result<Option<Entry>, MergeError> {
+    reader.next_entry().map_err(|source| MergeError::Read { shard, source })
+}
+
+fn time(entry: &Entry) -> u64 {
+    match entry {
+        Entry::Record(record) => record.finished,
+        Entry::Event(Event::Stage(StagePhase::Begin(begin))) => begin.at,
+        Entry::Event(Event::Stage(StagePhase::End(end))) => end.at,
+        Entry::Event(Event::Client(sample)) => sample.at,
+        Entry::Event(Event::End { at, .. }) => *at,
+    }
+}
+
+struct Source<R> {
+    shard: usize,
+    reader: Reader<R>,
+    next: Option<Entry>,
+}
+
+struct Merge<W: Write> {
+    out: Writer<W>,
+    /// The stages that began, and what their ends add up to so far.
+    stages: BTreeMap<u32, Ends>,
+    /// The newest sample of each generator.
+    latest: BTreeMap<usize, ClientSample>,
+    /// When the last thing happened.
+    last: u64,
+}
+
+#[derive(Default)]
+struct Ends {
+    whole: Option<StageEnd>,
+    count: usize,
+    is_written: bool,
+}
+
+impl<W: Write> Merge<W> {
+    fn begin(&mut self, begin: StageBegin) -> io::Result<()> {
+        if self.stages.contains_key(&begin.stage) {
+            return Ok(());
+        }
+        self.stages.insert(begin.stage, Ends::default());
+        self.out.event(&Event::Stage(StagePhase::Begin(begin)))
+    }
+
+    fn end(&mut self, end: StageEnd, of: usize) -> io::Result<()> {
+        let ends = self.stages.entry(end.stage).or_default();
+        ends.count += 1;
+        ends.whole = Some(match ends.whole.take() {
+            None => end,
+            Some(whole) => StageEnd {
+                at: whole.at.max(end.at),
+                stage: end.stage,
+                window_end: whole.window_end.max(end.window_end),
+                scheduled: whole.scheduled.zip(end.scheduled).map(|(a, b)| a + b),
+                unsent: whole.unsent + end.unsent,
+                capped: whole.capped + end.capped,
+            },
+        });
+        if ends.count == of { ends.write(&mut self.out) } else { Ok(()) }
+    }
+
+    /// What counts since the start counts for all; threads say whose they are.
+    fn sample(&mut self, shard: usize, sample: ClientSample) -> io::Result<()> {
+        self.latest.insert(shard, sample.clone());
+        let mut whole = sample;
+        for (_, latest) in self.latest.iter().filter(|(other, _)| **other != shard) {
+            whole.in_flight += latest.in_flight;
+            whole.sent += latest.sent;
+            whole.succeeded += latest.succeeded;
+            whole.failed += latest.failed;
+            whole.starved += latest.starved;
+            whole.connections += latest.connections;
+        }
+        for thread in &mut whole.threads {
+            thread.name = format!("{shard}/{}", thread.name);
+        }
+        self.out.event(&Event::Client(whole))
+    }
+
+    fn finish(
+        mut self,
+        ends: Vec<(EndReason, String)>,
+        lost: Option<&str>,
+    ) -> Result<W, MergeError> {
+        for ends in self.stages.values_mut() {
+            ends.write(&mut self.out)?;
+        }
+        let worst = ends.into_iter().find(|(reason, _)| *reason != EndReason::Completed);
+        let (reason, message) = match (worst, lost) {
+            (_, Some(lost)) => (EndReason::Aborted, lost.to_owned()),
+            (Some((reason, message)), None) => (reason, message),
+            (None, None) => (EndReason::Completed, String::new()),
+        };
+        self.out.event(&Event::End { at: self.last, reason, message })?;
+        self.out.flush()?;
+        Ok(self.out.into_inner())
+    }
+}
+
+impl Ends {
+    fn write<W: Write>(&mut self, out: &mut Writer<W>) -> io::Result<()> {
+        match (&self.whole, std::mem::replace(&mut self.is_written, true)) {
+            (Some(whole), false) => out.event(&Event::Stage(StagePhase::End(whole.clone()))),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FORMAT, Record, ThreadSample, VERSION};
+
+    fn header() -> Header {
+        Header {
+            format: FORMAT.into(),
+            version: VERSION.into(),
+            run: "r".into(),
+            started: String::new(),
+            clock: String::new(),
+            model: "m".into(),
+            endpoint: String::new(),
+            seed: 1,
+            stages: Vec::new(),
+            slo: BTreeMap::new(),
+        }
+    }
+
+    fn file(entries: &[Entry]) -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new(), &header()).unwrap();
+        for entry in entries {
+            match entry {
+                Entry::Record(record) => writer.record(record).unwrap(),
+                Entry::Event(event) => writer.event(event).unwrap(),
+            }
+        }
+        writer.into_inner()
+    }
+
+    fn record(id: u64, finished: u64) -> Entry {
+        Entry::Record(Box::new(Record { id, finished, ..Record::default() }))
+    }
+
+    fn begin() -> Entry {
+        Entry::Event(Event::Stage(StagePhase::Begin(StageBegin { at: 5, stage: 0 })))
+    }
+
+    fn end(at: u64, scheduled: u64, unsent: u64) -> Entry {
+        let end = StageEnd {
+            at,
+            stage: 0,
+            window_end: 100,
+            scheduled: Some(scheduled),
+            unsent,
+            capped: 0,
+        };
+        Entry::Event(Event::Stage(StagePhase::End(end)))
+    }
+
+    fn sample(at: u64, sent: u64) -> Entry {
+        let threads = vec![ThreadSample { name: "pacer".into(), cpu: 0.5, waiting: 0.0 }];
+        Entry::Event(Event::Client(ClientSample { at, sent, threads, ..ClientSample::default() }))
+    }
+
+    fn over(at: u64) -> Entry {
+        let message = String::new();
+        Entry::Event(Event::End { at, reason: EndReason::Completed, message })
+    }
+
+    fn merged(files: &[Vec<u8>], lost: Option<&str>) -> Vec<Entry> {
+        let readers = files.iter().map(|file| Reader::new(file.as_slice()).unwrap());
+        let whole = merge(&header(), readers.enumerate().collect(), lost, Vec::new()).unwrap();
+        Reader::new(whole.as_slice()).unwrap().map(|entry| entry.unwrap()).collect()
+    }
+
+    #[test]
+    fn records_are_all_there_stages_are_one_and_counts_add_up() {
+        let first = [begin(), record(0, 20), sample(30, 2), record(2, 60), end(60, 3, 1), over(61)];
+        let second = [begin(), record(1, 10), sample(40, 5), end(110, 2, 0), over(111)];
+        let whole = merged(&[file(&first), file(&second)], None);
+        let named = |at, sent, shard: &str| {
+            let Entry::Event(Event::Client(mut sample)) = sample(at, sent) else { unreachable!() };
+            sample.threads[0].name = format!("{shard}/pacer");
+            Entry::Event(Event::Client(sample))
+        };
+        assert_eq!(
+            whole,
+            [
+                begin(),
+                record(1, 10),
+                record(0, 20),
+                named(30, 2, "0"),
+                named(40, 7, "1"),
+                record(2, 60),
+                end(110, 5, 1),
+                over(111),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_lost_generator_left_is_kept_and_the_whole_says_that_it_was_lost() {
+        let first = [begin(), record(0, 20), end(60, 3, 0), over(61)];
+        let mut second = file(&[begin(), record(1, 10)]);
+        second.extend_from_slice(b"{\"id\": 3, \"se");
+        let whole = merged(&[file(&first), second], Some("agent 1 was lost"));
+        let ids: Vec<u64> = whole
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Record(record) => Some(record.id),
+                Entry::Event(_) => None,
+            })
+            .collect();
+        assert_eq!(ids, [1, 0]);
+        assert!(whole.contains(&end(60, 3, 0)));
+        let message = "agent 1 was lost".to_owned();
+        let last = Event::End { at: 61, reason: EndReason::Aborted, message };
+        assert_eq!(whole.last(), Some(&Entry::Event(last)));
+    }
+}

@@ -1,0 +1,280 @@
+//! [`Stand`]: a namespace of a real cluster for one test, an experiment in it, and eyes that are not the program's own.
+
+use crate::bench::Bench;
+use crate::program::Ended;
+use cluster::{Access, Cluster, ObjectRef, Owner, Selection};
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::Api;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::discovery::{Discovery, Scope, verbs};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use tokio::runtime::Runtime;
+
+/// The hub of the cluster of `tests/cluster`.
+const HUB: &str = "http://10.231.0.2:5000";
+
+/// A namespace, and a folder in which the program runs.
+#[derive(Debug)]
+pub struct Stand {
+    /// The folder.
+    pub bench: Bench,
+    /// The namespace.
+    pub namespace: String,
+    name: String,
+    image: String,
+    cluster: Cluster,
+    runtime: Runtime,
+}
+
+impl Stand {
+    /// A stand whose namespace nobody has made yet. None: there is no cluster.
+    #[must_use]
+    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+    pub fn new(name: &str) -> Option<Self> {
+        let Ok(image) = std::env::var("LLMDBENCH_TEST_IMAGE") else {
+            eprintln!(
+                "skipped: LLMDBENCH_TEST_IMAGE is not set; `cargo xtask test --cluster` does"
+            );
+            return None;
+        };
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = Runtime::new().unwrap();
+        let access = Access::Kubeconfig { file: None, context: None };
+        let cluster = runtime.block_on(Cluster::connect(&access)).unwrap();
+        let namespace = format!("llmdbench-{name}-{}", std::process::id());
+        let name = name.to_owned();
+        Some(Self { bench: Bench::new(), namespace, name, image, cluster, runtime })
+    }
+
+    /// The image that is tried.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        &self.image
+    }
+
+    /// Another folder for the same namespace.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new(&self.name).unwrap()
+    }
+
+    /// Sets a variable of every command.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.bench = std::mem::take(&mut self.bench).env(name, value);
+        self
+    }
+
+    /// Writes `e.yaml`: a small stack, with these changes of the backend's and of all settings.
+    pub fn experiment(&self, settings: &Value, others: &Value) {
+        let mut whole = json!({
+            "name": self.name,
+            "deploy": {"method": "standalone", "model": "org/model", "settings": {
+                "image": self.image, "wait_timeout": 80, "affinity": "", "cpu_nr": 1, "gpu_nr": 0,
+                "container_spec": {
+                    "readinessProbe": {"initialDelaySeconds": 0, "periodSeconds": 1},
+                    "livenessProbe": {"initialDelaySeconds": 60},
+                    "resources": {
+                        "requests": {"cpu": "10m", "memory": "64Mi", "ephemeral-storage": null},
+                        "limits": {"cpu": null, "memory": "256Mi", "ephemeral-storage": null},
+                    },
+                },
+                "pod_spec": {"terminationGracePeriodSeconds": 1},
+            }},
+            "vllm": {"common": {
+                "namespace": self.namespace, "pvc_name": "workload-pvc", "pvc_storage_class": "standard",
+                "pvc_model_cache_size": "1Gi", "pvc_download_image": self.image, "hf_endpoint": HUB,
+                "pvc_download_timeout": 80,
+            }},
+            "fmperf": {"namespace": self.namespace, "pvc_size": "1Gi"},
+        });
+        merge(&mut whole["deploy"]["settings"], settings);
+        merge(&mut whole, others);
+        self.bench.write("e.yaml", whole.to_string());
+    }
+
+    /// Carries out steps of `e.yaml`.
+    #[track_caller]
+    pub fn standup(&self, steps: &str) -> Ended {
+        self.bench.run(&["standup", "e.yaml", "-s", steps])
+    }
+
+    /// The run whose label its objects have.
+    #[must_use]
+    pub fn run(&self) -> String {
+        self.bench.json("w/setup/objects.json")["run"].as_str().unwrap().to_owned()
+    }
+
+    /// "Deployment", "Service": what the inventory has.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<String> {
+        let inventory = self.bench.json("w/setup/objects.json");
+        let objects = inventory["objects"].as_array().unwrap().iter();
+        objects.map(|object| object["kind"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// What has the label of a run, over all kinds and namespaces.
+    #[must_use]
+    pub fn of_run(&self, run: &str) -> Vec<ObjectRef> {
+        let owner = Owner::Run(run.to_owned());
+        let found = self.runtime.block_on(self.cluster.find(&owner, &[])).unwrap();
+        found.into_iter().map(|found| found.object).collect()
+    }
+
+    /// Brings in objects of somebody else.
+    pub fn put(&self, objects: Vec<Value>) {
+        let mut done = |_| {};
+        let put = self.cluster.apply(objects, &self.namespace, &Owner::Stranger, &mut done);
+        self.runtime.block_on(put).unwrap();
+    }
+
+    /// Objects of a kind in the namespace.
+    #[must_use]
+    pub fn get(&self, api_version: &str, kind: &str) -> Vec<Value> {
+        let all = Selection::labelled(api_version, kind, &self.namespace, "");
+        self.runtime.block_on(self.cluster.get(&all)).unwrap()
+    }
+
+    /// Whether the namespace is there, and is not going.
+    #[must_use]
+    pub fn has_namespace(&self) -> bool {
+        let own = Selection::named("v1", "Namespace", "", &self.namespace);
+        let found = self.runtime.block_on(self.cluster.get(&own)).unwrap();
+        found.iter().any(|own| own["metadata"]["deletionTimestamp"].is_null())
+    }
+
+    /// The log of a pod of one container.
+    #[must_use]
+    pub fn log(&self, pod: &str) -> String {
+        let options = cluster::LogOptions::default();
+        self.runtime.block_on(self.cluster.logs(&self.namespace, pod, &options)).unwrap_or_default()
+    }
+
+    /// Everything in the namespace that is no Secret, as text.
+    #[must_use]
+    pub fn everything(&self) -> String {
+        self.runtime.block_on(async {
+            let client = kube::Client::try_default().await.unwrap();
+            let discovery = Discovery::new(client.clone()).run().await.unwrap();
+            let mut text = String::new();
+            for (kind, capabilities) in discovery.groups().flat_map(|g| g.recommended_resources()) {
+                let is_here = capabilities.scope == Scope::Namespaced;
+                if !is_here
+                    || !capabilities.supports_operation(verbs::LIST)
+                    || kind.kind == "Secret"
+                {
+                    continue;
+                }
+                let api: Api<kube::api::DynamicObject> =
+                    Api::namespaced_with(client.clone(), &self.namespace, &kind);
+                let all = api.list(&ListParams::default()).await.unwrap();
+                text.push_str(&serde_json::to_string(&all.items).unwrap());
+            }
+            text
+        })
+    }
+
+    /// Whether an account of the namespace may do something in it.
+    #[must_use]
+    pub fn may(&self, account: &str, verb: &str, group: &str, resource: &str) -> bool {
+        let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
+        let asked = json!({"spec": {
+            "user": format!("system:serviceaccount:{}:{account}", self.namespace),
+            "groups": ["system:serviceaccounts", "system:authenticated"],
+            "resourceAttributes": {
+                "namespace": self.namespace, "verb": verb, "group": group, "resource": resource,
+                "subresource": part,
+            },
+        }});
+        let asked: SubjectAccessReview = serde_json::from_value(asked).unwrap();
+        self.runtime.block_on(async {
+            let client = kube::Client::try_default().await.unwrap();
+            let api: Api<SubjectAccessReview> = Api::all(client);
+            api.create(&PostParams::default(), &asked).await.unwrap().status.unwrap().allowed
+        })
+    }
+
+    /// The variables of a person who has the rights of an account of this namespace, which is made. None: the
+    /// certificate of the cluster's authority lies in no file.
+    #[must_use]
+    pub fn login(&self, account: &str) -> Option<[(&'static str, String); 3]> {
+        let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG")?);
+        let authority = kubeconfig.parent()?.join("pki/ca.crt");
+        if !authority.exists() {
+            return None;
+        }
+        let object = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
+        self.put(vec![object("Namespace", &self.namespace), object("ServiceAccount", account)]);
+        let token = self.runtime.block_on(async {
+            let client = kube::Client::try_default().await.unwrap();
+            let accounts: Api<ServiceAccount> = Api::namespaced(client, &self.namespace);
+            let asked = TokenRequest::default();
+            let given =
+                accounts.create_token_request(account, &PostParams::default(), &asked).await;
+            given.unwrap().status.unwrap().token
+        });
+        Some([
+            ("LLMDBENCH_CLUSTER_URL", self.cluster.server().to_owned()),
+            ("LLMDBENCH_CLUSTER_TOKEN", token),
+            ("LLMDBENCH_CLUSTER_CA_FILE", authority.display().to_string()),
+        ])
+    }
+
+    /// Deletes a pod at once, as a node that goes away does.
+    pub fn delete_pod(&self, name: &str) {
+        self.runtime.block_on(async {
+            let client = kube::Client::try_default().await.unwrap();
+            let pods: Api<kube::api::DynamicObject> = Api::namespaced_with(
+                client,
+                &self.namespace,
+                &kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()),
+            );
+            pods.delete(name, &DeleteParams::default().grace_period(0)).await.unwrap();
+        });
+    }
+
+    /// A pod of the program's image that carries out a command.
+    #[must_use]
+    pub fn pod(&self, name: &str, command: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "c", "image": self.image, "command": ["/bin/sh", "-c", command],
+                "env": [{"name": "LLMDBENCH_HF_TOKEN", "value": "hf_good"}],
+            }],
+        }})
+    }
+
+    /// Whether this is the cluster of `tests/cluster`, which has a hub.
+    #[must_use]
+    pub fn has_hub(&self) -> bool {
+        self.cluster.server() == "https://10.231.0.2:6443"
+    }
+}
+
+impl Drop for Stand {
+    /// A test that failed leaves nothing behind.
+    fn drop(&mut self) {
+        let _ = self.runtime.block_on(async {
+            let client = kube::Client::try_default().await?;
+            let all: Api<Namespace> = Api::all(client);
+            all.delete(&self.namespace, &DeleteParams::background()).await
+        });
+    }
+}
+
+fn merge(whole: &mut Value, changes: &Value) {
+    match (whole, changes) {
+        (Value::Object(whole), Value::Object(changes)) => {
+            for (key, value) in changes {
+                merge(whole.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (whole, changes) => *whole = changes.clone(),
+    }
+}
