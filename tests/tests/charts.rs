@@ -1,5 +1,6 @@
 //! Charts in a real cluster: the one of KUBECONFIG, with the image of LLMDBENCH_TEST_IMAGE, without which this is
-//! skipped, and helm on PATH. `cargo xtask test --cluster` has all of them; the charts of `tests/cluster/charts` stand in for the real ones.
+//! skipped, and helm on PATH. `cargo xtask test --cluster` has all of them; the charts of `tests/cluster/charts` stand in
+//! for the real ones.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
@@ -214,29 +215,41 @@ fn a_router_and_model_servers_are_stood_up_by_their_charts_tested_and_taken_down
     assert_eq!(left(&stand), Vec::<String>::new());
 }
 
+/// Looks at a run of a bench whose folder this is: everything was answered, and nothing is left.
+#[track_caller]
+fn has_run(stand: &Stand, folder: &str) {
+    let summary: Value = stand.bench.json(&format!("{folder}/analysis/data/summary.json"));
+    assert_eq!(summary["total"]["succeeded"], 40, "{folder}");
+    let inventory: Value = stand.bench.json(&format!("{folder}/setup/objects.json"));
+    let run = inventory["run"].as_str().unwrap();
+    assert_eq!(stand.of_run(run), Vec::new(), "{folder}");
+}
+
 #[test]
-fn stacks_of_charts_are_benched_from_inside_and_leave_nothing() {
-    let settings: [(&str, fn(&Stand) -> Value); 2] =
-        [("deployer", llm_d), ("modelservice", modelservice)];
-    for (method, settings) in settings {
-        let Some(stand) = stand(&format!("bench-{method}"), method, settings) else { return };
-        if !stand.has_hub() {
-            return;
-        }
-        let ended = stand.bench.run(&["bench", "e.yaml", "--workdir", "b"]);
-        // Whatever a busy machine makes of the verdict.
-        assert!([0, 7].contains(&ended.code), "{}", ended.output());
-        let summary: Value = stand.bench.json("b/analysis/data/summary.json");
-        assert_eq!(summary["total"]["succeeded"], 40, "{}", ended.output());
-        let inventory: Value = stand.bench.json("b/setup/objects.json");
-        let run = inventory["run"].as_str().unwrap();
-        assert_eq!(stand.of_run(run), Vec::new(), "{method}");
-        let defined = format!("things.{}", group(&stand));
-        let kind = "CustomResourceDefinition";
-        let defined = get(&stand, "apiextensions.k8s.io/v1", kind, &defined);
-        assert_eq!(defined.is_some(), method == "deployer");
-        stand.remove(&defined.into_iter().collect::<Vec<_>>());
+fn several_models_are_benched_from_inside_one_after_the_other_and_leave_nothing() {
+    let Some(stand) = stand("several", "deployer", llm_d) else { return };
+    if !stand.has_hub() {
+        return;
     }
+    let models = "org/model,org/other";
+    let ended = stand.bench.run(&["bench", "e.yaml", "-m", models, "--workdir", "b"]);
+    // Whatever a busy machine makes of the verdict.
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    has_run(&stand, "b/deployer-org___model");
+    has_run(&stand, "b/deployer-org___other");
+    let (kind, name) = ("CustomResourceDefinition", format!("things.{}", group(&stand)));
+    stand.remove(&[get(&stand, "apiextensions.k8s.io/v1", kind, &name).unwrap()]);
+}
+
+#[test]
+fn a_router_and_model_servers_are_benched_from_inside_and_leave_nothing() {
+    let Some(stand) = stand("bench-router", "modelservice", modelservice) else { return };
+    if !stand.has_hub() {
+        return;
+    }
+    let ended = stand.bench.run(&["bench", "e.yaml", "--workdir", "b"]);
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    has_run(&stand, "b");
 }
 
 #[test]
