@@ -235,7 +235,7 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
     assert!(ended.stdout.contains("the rest of them gives the target"), "{}", ended.stdout);
     stand.standup("6").expect(0).says("Deployment");
     let ended = stand.standup("08_smoketest").expect(0);
-    ended.says("smoketest: pod ").says("smoketest: http://vllm-standalone-model.broken-steps-");
+    ended.says("smoketest: pod ").says("smoketest: http://vllm-standalone-model.llmdbench-steps-");
 
     let checks = stand.bench.json("w/setup/smoketest.json")["checks"].clone();
     let places: Vec<&str> =

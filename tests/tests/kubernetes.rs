@@ -69,7 +69,6 @@ fn a_stack_is_stood_up_in_parts_tested_and_taken_down() {
     assert_eq!(kinds(&bench), [&prepared[..], &["Deployment", "Service"]].concat());
     bench.run(&["smoketest"]).expect(0).says("answers as org/model");
     bench.run(&["status"]).expect(0);
-    bench.run(&["run", "--rate", "1", "--duration", "1s"]).expect(2).says("makes no load in one");
     for path in bench.files() {
         let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
         assert!(!text.contains("hf_secret_of_the_user"), "{}", path.display());
