@@ -9,6 +9,7 @@
 mod bench;
 
 use bench::Stand;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -280,6 +281,25 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
     assert!(!stand.has_namespace());
     // It is still known what was there.
     assert!(log(&server).contains("simulated server"));
+}
+
+#[test]
+fn who_interrupts_a_bench_that_waits_has_nothing_of_it_left() {
+    let Some(stand) = Stand::new("interrupt") else { return };
+    if !stand.has_hub() {
+        return;
+    }
+    let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
+    stand.experiment(&json!({"container_spec": {"args": ["sleep 1000"]}}), &json!({}));
+    let mut running = stand.bench.start(&["bench", "e.yaml", "--rate", "1", "--duration", "1s"]);
+    running.wait_for("  Service ");
+    let run = stand.run();
+    assert!(!stand.of_run(&run).is_empty());
+    running.signal(Signal::SIGINT);
+    running.wait().expect(130).says("error: interrupted").says("teardown: Deployment");
+    assert_eq!(stand.of_run(&run), []);
+    stand.bench.run(&["teardown", "-d"]).expect(0);
+    assert!(!stand.has_namespace());
 }
 
 #[test]
