@@ -5,10 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
-#[path = "broken/bench.rs"]
-mod bench;
-
-use bench::Stand;
+use acceptance::Stand;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;

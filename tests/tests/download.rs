@@ -1,7 +1,5 @@
 //! Downloads of models: what is asked of the hub, what lies in the folder afterwards, and what is said when it refuses.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
-
 use acceptance::{Bench, Ended, Reply, Stub};
 use serde_json::json;
 

@@ -134,6 +134,9 @@ pub(crate) struct ExperimentArgs {
     /// An experiment file, or the name of a built-in one
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<String>,
+    /// The folder of the stack that is meant, where the command names none
+    #[arg(skip)]
+    pub(crate) standing: Option<PathBuf>,
     /// A scenario: a file, the name of one in scenarios/ or of a built-in one, or `none`
     #[arg(short = 'c', long, value_name = "NAME")]
     pub(crate) scenario: Option<String>,

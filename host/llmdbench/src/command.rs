@@ -84,6 +84,7 @@ fn aim(
     let mut standing = phase::standup::standing(&dir)?;
     standing.model = experiment.model.get_or_insert(standing.model).clone();
     target.endpoint = standing.endpoints.first().cloned();
+    experiment.standing = Some(dir.root().to_owned());
     Ok(Some((dir, standing)))
 }
 

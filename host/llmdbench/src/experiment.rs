@@ -5,6 +5,7 @@ use crate::document::Document;
 use crate::error::{Error, Problem, Result};
 pub(crate) use crate::model::Model;
 use crate::model::items;
+use crate::run_dir::RunDir;
 use crate::secrets::Secrets;
 use crate::settings::{self, Layer, SETTINGS, Settings, Source};
 use crate::{embedded, unit};
@@ -73,12 +74,18 @@ pub(crate) struct TargetSettings {
     pub(crate) metrics: Vec<String>,
 }
 
-/// When the load gives up, and how many threads make it.
+/// When the load gives up, where it is made, and by how many.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct LoadSettings {
     pub(crate) threads: Option<usize>,
     pub(crate) max_error_rate: Option<f64>,
     pub(crate) give_up_after_ns: u64,
+    /// "auto", "here", "cluster".
+    #[serde(default)]
+    pub(crate) from: String,
+    /// Agents that make it together in a cluster.
+    #[serde(default)]
+    pub(crate) shards: u32,
 }
 
 /// The layers of an experiment: the command line's, the file's, the scenario's, the environment's.
@@ -117,6 +124,26 @@ pub(crate) fn layers(
         layers.insert(above_environment, found);
     }
     Ok(layers)
+}
+
+/// Of what a stack was stood up with, what says where it is and where load is made. None: nobody kept it.
+pub(crate) fn of_stack(folder: &Path) -> Result<Option<Layer>> {
+    const PLACES: &[&str] = &[
+        "cluster",
+        "vllm.common",
+        "fmperf.namespace",
+        "fmperf.service_account",
+        "load.from",
+        "load.image",
+        "load.cpu",
+        "load.memory",
+        "load.pod_spec",
+    ];
+    let file = RunDir::at(folder).environment("settings.yaml");
+    if !file.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(Layer::file(Source::Stack, Document::read(&file)?).only(PLACES)))
 }
 
 /// What the original's scripts did without being told: make the load of a profile.
@@ -323,6 +350,13 @@ impl Experiment {
                 })
                 .collect()
         });
+        let wanted = settings.get("load.shards").as_u64().unwrap_or(1);
+        let shards = u32::try_from(wanted).ok().filter(|shards| (1..=1000).contains(shards));
+        let shards = shards.unwrap_or_else(|| {
+            let message = format!("`load.shards`: {wanted} agents cannot share a load");
+            problems.push(at(settings, "load.shards", &message).hint("1 to 1000 can"));
+            1
+        });
         Self {
             name: text("name"),
             scenario: settings.text("scenario").map(str::to_owned),
@@ -365,6 +399,8 @@ impl Experiment {
                     .and_then(|n| usize::try_from(n).ok()),
                 max_error_rate: settings.get("load.max_error_rate").as_f64(),
                 give_up_after_ns: duration("load.give_up_after"),
+                from: settings.text("load.from").unwrap_or_default().to_owned(),
+                shards,
             },
             cache: match settings.text("cache") {
                 Some("cold") => CacheWish::Cold,

@@ -19,6 +19,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -315,6 +316,19 @@ impl Kubernetes {
         let pods = self.finish(asked)?;
         let pod = |(name, port)| Within { kind: "Pod".to_owned(), name, port, ..to.clone() };
         Ok(pods.into_iter().map(pod).collect())
+    }
+
+    /// The metrics pages of the pods behind a port of the cluster, as other pods reach them. Empty: it is not known which
+    /// pods these are.
+    pub(crate) fn metrics_pages(&self, of: &Within) -> Vec<String> {
+        let pods = self.pods_behind(of).unwrap_or_default();
+        let pages = pods.into_iter().map(|pod| {
+            let named = Selection::named("v1", "Pod", &pod.namespace, &pod.name);
+            let found = self.finish(self.cluster.get(&named)).ok()?.into_iter().next()?;
+            let address: IpAddr = found["status"]["podIP"].as_str()?.parse().ok()?;
+            Some(format!("http://{}/metrics", SocketAddr::new(address, pod.port)))
+        });
+        pages.collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
     /// What there is to see of what the commands on a run folder put here.

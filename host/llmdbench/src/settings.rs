@@ -33,6 +33,8 @@ pub(crate) enum Source {
     Scenario,
     /// An environment variable.
     Environment,
+    /// What the stack was stood up with into which load is driven.
+    Stack,
     /// The table of settings.
     Default,
 }
@@ -126,6 +128,22 @@ impl Layer {
         if current.is_some() || !is_set {
             self.set(setting.path, place, value::from_text(setting.kind, text));
         }
+    }
+
+    /// The same with only what lies at or below these dotted paths.
+    pub(crate) fn only(mut self, paths: &[&str]) -> Self {
+        let mut kept = Value::Object(Map::new());
+        for path in paths {
+            if let Some(value) = self.value.pointer(&pointer(path)) {
+                let mut at = &mut kept;
+                for part in path.split('.') {
+                    at = &mut at[part];
+                }
+                *at = value.clone();
+            }
+        }
+        self.value = kept;
+        self
     }
 
     /// What it says at a JSON pointer.

@@ -163,8 +163,8 @@ impl<W: Write> Merge<W> {
         }
         let worst = ends.into_iter().find(|(reason, _)| *reason != EndReason::Completed);
         let (reason, message) = match (worst, lost) {
-            (Some((reason, message)), _) => (reason, message),
-            (None, Some(lost)) => (EndReason::Aborted, lost.to_owned()),
+            (_, Some(lost)) => (EndReason::Aborted, lost.to_owned()),
+            (Some((reason, message)), None) => (reason, message),
             (None, None) => (EndReason::Completed, String::new()),
         };
         self.out.event(&Event::End { at: self.last, reason, message })?;

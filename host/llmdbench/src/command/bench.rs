@@ -38,7 +38,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
         return Ok(Exit::Ok);
     }
     let all: Vec<u8> = prepared.plan.steps.iter().map(|step| step.number).collect();
-    super::run::can_load(&prepared, None)?;
+    phase::inside::can_share(&prepared.plan, None)?;
     phase::standup::can_do(&prepared, &all)?;
     let dir = RunDir::create(work_dir(global, &prepared.settings), &prepared.plan.run)?;
     // The teardown at the end is for what this command stands up, and for nothing else.

@@ -86,6 +86,12 @@ fn load(plan: &Plan) -> String {
         }
         text.push('\n');
     }
+    if phase::inside::is_meant(plan, None) {
+        text.push_str(&match plan.experiment.load.shards {
+            1 => "  made by an agent in the cluster\n".to_owned(),
+            n => format!("  made by {n} agents in the cluster, each its part\n"),
+        });
+    }
     if plan.experiment.cache != CacheWish::AsIs {
         text.push_str(&format!("  prefix cache: {}\n", plan.experiment.cache.name()));
     }

@@ -2,7 +2,7 @@
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
-use crate::error::{Error, Exit, Result};
+use crate::error::{Exit, Result};
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase;
@@ -73,41 +73,10 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         let target = phase::standup::standing(&dir)?;
         (dir, target)
     };
-    can_load(&prepared, Some(&target))?;
+    phase::inside::can_share(&prepared.plan, Some(&target))?;
     phase::environment::write_first(&prepared, &target, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))
-}
-
-/// Where load is made.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    Here,
-    Inside,
-}
-
-/// Where load is made, into a target that is known or that the plan will have.
-fn place(prepared: &Prepared, target: Option<&Target>) -> Place {
-    let is_within = match target {
-        Some(target) => target.within.is_some(),
-        None => prepared.plan.needs_cluster(),
-    };
-    match prepared.settings.text("load.from") {
-        Some("cluster") => Place::Inside,
-        Some("here") => Place::Here,
-        _ if is_within => Place::Inside,
-        _ => Place::Here,
-    }
-}
-
-/// Refuses load that cannot be made as it is asked for.
-pub(crate) fn can_load(prepared: &Prepared, target: Option<&Target>) -> Result<()> {
-    let shards = phase::inside::shards(&prepared.settings)?;
-    if shards > 1 && place(prepared, target) == Place::Here {
-        return Err(Error::usage(format!("{shards} agents share a load in a cluster only"))
-            .hint("make it there with --load-from cluster, or leave -j out: load made here uses every core"));
-    }
-    Ok(())
 }
 
 /// Drives the load from this process. What only a cluster reaches is reached through a port that the API server
@@ -151,9 +120,9 @@ pub(crate) fn load_and_analyze(
     dir: &RunDir,
     printer: &Printer,
 ) -> Result<Outcome> {
-    let (results, mut outcome) = match place(prepared, Some(target)) {
-        Place::Inside => phase::inside::run(prepared, target, dir, printer)?,
-        Place::Here => here(prepared, target, dir, printer)?,
+    let (results, mut outcome) = match phase::inside::is_meant(&prepared.plan, Some(target)) {
+        true => phase::inside::run(prepared, target, dir, printer)?,
+        false => here(prepared, target, dir, printer)?,
     };
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
     let (analysis, failures) = phase::analyze::read(&results, Some(plan), analyzers, printer)?;

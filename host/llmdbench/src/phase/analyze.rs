@@ -10,6 +10,7 @@ use crate::printer::Printer;
 use crate::records_file::Records;
 use crate::run_dir::{self, Results};
 use analysis::{About, Analysis, Calibration, Collector, Note, Options, Severity, Slo, Verdict};
+use serde_json::Value;
 
 /// Reads the records, lets the analyzers look at them, and reckons; gives also what analyzers
 /// failed at. Without a plan there are none.
@@ -51,7 +52,7 @@ pub(crate) fn read(
         server: server_metrics::snapshots(results),
         cache: cache::state(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
-        facts: facts(&header, plan),
+        facts: facts(&header, plan, results),
     };
     Ok((collector.finish(&options), found.failures))
 }
@@ -160,7 +161,18 @@ fn plan_notes(plan: &Plan) -> Vec<Note> {
     notes
 }
 
-fn facts(header: &records::Header, plan: Option<&Plan>) -> Vec<(String, String)> {
+/// A name as it begins a line.
+fn capital(name: &str) -> String {
+    let mut letters = name.chars();
+    let first = letters.next().into_iter().flat_map(char::to_uppercase);
+    first.chain(letters).collect()
+}
+
+fn facts(
+    header: &records::Header,
+    plan: Option<&Plan>,
+    results: &Results,
+) -> Vec<(String, String)> {
     let mut facts = vec![
         ("Run".to_owned(), header.run.clone()),
         ("Started".to_owned(), header.started.clone()),
@@ -171,10 +183,13 @@ fn facts(header: &records::Header, plan: Option<&Plan>) -> Vec<(String, String)>
     if let Some(plan) = plan {
         facts.extend(plan.experiment.scenario.iter().map(|s| ("Scenario".to_owned(), s.clone())));
         for used in &plan.plugins {
-            let mut kind = used.kind.clone();
-            kind[..1].make_ascii_uppercase();
-            facts.push((kind, format!("{} {}", used.name, used.version)));
+            facts.push((capital(&used.kind), format!("{} {}", used.name, used.version)));
         }
+    }
+    // What is known of the system under test, and of the way to it.
+    let run = run_dir::read_json::<Value>(&results.run()).ok().flatten().unwrap_or_default();
+    for (name, fact) in run["target"]["facts"].as_object().into_iter().flatten() {
+        facts.extend(fact.as_str().map(|fact| (capital(name), fact.to_owned())));
     }
     facts.push(("llmdbench".to_owned(), env!("CARGO_PKG_VERSION").to_owned()));
     facts

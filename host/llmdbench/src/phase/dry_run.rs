@@ -2,8 +2,8 @@
 
 use crate::action::Action;
 use crate::error::Result;
-use crate::phase::environment;
 use crate::phase::plan::Prepared;
+use crate::phase::{environment, inside};
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::process::Inventory;
@@ -39,9 +39,13 @@ pub(crate) fn write(
     environment::write(prepared, &dir)?;
     environment::write_profiles(prepared, &dir.next_results())?;
     files(plan, selected, &dir)?;
-    let commands: Vec<String> = chosen_actions(plan, selected)
+    let mut commands: Vec<String> = chosen_actions(plan, selected)
         .filter_map(|action| action.command(plan.namespace.as_deref().unwrap_or_default()))
         .collect();
+    if let (None, Some((file, job))) = (selected, inside::planned(prepared)?) {
+        run_dir::write(&dir.yaml(file), job.as_bytes())?;
+        commands.push(format!("kubectl apply --filename setup/yamls/{file}"));
+    }
     log(&commands, &dir)?;
     printer.step(&format!("run folder: {}", dir.root().display()));
     Ok(())

@@ -8,13 +8,13 @@ mod crew;
 mod job;
 
 use crate::agent::{State, bundle};
-use crate::error::{Error, Exit, Problem, Result};
+use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase::environment;
 use crate::phase::plan::Prepared;
-use crate::plan::{Plan, Target};
+use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
 use crate::secrets::Secrets;
@@ -60,7 +60,7 @@ pub(crate) fn run(
     printer: &Printer,
 ) -> Result<(Results, Outcome)> {
     let settings = &prepared.settings;
-    let shards = shards(settings)?;
+    let shards = prepared.plan.experiment.load.shards;
     can_deal(prepared, target, shards)?;
     let namespace = settings.text("fmperf.namespace").unwrap_or_default();
     let kubernetes = Kubernetes::connect(settings, namespace)?;
@@ -73,6 +73,14 @@ pub(crate) fn run(
         account,
         "llmdbench standup -s 5",
     )?;
+    let mut target = target.clone();
+    if let (Some(within), true) = (&target.within, target.metrics.is_empty()) {
+        // A Service would show the page of one pod today and of another tomorrow.
+        let pages = kubernetes.metrics_pages(within);
+        let source = |url| MetricsSource { component: "server".to_owned(), url };
+        target.metrics = pages.into_iter().map(source).collect();
+    }
+    let target = &target;
     let name = job::name(&prepared.plan.run);
     let agents = Agents { name: &name, namespace, shards, settings };
     let secret = agents.secret(&prepared.secrets);
@@ -126,7 +134,7 @@ pub(crate) fn run(
     };
     clear(&kubernetes, &mut record, dir, &results, printer)?;
     let (results, outcome) = conclusion?;
-    add_to_run(&results, prepared, target)?;
+    add_to_run(&results, prepared)?;
     Ok((results, outcome))
 }
 
@@ -160,17 +168,40 @@ pub(crate) fn attach(
     Ok((results, outcome))
 }
 
-/// How many agents are wanted.
-pub(crate) fn shards(settings: &Settings) -> Result<u32> {
-    let wanted = settings.get("load.shards").as_u64().unwrap_or(1);
-    u32::try_from(wanted).ok().filter(|shards| (1..=1000).contains(shards)).ok_or_else(|| {
-        let problem = Problem::new(format!("`load.shards`: {wanted} agents cannot share a load"))
-            .hint("1 to 1000 can");
-        Error::problems(vec![match settings.place("/load/shards") {
-            Some(place) => problem.at(place),
-            None => problem,
-        }])
-    })
+/// Whether agents in the cluster make the load, into a target that is known or that the plan will have.
+pub(crate) fn is_meant(plan: &Plan, target: Option<&Target>) -> bool {
+    match plan.experiment.load.from.as_str() {
+        "cluster" => true,
+        "here" => false,
+        _ => target.map_or_else(|| plan.needs_cluster(), |target| target.within.is_some()),
+    }
+}
+
+/// Refuses several agents where load is not made in the cluster.
+pub(crate) fn can_share(plan: &Plan, target: Option<&Target>) -> Result<()> {
+    let shards = plan.experiment.load.shards;
+    if shards == 1 || is_meant(plan, target) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{shards} agents share a load in a cluster only")).hint(
+        "make it there with --load-from cluster, or leave -j out: load made here uses every core",
+    ))
+}
+
+/// The Job as a file to look at, of a plan that has agents make its load. None: it has not.
+pub(crate) fn planned(prepared: &Prepared) -> Result<Option<(&'static str, String)>> {
+    if !is_meant(&prepared.plan, None) {
+        return Ok(None);
+    }
+    let settings = &prepared.settings;
+    let agents = Agents {
+        name: &job::name(&prepared.plan.run),
+        namespace: settings.text("fmperf.namespace").unwrap_or_default(),
+        shards: prepared.plan.experiment.load.shards,
+        settings,
+    };
+    let job = agents.job(agents.secret(&prepared.secrets).is_some())?;
+    Ok(Some(("load_job.json", serde_json::to_string_pretty(&job).unwrap_or_default())))
 }
 
 /// Refuses limits that leave nothing for some of the agents.
@@ -226,8 +257,10 @@ fn follow(
         .collect();
     let mut outcome = Outcome::default();
     let mut progress = printer.progress();
-    let (mut started, mut told) = (false, interrupt::count());
-    let before = told;
+    let mut started = false;
+    let mut stopped = false;
+    let before = interrupt::count();
+    let mut told = before;
     while !attending.iter().all(tokio::task::JoinHandle::is_finished) {
         std::thread::sleep(TICK);
         let wished = interrupt::count();
@@ -236,6 +269,7 @@ fn follow(
             printer.step(
                 "interrupted: nothing new starts, requests under way may end; once more ends them",
             );
+            stopped = true;
             kubernetes.drive(crew.stop());
         }
         let ready =
@@ -248,11 +282,13 @@ fn follow(
                 let error =
                     Error::new(Exit::Run, "the agents could not be started together").cause(why);
                 outcome.fail(Exit::Run, &error);
+                stopped = true;
                 kubernetes.drive(crew.stop());
             }
         } else if !started && over > 0 && ready + over == crew.shards() as usize {
             // Without one of them the load would not be the one that was asked for.
             started = true;
+            stopped = true;
             kubernetes.drive(crew.stop());
         }
         progress.show(|| line(&crew));
@@ -261,10 +297,18 @@ fn follow(
     if told > before {
         outcome.add(Exit::Interrupted, "the run was interrupted; what was measured is kept");
     }
+    for mut seen in crew.seen() {
+        let was_told = seen.outcome().is_some_and(|outcome| outcome.exit() == Exit::Interrupted);
+        if was_told && !stopped {
+            let pod = &seen.facts.pod;
+            let why = format!("its pod {pod} was told to end: it was deleted or evicted");
+            seen.facts.lost = Some(why);
+        }
+    }
     record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
     run_dir::write_json(&results.agents_record(), record)?;
     for seen in crew.seen() {
-        if let Some(ended) = seen.outcome() {
+        if let (Some(ended), None) = (seen.outcome(), &seen.facts.lost) {
             outcome.join_new(ended);
         }
     }
@@ -358,7 +402,9 @@ fn put_together(
     let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
     run["run"] = plan.run.clone().into();
     run["plugins"] = serde_json::to_value(&plan.plugins).unwrap_or_default();
-    run["target"] = serde_json::to_value(target).unwrap_or_default();
+    let mut target = target.clone();
+    target.facts.insert("load".to_owned(), how_made(record));
+    run["target"] = serde_json::to_value(&target).unwrap_or_default();
     run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
     run["exit"] = (exit.worst(outcome.exit()) as i32).into();
     let text = serde_json::to_string_pretty(&run).unwrap_or_default();
@@ -366,15 +412,29 @@ fn put_together(
     Ok(outcome)
 }
 
+/// How the load was made, for the report.
+fn how_made(record: &Record) -> String {
+    let apart = |agent: &Facts| Some((agent.clock_offset_ms?, agent.clock_error_ms?));
+    let clocks: Option<Vec<(f64, f64)>> = record.agents.iter().map(apart).collect();
+    let agents = agents_of(record.shards);
+    match clocks {
+        Some(clocks) if record.shards > 1 => {
+            // What an offset may be wrong by is what two agents may begin apart.
+            let worst = clocks.iter().map(|(_, error)| *error).fold(0.0, f64::max);
+            format!("made inside the cluster by {agents}, which began within {:.1} ms", 2.0 * worst)
+        }
+        _ => format!("made inside the cluster by {agents}"),
+    }
+}
+
 fn with(error: Error, causes: &[String]) -> Error {
     causes.iter().fold(error, |error, cause| error.cause(cause.clone()))
 }
 
 /// Says in `run.json` where settings came from, which agents do not know.
-fn add_to_run(results: &Results, prepared: &Prepared, target: &Target) -> Result<()> {
+fn add_to_run(results: &Results, prepared: &Prepared) -> Result<()> {
     let Some(mut run) = run_dir::read_json::<Value>(&results.run())? else { return Ok(()) };
     run["settings"] = environment::with_sources(&prepared.settings);
-    run["target"] = serde_json::to_value(target).unwrap_or_default();
     run_dir::write_json(&results.run(), &run)
 }
 

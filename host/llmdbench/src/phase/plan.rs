@@ -46,6 +46,9 @@ pub(crate) fn prepare(
     if global.as_script {
         layers.push(experiment::as_script());
     }
+    if let Some(folder) = &experiment.standing {
+        layers.extend(experiment::of_stack(folder)?);
+    }
     let harness = experiment::harness_of(&layers);
     if let (Some(load), Some(flags)) = (load, layers.first_mut()) {
         load.fill_dataset(flags, harness == experiment::FMPERF);

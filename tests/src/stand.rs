@@ -1,6 +1,7 @@
-//! A namespace of a real cluster for one test: an experiment in it, and eyes that are not the program's own.
+//! [`Stand`]: a namespace of a real cluster for one test, an experiment in it, and eyes that are not the program's own.
 
-use acceptance::{Bench, Ended};
+use crate::bench::Bench;
+use crate::program::Ended;
 use cluster::{Access, Cluster, ObjectRef, Owner, Selection};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
@@ -16,9 +17,12 @@ use tokio::runtime::Runtime;
 const HUB: &str = "http://10.231.0.2:5000";
 
 /// A namespace, and a folder in which the program runs.
-pub(crate) struct Stand {
-    pub(crate) bench: Bench,
-    pub(crate) namespace: String,
+#[derive(Debug)]
+pub struct Stand {
+    /// The folder.
+    pub bench: Bench,
+    /// The namespace.
+    pub namespace: String,
     name: String,
     image: String,
     cluster: Cluster,
@@ -26,9 +30,10 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    /// None: there is no cluster.
+    /// A stand whose namespace nobody has made yet. None: there is no cluster.
+    #[must_use]
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-    pub(crate) fn new(name: &str) -> Option<Self> {
+    pub fn new(name: &str) -> Option<Self> {
         let Ok(image) = std::env::var("LLMDBENCH_TEST_IMAGE") else {
             eprintln!(
                 "skipped: LLMDBENCH_TEST_IMAGE is not set; `cargo xtask test --cluster` does"
@@ -40,23 +45,32 @@ impl Stand {
         let runtime = Runtime::new().unwrap();
         let access = Access::Kubeconfig { file: None, context: None };
         let cluster = runtime.block_on(Cluster::connect(&access)).unwrap();
-        let namespace = format!("broken-{name}-{}", std::process::id());
+        let namespace = format!("llmdbench-{name}-{}", std::process::id());
         let name = name.to_owned();
         Some(Self { bench: Bench::new(), namespace, name, image, cluster, runtime })
     }
 
+    /// The image that is tried.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        &self.image
+    }
+
     /// Another folder for the same namespace.
-    pub(crate) fn again(&self) -> Self {
+    #[must_use]
+    pub fn again(&self) -> Self {
         Self::new(&self.name).unwrap()
     }
 
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+    /// Sets a variable of every command.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
         self.bench = std::mem::take(&mut self.bench).env(name, value);
         self
     }
 
     /// Writes `e.yaml`: a small stack, with these changes of the backend's and of all settings.
-    pub(crate) fn experiment(&self, settings: &Value, others: &Value) {
+    pub fn experiment(&self, settings: &Value, others: &Value) {
         let mut whole = json!({
             "name": self.name,
             "deploy": {"method": "standalone", "model": "org/model", "settings": {
@@ -83,56 +97,66 @@ impl Stand {
         self.bench.write("e.yaml", whole.to_string());
     }
 
-    pub(crate) fn standup(&self, steps: &str) -> Ended {
+    /// Carries out steps of `e.yaml`.
+    #[track_caller]
+    pub fn standup(&self, steps: &str) -> Ended {
         self.bench.run(&["standup", "e.yaml", "-s", steps])
     }
 
     /// The run whose label its objects have.
-    pub(crate) fn run(&self) -> String {
+    #[must_use]
+    pub fn run(&self) -> String {
         self.bench.json("w/setup/objects.json")["run"].as_str().unwrap().to_owned()
     }
 
     /// "Deployment", "Service": what the inventory has.
-    pub(crate) fn kinds(&self) -> Vec<String> {
+    #[must_use]
+    pub fn kinds(&self) -> Vec<String> {
         let inventory = self.bench.json("w/setup/objects.json");
         let objects = inventory["objects"].as_array().unwrap().iter();
         objects.map(|object| object["kind"].as_str().unwrap().to_owned()).collect()
     }
 
     /// What has the label of a run, over all kinds and namespaces.
-    pub(crate) fn of_run(&self, run: &str) -> Vec<ObjectRef> {
+    #[must_use]
+    pub fn of_run(&self, run: &str) -> Vec<ObjectRef> {
         let owner = Owner::Run(run.to_owned());
         let found = self.runtime.block_on(self.cluster.find(&owner, &[])).unwrap();
         found.into_iter().map(|found| found.object).collect()
     }
 
     /// Brings in objects of somebody else.
-    pub(crate) fn put(&self, objects: Vec<Value>) {
+    pub fn put(&self, objects: Vec<Value>) {
         let mut done = |_| {};
         let put = self.cluster.apply(objects, &self.namespace, &Owner::Stranger, &mut done);
         self.runtime.block_on(put).unwrap();
     }
 
     /// Objects of a kind in the namespace.
-    pub(crate) fn get(&self, api_version: &str, kind: &str) -> Vec<Value> {
+    #[must_use]
+    pub fn get(&self, api_version: &str, kind: &str) -> Vec<Value> {
         let all = Selection::labelled(api_version, kind, &self.namespace, "");
         self.runtime.block_on(self.cluster.get(&all)).unwrap()
     }
 
-    pub(crate) fn has_namespace(&self) -> bool {
+    /// Whether the namespace is there, and is not going.
+    #[must_use]
+    pub fn has_namespace(&self) -> bool {
         let own = Selection::named("v1", "Namespace", "", &self.namespace);
         let found = self.runtime.block_on(self.cluster.get(&own)).unwrap();
         found.iter().any(|own| own["metadata"]["deletionTimestamp"].is_null())
     }
 
     /// The log of a pod of one container.
-    pub(crate) fn log(&self, pod: &str) -> String {
+    #[must_use]
+    pub fn log(&self, pod: &str) -> String {
         let options = cluster::LogOptions::default();
         self.runtime.block_on(self.cluster.logs(&self.namespace, pod, &options)).unwrap_or_default()
     }
 
     /// Everything in the namespace that is no Secret, as text.
-    pub(crate) fn everything(&self) -> String {
+    #[must_use]
+    pub fn everything(&self) -> String {
         self.runtime.block_on(async {
             let client = kube::Client::try_default().await.unwrap();
             let discovery = Discovery::new(client.clone()).run().await.unwrap();
@@ -155,7 +179,8 @@ impl Stand {
     }
 
     /// Whether an account of the namespace may do something in it.
-    pub(crate) fn may(&self, account: &str, verb: &str, group: &str, resource: &str) -> bool {
+    #[must_use]
+    pub fn may(&self, account: &str, verb: &str, group: &str, resource: &str) -> bool {
         let (resource, part) = resource.split_once('/').unwrap_or((resource, ""));
         let asked = json!({"spec": {
             "user": format!("system:serviceaccount:{}:{account}", self.namespace),
@@ -175,7 +200,8 @@ impl Stand {
 
     /// The variables of a person who has the rights of an account of this namespace, which is made. None: the
     /// certificate of the cluster's authority lies in no file.
-    pub(crate) fn login(&self, account: &str) -> Option<[(&'static str, String); 3]> {
+    #[must_use]
+    pub fn login(&self, account: &str) -> Option<[(&'static str, String); 3]> {
         let kubeconfig = PathBuf::from(std::env::var_os("KUBECONFIG")?);
         let authority = kubeconfig.parent()?.join("pki/ca.crt");
         if !authority.exists() {
@@ -198,8 +224,22 @@ impl Stand {
         ])
     }
 
+    /// Deletes a pod at once, as a node that goes away does.
+    pub fn delete_pod(&self, name: &str) {
+        self.runtime.block_on(async {
+            let client = kube::Client::try_default().await.unwrap();
+            let pods: Api<kube::api::DynamicObject> = Api::namespaced_with(
+                client,
+                &self.namespace,
+                &kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Pod>(&()),
+            );
+            pods.delete(name, &DeleteParams::default().grace_period(0)).await.unwrap();
+        });
+    }
+
     /// A pod of the program's image that carries out a command.
-    pub(crate) fn pod(&self, name: &str, command: &str) -> Value {
+    #[must_use]
+    pub fn pod(&self, name: &str, command: &str) -> Value {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
@@ -211,7 +251,8 @@ impl Stand {
     }
 
     /// Whether this is the cluster of `tests/cluster`, which has a hub.
-    pub(crate) fn has_hub(&self) -> bool {
+    #[must_use]
+    pub fn has_hub(&self) -> bool {
         self.cluster.server() == "https://10.231.0.2:6443"
     }
 }

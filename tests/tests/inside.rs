@@ -1,0 +1,240 @@
+//! Load from inside a real cluster: agents in pods send what one process would, whatever happens to one of them, to
+//! the controller, or to the way between them.
+//!
+//! It needs the cluster of KUBECONFIG, and the image of LLMDBENCH_TEST_IMAGE, without which all is skipped.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
+use acceptance::{Ended, Log, Running, Stand, plugin};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A stand with an experiment whose load is these stages.
+fn stand(name: &str, stages: &Value) -> Option<Stand> {
+    let stand = Stand::new(name)?.env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user");
+    experiment(&stand, stages);
+    Some(stand)
+}
+
+fn experiment(stand: &Stand, stages: &Value) {
+    stand.experiment(
+        &json!({}),
+        &json!({
+            "harness": {"settings": {"stages": stages}},
+            "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
+            "load": {"image": stand.image(), "cpu": "50m", "memory": "256Mi"},
+        }),
+    );
+}
+
+/// Waits for something that a command under way does.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_secs(90), "{what} does not happen");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Load that was made, whatever a busy machine makes of its verdict.
+#[track_caller]
+fn measured(ended: Ended) -> Ended {
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    ended
+}
+
+fn has_begun(journal: &Path) -> bool {
+    std::fs::read_to_string(journal).is_ok_and(|text| text.contains("\"id\""))
+}
+
+/// Stage, number, session, and when the schedule wanted it after the begin of the stage.
+fn schedule(stand: &Stand, results: &str) -> BTreeSet<(u64, u64, u64, u64)> {
+    let text = stand.bench.read(&format!("w/{results}/records.jsonl"));
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let begin = |stage: &Value| {
+        let begins = lines.iter().find(|l| l["phase"] == "begin" && l["stage"] == *stage).unwrap();
+        begins["at"].as_u64().unwrap()
+    };
+    lines
+        .iter()
+        .filter(|line| line["id"].is_u64())
+        .map(|line| {
+            let number = |key: &str| line[key].as_u64().unwrap();
+            (
+                number("stage"),
+                number("id"),
+                number("session"),
+                number("due") - begin(&line["stage"]),
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn bench_does_it_all_inside_and_leaves_nothing_but_what_was_prepared() {
+    let Some(stand) = stand("bench", &json!([{"rate": 20, "for": "3s"}])) else { return };
+    let stand = stand.env("LLMDBENCH_API_KEY", "sk-secret-of-the-user");
+    stand.put(vec![
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": stand.namespace}}),
+    ]);
+    stand.put(vec![
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "of-somebody"}}),
+    ]);
+    stand.standup("5").expect(0);
+    // The stack of one and the load of the other go under one name, which nothing has at the end.
+    let ended = measured(stand.bench.run(&["bench", "e.yaml", "--workdir", "b"]));
+    let ended = ended.says("1 agent in");
+    assert!(!ended.stderr.contains("forwards"), "{}", ended.stderr);
+    let run: Value = stand.bench.json("b/results/run.json");
+    assert_eq!(run["target"]["within"]["kind"], "Service");
+    let agent = &run["agents"][0];
+    assert!(agent["image"].as_str().unwrap().contains("sha256:"), "{agent}");
+    assert!(agent["clock_error_ms"].as_f64().unwrap() >= 0.0, "{agent}");
+    let log = Log::read(&stand.bench.path("b/results/records.jsonl"));
+    assert_eq!(log.records.len(), 60);
+    assert!(log.records.iter().all(|record| record.error.is_none()));
+    assert!(stand.bench.path("b/results/server_metrics.jsonl").exists());
+    assert!(stand.bench.path("b/results/agents/0/agent.log").exists());
+    assert!(stand.bench.path("b/analysis/report.html").exists());
+
+    let of_run: Value = stand.bench.json("b/setup/objects.json");
+    assert!(stand.of_run(of_run["run"].as_str().unwrap()).is_empty());
+    assert_eq!(
+        stand
+            .get("v1", "ConfigMap")
+            .iter()
+            .filter(|m| m["metadata"]["name"] == "of-somebody")
+            .count(),
+        1
+    );
+    let job = stand.bench.read("b/results/agents/job.json");
+    assert!(job.contains("\"automountServiceAccountToken\": false"), "{job}");
+    for path in stand.bench.files() {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+        for secret in ["hf_secret_of_the_user", "sk-secret-of-the-user"] {
+            assert!(!text.contains(secret), "{}", path.display());
+        }
+    }
+    assert!(!stand.everything().contains("sk-secret-of-the-user"));
+}
+
+#[test]
+fn four_agents_send_what_one_sends_and_their_throughputs_add_up() {
+    let stages = json!([
+        {"rate": 40, "for": "3s", "arrival": "poisson"},
+        {"rate": 30, "requests": 50, "arrival": "constant"},
+    ]);
+    let Some(stand) = stand("four", &stages) else { return };
+    stand.standup("5-8").expect(0);
+    measured(stand.bench.run(&["run", "e.yaml"]));
+    drop(measured(stand.bench.run(&["run", "e.yaml", "-j", "4"])).says("4 agents in"));
+    let (one, four) = (schedule(&stand, "results"), schedule(&stand, "results/2"));
+    assert!(one.len() > 120, "{}", one.len());
+    assert_eq!(one, four);
+    let throughput = |folder: &str| {
+        let summary = stand.bench.json(&format!("w/{folder}/data/summary.json"));
+        summary["stages"][0]["metrics"]["request_throughput"]["value"].as_f64().unwrap()
+    };
+    let (one, four) = (throughput("analysis"), throughput("analysis/2"));
+    assert!((four / one - 1.0).abs() < 0.1, "{one} {four}");
+    let agents: Value = stand.bench.json("w/results/2/agents.json");
+    assert_eq!(agents["agents"].as_array().unwrap().len(), 4);
+    // Data and plugins of the user's own reach the agents.
+    stand.bench.write("d.json", r#"[{"id": "a", "conversations": [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "It is that."}]}]"#);
+    let words = plugin("example-plugins", "rust-workload");
+    let load = ["--rate", "10", "--requests", "6"];
+    let foreign = [&["run", "--plugin", &words], &load[..]].concat();
+    measured(stand.bench.run(&foreign));
+    let run: Value = stand.bench.json("w/results/3/run.json");
+    assert_eq!(run["triple"]["workload"], "greetings");
+    measured(stand.bench.run(&[&["run", "--dataset", "d.json"], &load[..]].concat()));
+    stand.bench.run(&["run", "e.yaml", "-j", "1001"]).expect(2).says("1 to 1000 can");
+    let few = ["run", "--concurrency", "2", "--requests", "9", "-j", "3"];
+    stand.bench.run(&few).expect(2).says("which 3 agents cannot share");
+    let here = ["run", "--load-from", "here", "--rate", "5", "--requests", "5"];
+    drop(measured(stand.bench.run(&here)).says("forwards"));
+    let report = stand.bench.read("w/analysis/5/report.html");
+    assert!(report.contains("a port forwarded by the API server"));
+}
+
+#[test]
+fn an_agent_that_goes_away_is_named_and_what_was_measured_is_kept() {
+    let Some(stand) = stand("lost", &json!([{"rate": 30, "for": "10s"}])) else { return };
+    stand.standup("5-8").expect(0);
+    let running = stand.bench.start(&["run", "e.yaml", "-j", "3"]);
+    let journal = stand.bench.path("w/results/agents/1/records.jsonl");
+    until("a record", || has_begun(&journal));
+    let pods = stand.get("v1", "Pod");
+    let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
+    let second = pods
+        .iter()
+        .find(|pod| pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "1");
+    let second = name(second.unwrap());
+    stand.delete_pod(&second);
+    let ended = running.wait().expect(4);
+    let ended = ended.says("agent 1 of 3 was lost").says(&second).says("partial");
+    drop(ended);
+    let log = Log::read(&stand.bench.path("w/results/records.jsonl"));
+    let of = |shard: u64| log.records.iter().filter(|record| record.session % 3 == shard).count();
+    assert_eq!((of(0), of(2)), (100, 100));
+    assert!((1..100).contains(&of(1)), "{}", of(1));
+    assert_eq!(stand.bench.summary()["partial"], true);
+    assert!(stand.bench.read("w/analysis/report.html").contains("agent 1 of 3 was lost"));
+    assert!(stand.get("batch/v1", "Job").is_empty());
+}
+
+#[test]
+fn agents_go_on_without_their_controller_and_another_collects_everything() {
+    let Some(stand) = stand("attach", &json!([{"rate": 20, "for": "8s"}])) else { return };
+    stand.standup("5-8").expect(0);
+    let running = stand.bench.start(&["run", "e.yaml", "-j", "2"]);
+    let journal = stand.bench.path("w/results/agents/0/records.jsonl");
+    until("a record", || has_begun(&journal));
+    running.signal(Signal::SIGKILL);
+    drop(running.wait());
+    let status = stand.bench.run(&["status"]).expect(0);
+    assert!(status.stdout.contains("`llmdbench run --attach` collects it"), "{}", status.stdout);
+    drop(measured(stand.bench.run(&["run", "--attach"])).says("attached to 2 agents"));
+    let log = Log::read(&stand.bench.path("w/results/records.jsonl"));
+    assert_eq!(log.records.len(), 160);
+    assert_eq!(stand.bench.summary()["partial"], false);
+    stand.bench.run(&["run", "--attach"]).expect(2).says("no agents of");
+    stand.bench.run(&["teardown", "-d"]).expect(0);
+    assert!(stand.of_run(&stand.run()).is_empty());
+}
+
+#[test]
+fn an_interruption_ends_the_load_in_an_orderly_way_and_takes_the_agents_down() {
+    let Some(stand) = stand("interrupt", &json!([{"rate": 20, "for": "60s"}])) else { return };
+    stand.standup("5-8").expect(0);
+    let running = stand.bench.start(&["run", "e.yaml", "-j", "2"]);
+    let journal = stand.bench.path("w/results/agents/0/records.jsonl");
+    until("a record", || has_begun(&journal));
+    running.signal(Signal::SIGINT);
+    drop(running.wait().expect(130).says("what was measured is kept"));
+    assert!(!Log::read(&stand.bench.path("w/results/records.jsonl")).records.is_empty());
+    assert!(stand.get("batch/v1", "Job").is_empty());
+}
+
+#[test]
+fn two_loads_at_a_time_on_one_stack_do_not_disturb_each_other() {
+    let Some(stand) = stand("two", &json!([{"rate": 15, "for": "4s"}])) else { return };
+    stand.standup("5-8").expect(0);
+    let target: Value = stand.bench.json("w/target.json");
+    let url = target["endpoints"][0].as_str().unwrap().to_owned();
+    let begin = |folder: &str| -> Running {
+        let to = ["--endpoint", &url, "--model", "org/model", "--load-from", "cluster"];
+        stand.bench.start(&[&["run", "e.yaml", "--workdir", folder], &to[..]].concat())
+    };
+    let both = [begin("a"), begin("b")];
+    for (running, folder) in both.into_iter().zip(["a", "b"]) {
+        measured(running.wait());
+        let log = Log::read(&stand.bench.path(&format!("{folder}/results/records.jsonl")));
+        assert_eq!(log.records.len(), 60, "{folder}");
+        assert!(log.records.iter().all(|record| record.error.is_none()), "{folder}");
+    }
+    stand.bench.run(&["smoketest"]).expect(0);
+}

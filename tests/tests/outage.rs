@@ -1,0 +1,58 @@
+//! A cluster whose API server goes away while load is made inside it. It stands alone, since nothing else works
+//! meanwhile, and needs the cluster of `tests/cluster`, whose parts it can stop.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
+use acceptance::{Log, Stand, root};
+use serde_json::{Value, json};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn cluster(order: &str) {
+    let script = root().join("tests/cluster/cluster");
+    let ended = Command::new(script).args([order, "apiserver"]).output().unwrap();
+    assert!(ended.status.success(), "{order}: {}", String::from_utf8_lossy(&ended.stderr));
+}
+
+/// Starts the API server again, whatever happens.
+struct Outage;
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        cluster("start");
+    }
+}
+
+#[test]
+fn no_record_is_lost_while_the_api_server_is_away() {
+    let Some(stand) = Stand::new("outage").filter(Stand::has_hub) else { return };
+    let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
+    stand.experiment(
+        &json!({}),
+        &json!({
+            "harness": {"settings": {"stages": [{"rate": 20, "for": "12s"}, {"rate": 30, "for": "8s"}]}},
+            "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
+            "load": {"image": stand.image(), "cpu": "50m", "memory": "256Mi"},
+        }),
+    );
+    stand.standup("5-8").expect(0);
+    let running = stand.bench.start(&["run", "e.yaml", "-j", "2"]);
+    let journal = stand.bench.path("w/results/agents/0/records.jsonl");
+    let since = Instant::now();
+    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"id\"")) {
+        assert!(since.elapsed() < Duration::from_secs(90), "no record comes");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    cluster("stop");
+    let outage = Outage;
+    std::thread::sleep(Duration::from_secs(20));
+    drop(outage);
+    let ended = running.wait();
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    let log = Log::read(&stand.bench.path("w/results/records.jsonl"));
+    assert_eq!(log.records.len(), 12 * 20 + 8 * 30);
+    assert_eq!(stand.bench.summary()["partial"], false);
+    let agents: Value = stand.bench.json("w/results/agents.json");
+    let broke = |agent: &Value| agent["reconnected"].as_u64().unwrap() > 0;
+    assert!(agents["agents"].as_array().unwrap().iter().all(broke), "{agents}");
+}
