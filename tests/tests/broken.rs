@@ -236,7 +236,8 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
     assert!(ended.stdout.contains("the rest of them gives the target"), "{}", ended.stdout);
     stand.standup("6").expect(0).says("Deployment");
     let ended = stand.standup("08_smoketest").expect(0);
-    ended.says("smoketest: pod ").says("smoketest: http://vllm-standalone-model.broken-steps-");
+    let service = format!("smoketest: http://vllm-standalone-model.{}.svc", stand.namespace);
+    ended.says("smoketest: pod ").says(&service);
 
     let checks = stand.bench.json("w/setup/smoketest.json")["checks"].clone();
     let places: Vec<&str> =
@@ -314,7 +315,7 @@ fn what_another_run_has_is_neither_taken_over_nor_torn_down() {
 
     // The namespace and its volumes are prepared for both.
     let ended = two.bench.run(&["teardown", "-d"]).expect(0);
-    ended.says(&format!("stays, for Deployment {}/", one.namespace)).says(&one.run());
+    ended.says(&format!("stays, for Service {}/", one.namespace)).says(&one.run());
     let has_all =
         || one.get("v1", "PersistentVolumeClaim").len() + one.get("apps/v1", "Deployment").len();
     assert_eq!(has_all(), 2);
