@@ -96,7 +96,22 @@ impl Bench {
         self.start_as(&path, args).wait()
     }
 
+    /// Starts the program with further variables.
+    pub fn start_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Running {
+        self.start_program(&program(), variables, args)
+    }
+
+    /// Runs the program with further variables to its end.
+    #[track_caller]
+    pub fn run_with(&self, variables: &[(&str, &str)], args: &[&str]) -> Ended {
+        self.start_with(variables, args).wait()
+    }
+
     fn start_as(&self, program: &Path, args: &[&str]) -> Running {
+        self.start_program(program, &[], args)
+    }
+
+    fn start_program(&self, program: &Path, more: &[(&str, &str)], args: &[&str]) -> Running {
         let mut command = Command::new(program);
         command.current_dir(self.dir.path()).args(args);
         // Settings of the person who runs the tests are not part of them.
@@ -109,6 +124,7 @@ impl Bench {
         // What the machine's owner has measured is no part of a test.
         command.env("LLMDBENCH_CONTROL_DATA_DIR", "data");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.envs(more.iter().copied());
         Running::start(&mut command)
     }
 

@@ -87,6 +87,7 @@ fn the_list_of_plugins_has_the_built_in_ones_and_those_given() {
         ("deployer", "backend"),
         ("fmperf-compat", "harness"),
         ("local", "backend"),
+        ("modelservice", "backend"),
         ("sharegpt", "workload"),
         ("stages", "harness"),
         ("standalone", "backend"),
@@ -95,7 +96,7 @@ fn the_list_of_plugins_has_the_built_in_ones_and_those_given() {
         ("staircase", "harness"),
     ];
     assert_eq!(names, right);
-    for (name, _) in &names[..8] {
+    for (name, _) in &names[..9] {
         let page = bench.run(&["plugin", "inspect", name]).expect(0).stdout;
         for part in ["imports", "permissions", "settings as a"] {
             assert!(page.contains(part), "{page}");

@@ -135,7 +135,7 @@ fn a_missing_experiment() {
     assert_snapshot!(said(&[("quick.yaml", "deploy: {endpoint: 'http://127.0.0.1:9', model: m}\n")], &[], &["plan", "quik.yaml"]), @r#"
     error: there is no experiment file `quik.yaml`
       hint: did you mean `./quick.yaml`?
-      hint: the built-in ones are quickstart
+      hint: the built-in ones are kubernetes, kubernetes-stacks, quickstart
     exit 2
     "#);
 }
@@ -222,7 +222,7 @@ fn an_unknown_plugin() {
     assert_snapshot!(plan_with("workload: {plugin: synthetc}\n"), @r#"
     error: e.yaml:3:12: there is no plugin `synthetc`
       hint: the nearest name is `synthetic`
-      hint: known are deployer, fmperf-compat, local, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
+      hint: known are deployer, fmperf-compat, local, modelservice, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
     exit 2
     "#);
 }
@@ -232,7 +232,7 @@ fn an_unknown_backend() {
     assert_snapshot!(plan("deploy: {method: locl, model: m}\nharness: {settings: {stages: [{concurrency: 1, requests: 1}]}}\n"), @r#"
     error: e.yaml:1:10: there is no plugin `locl`
       hint: the nearest name is `local`
-      hint: known are deployer, fmperf-compat, local, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
+      hint: known are deployer, fmperf-compat, local, modelservice, sharegpt, stages, standalone, synthetic, trace; others are given with --plugin FILE.wasm
     exit 2
     "#);
 }

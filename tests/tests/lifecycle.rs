@@ -60,6 +60,24 @@ fn assert_torn_down(bench: &Bench, pid: i32) {
 }
 
 #[test]
+fn several_models_get_a_run_each_whatever_becomes_of_the_others() {
+    let bench = bench(&experiment(20, "1s", "{ttft: 20ms, itl: 1ms}"));
+    let ended = bench.run(&["bench", "e.yaml", "-m", "a,b"]).expect(0);
+    ended.says("stack 1 of 2: local-a").says("stack 2 of 2: local-b").says("all runs: w");
+    for (folder, model) in [("local-a", "a"), ("local-b", "b")] {
+        let run: Value = bench.json(&format!("w/{folder}/results/run.json"));
+        assert_eq!(run["target"]["model"], model, "{run:#}");
+        assert!(bench.path(&format!("w/{folder}/analysis/data/summary.json")).is_file());
+    }
+    // The first has a folder in which something stands.
+    bench.run(&["standup", "e.yaml", "-m", "a", "--workdir", "w2/local-a"]).expect(0);
+    let ended = bench.run(&["bench", "e.yaml", "-m", "a,b", "--workdir", "w2"]).expect(2);
+    ended.says("something stands already");
+    assert!(bench.path("w2/local-b/analysis/data/summary.json").is_file());
+    bench.run(&["teardown", "--workdir", "w2/local-a"]).expect(0);
+}
+
+#[test]
 fn bench_does_it_all_and_leaves_every_file() {
     let bench = bench(&experiment(20, "2s", "{ttft: 50ms, itl: 5ms}"));
     let ended = bench.run(&["bench", "e.yaml"]).expect(0);

@@ -51,7 +51,7 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let image = std::env::var(IMAGE).unwrap_or_else(|_| image::NAME.to_owned());
     if std::env::var_os("KUBECONFIG").is_some() {
         say(&format!(
-            "xtask: testing on the cluster of KUBECONFIG with the image {image}; {IMAGE} names another"
+            "xtask: testing on the cluster of KUBECONFIG with the image {image}, which {IMAGE} names, and helm of PATH"
         ));
         return carry_out(tests(arguments).env(IMAGE, image));
     }
@@ -63,8 +63,12 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let kubeconfig = line.rsplit('=').next().unwrap_or_default();
     let name = image::NAME.trim_start_matches("localhost/");
     let pushed = carry_out(script().arg("push").arg(file).arg(name));
+    // Helm is built beside the cluster.
+    let run = Path::new(kubeconfig).parent().unwrap_or(Path::new(""));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", run.with_file_name("bin").display());
     let mut tests = tests(arguments);
-    tests.env("KUBECONFIG", kubeconfig).env(IMAGE, image::NAME);
+    tests.env("KUBECONFIG", kubeconfig).env(IMAGE, image::NAME).env("PATH", path);
     let tested = pushed.and_then(|()| carry_out(&mut tests));
     if !stays {
         carry_out(script().arg("down"))?;
@@ -75,7 +79,10 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
 fn tests(arguments: &[&str]) -> Command {
     let mut command = cargo();
     command.args(["test", "--package", "cluster", "--package", "acceptance"]);
-    command.args(["--test", "real", "--test", "kubernetes", "--test", "broken"]).args(arguments);
+    for name in ["real", "kubernetes", "broken", "charts", "inside", "outage"] {
+        command.args(["--test", name]);
+    }
+    command.args(arguments);
     command
 }
 

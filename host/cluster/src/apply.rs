@@ -5,7 +5,7 @@ use crate::connection::{Cluster, Kind, request};
 use crate::error::{Error, Result, has_code};
 use crate::object::{ObjectRef, Owner, Selection, rank};
 use kube::api::{Patch, PatchParams};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// So long a definition of a kind may take until the API server serves it.
@@ -70,6 +70,33 @@ impl Cluster {
             done(self.apply_one(&reference, object, namespace, owner).await?);
         }
         Ok(())
+    }
+
+    /// Puts the owner's label on an object that others made for it. Gives whether it has it now: what is not there, or
+    /// belongs to another owner, gets none.
+    ///
+    /// # Errors
+    /// When the label cannot be one, or the API server refuses.
+    pub async fn label(&self, object: &ObjectRef, namespace: &str, owner: &Owner) -> Result<bool> {
+        let kind = match self.kind(&object.api_version, &object.kind).await {
+            Ok(kind) => kind,
+            Err(Error::UnknownKind { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let within = object.namespace.as_deref().unwrap_or(namespace);
+        let api = self.api(&kind, Some(within));
+        let found = api.get_opt(&object.name).await.map_err(request("get", object))?;
+        let found = found.map(|found| Owner::of(&kind.value(found)));
+        if found.as_ref() == Some(owner) || found != Some(Owner::Stranger) {
+            return Ok(found.as_ref() == Some(owner));
+        }
+        let mut patch = json!({});
+        owner.mark(&mut patch)?;
+        let patched = api.patch(&object.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        match patched {
+            Err(error) if has_code(&error, 404) => Ok(false),
+            patched => patched.map(|_| true).map_err(request("label", object)),
+        }
     }
 
     async fn apply_one(

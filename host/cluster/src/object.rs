@@ -135,7 +135,8 @@ impl fmt::Display for Owner {
 
 impl Owner {
     /// Whom an object says that it belongs to.
-    pub(crate) fn of(object: &Value) -> Self {
+    #[must_use]
+    pub fn of(object: &Value) -> Self {
         let labels = &object["metadata"]["labels"];
         match (labels[RUN_LABEL].as_str(), labels[PREPARED_LABEL].as_str()) {
             (Some(id), _) => Self::Run(id.to_owned()),

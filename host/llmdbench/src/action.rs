@@ -78,8 +78,11 @@ pub(crate) struct Manifest {
 pub(crate) struct RemoteManifest {
     /// As [`Manifest::file`].
     pub(crate) file: String,
-    /// An https URL.
+    /// An https URL, or the path of a file of the user.
     pub(crate) source: String,
+    /// It is a file of the user.
+    #[serde(default)]
+    pub(crate) is_file: bool,
     /// SHA-256 of what must come. None: not checked.
     pub(crate) sha256: Option<String>,
 }
@@ -212,38 +215,8 @@ impl Action {
                     ),
                 }
             }
-            Self::Helm(release) => {
-                let mut command =
-                    format!("helm upgrade --install {} {}", release.name, release.chart);
-                let mut option = |name: &str, value: &str| {
-                    command.push_str(&format!(" --{name} {value}"));
-                };
-                if let Some(repo) = &release.repo {
-                    option("repo", repo);
-                }
-                if let Some(version) = &release.version {
-                    option("version", version);
-                }
-                option("namespace", &within(&release.namespace));
-                if release.namespace.is_some() {
-                    command.push_str(" --create-namespace");
-                }
-                let mut option = |name: &str, value: &str| {
-                    command.push_str(&format!(" --{name} {value}"));
-                };
-                if let Some(values) = &release.values {
-                    option("values", &format!("{YAMLS}/{}", values.file));
-                }
-                option("timeout", &format!("{}s", release.timeout.as_secs()));
-                command
-            }
-            Self::Uninstall(release) => {
-                format!(
-                    "helm uninstall {} --namespace {}",
-                    release.name,
-                    within(&release.namespace)
-                )
-            }
+            Self::Helm(release) => helm(&release.arguments(namespace)),
+            Self::Uninstall(release) => helm(&release.arguments(namespace)),
             Self::Secret(secret) => {
                 let entries: Vec<String> = secret
                     .entries
@@ -283,6 +256,52 @@ impl Action {
             _ => None,
         }
     }
+}
+
+/// So long an uninstallation may take.
+pub(crate) const UNINSTALL: Duration = Duration::from_secs(300);
+
+impl Release {
+    /// The arguments of helm that install or upgrade it, in the run folder. It is not waited for
+    /// what it makes: the steps do that, and see why it does not come up.
+    pub(crate) fn arguments(&self, namespace: &str) -> Vec<String> {
+        let mut arguments = words(&["upgrade", "--install", &self.name, &self.chart]);
+        let mut option = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                arguments.extend(words(&[name, value]));
+            }
+        };
+        option("--repo", self.repo.as_deref());
+        option("--version", self.version.as_deref());
+        option("--namespace", Some(self.namespace.as_deref().unwrap_or(namespace)));
+        let values = self.values.as_ref().map(|values| format!("{YAMLS}/{}", values.file));
+        option("--values", values.as_deref());
+        option("--timeout", Some(&format!("{}s", self.timeout.as_secs())));
+        if self.namespace.is_some() {
+            arguments.push("--create-namespace".to_owned());
+        }
+        arguments
+    }
+}
+
+impl ReleaseRef {
+    /// The arguments of helm that uninstall it and wait until everything of it is gone.
+    pub(crate) fn arguments(&self, namespace: &str) -> Vec<String> {
+        let mut arguments = words(&["uninstall", &self.name, "--namespace"]);
+        arguments.push(self.namespace.as_deref().unwrap_or(namespace).to_owned());
+        arguments.extend(words(&["--ignore-not-found", "--wait", "--cascade", "foreground"]));
+        arguments.extend(words(&["--timeout", &format!("{}s", UNINSTALL.as_secs())]));
+        arguments
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// The command that runs helm with these arguments.
+pub(crate) fn helm(arguments: &[String]) -> String {
+    format!("helm {}", arguments.join(" "))
 }
 
 /// Where the files of a plan lie, from the run folder.
@@ -414,8 +433,10 @@ mod tests {
                 namespace: Some("other".into()),
                 timeout: Duration::from_secs(60),
             }),
-            "helm upgrade --install llm-d llm-d --version 1.0.17 --namespace other --create-namespace --timeout 60s",
-            Some("helm uninstall llm-d --namespace other"),
+            "helm upgrade --install llm-d llm-d --version 1.0.17 --namespace other --timeout 60s --create-namespace",
+            Some(
+                "helm uninstall llm-d --namespace other --ignore-not-found --wait --cascade foreground --timeout 300s",
+            ),
         );
         check(
             Action::Secret(Secret {

@@ -143,7 +143,7 @@ pub(crate) fn choose(
                 problems.extend(error.problems);
                 Default::default()
             });
-        for (pointer, file) in inputs.iter().filter(|(_, file)| !file.is_file()) {
+        for (pointer, file) in inputs.iter().filter(|(_, file)| !file.exists()) {
             if profiles.contains_key(pointer) {
                 continue;
             }

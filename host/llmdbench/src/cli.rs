@@ -35,7 +35,7 @@ pub(crate) struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Make a plugin known, and use it for each kind it exports unless the settings name another
     #[arg(long = "plugin", value_name = "FILE.wasm", global = true)]

@@ -12,6 +12,7 @@ pub(crate) mod plugin;
 pub(crate) mod reference;
 pub(crate) mod run;
 pub(crate) mod scenario;
+pub(crate) mod several;
 pub(crate) mod sim;
 pub(crate) mod smoketest;
 pub(crate) mod standup;

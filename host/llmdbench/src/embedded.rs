@@ -49,8 +49,14 @@ pub(crate) const PROFILES: &[(&str, &str)] = &[
 ];
 
 /// Experiments: the file's name and its text.
-pub(crate) const EXPERIMENTS: &[(&str, &str)] =
-    &[("quickstart.yaml", include_str!("../../../examples/experiments/quickstart.yaml"))];
+pub(crate) const EXPERIMENTS: &[(&str, &str)] = &[
+    ("kubernetes.yaml", include_str!("../../../examples/experiments/kubernetes.yaml")),
+    (
+        "kubernetes-stacks.yaml",
+        include_str!("../../../examples/experiments/kubernetes-stacks.yaml"),
+    ),
+    ("quickstart.yaml", include_str!("../../../examples/experiments/quickstart.yaml")),
+];
 
 /// A file's name without what says its kind.
 pub(crate) fn stem(file: &str) -> &str {

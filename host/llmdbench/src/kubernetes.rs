@@ -1,10 +1,11 @@
 //! Carries out in a cluster what actions say, and remembers what was put there: `setup/objects.json`.
 
+mod published;
 mod removal;
 
 pub(crate) use removal::Removed;
 
-use crate::action::{self, Action, Manifest};
+use crate::action::{self, Action, Manifest, ReleaseRef};
 use crate::document::Document;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
@@ -39,6 +40,9 @@ pub(crate) struct Inventory {
     namespaces: Vec<String>,
     /// In the order of their application.
     pub(crate) objects: Vec<Recorded>,
+    /// The run's releases of charts, in the order of their installation.
+    #[serde(default)]
+    pub(crate) releases: Vec<ReleaseRef>,
 }
 
 /// An object that was put there.
@@ -64,9 +68,15 @@ impl Inventory {
             .map(|recorded| &recorded.object)
     }
 
+    /// The names of everything that goes with the run, releases first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        let releases = self.releases.iter().map(published::shown);
+        releases.chain(self.standing().map(ToString::to_string))
+    }
+
     /// Whether a teardown has something to remove.
     pub(crate) fn has_some(&self, deep: bool) -> bool {
-        self.objects.iter().any(|recorded| deep || !recorded.is_prepared)
+        !self.releases.is_empty() || self.objects.iter().any(|r| deep || !r.is_prepared)
     }
 
     fn add(&mut self, applied: Applied, is_prepared: bool) {
@@ -86,6 +96,9 @@ impl Inventory {
 /// A cluster, and what a run has in it.
 pub(crate) struct Kubernetes {
     cluster: Cluster,
+    access: Access,
+    /// The name or the path of helm.
+    helm: String,
     runtime: Runtime,
     /// Of objects that name none.
     namespace: String,
@@ -124,7 +137,8 @@ impl Kubernetes {
         let namespaces = namespaces.iter().filter_map(|path| settings.text(path));
         let mut namespaces: Vec<String> = namespaces.map(str::to_owned).collect();
         namespaces.dedup();
-        Ok(Self { cluster, runtime, namespace: namespace.to_owned(), namespaces })
+        let helm = helm_of(settings).to_owned();
+        Ok(Self { cluster, access, helm, runtime, namespace: namespace.to_owned(), namespaces })
     }
 
     /// Connects to the cluster in which a run folder has something standing; another one is refused.
@@ -145,19 +159,21 @@ impl Kubernetes {
     pub(crate) fn carry_out(
         &self,
         action: &Action,
+        owner: &Owner,
         run: &str,
-        is_prepared: bool,
         secrets: &Secrets,
         dir: &RunDir,
         printer: &Printer,
     ) -> Result<String> {
         interrupt::check()?;
-        let owner = if is_prepared { Owner::Prepared } else { Owner::Run(run.to_owned()) };
         match action {
+            Action::Helm(release) => self.install(release, owner, run, dir, printer),
+            Action::Uninstall(release) => self.uninstall_own(release, owner, dir),
+            Action::ApplyRemote(remote) => self.apply_published(remote, dir),
             Action::Apply(manifest) => {
                 run_dir::write(&dir.yaml(&manifest.file), manifest.yaml.as_bytes())?;
                 let objects = Document::values(&manifest.file, &manifest.yaml)?;
-                self.apply(objects, &self.namespace, &owner, run, dir)
+                self.apply(objects, &self.namespace, owner, run, dir)
             }
             Action::Secret(secret) => {
                 let mut data = json!({});
@@ -173,7 +189,7 @@ impl Kubernetes {
                     "metadata": {"name": secret.name}, "stringData": data,
                 });
                 let within = secret.namespace.as_deref().unwrap_or(&self.namespace);
-                self.apply(vec![object], within, &owner, run, dir)
+                self.apply(vec![object], within, owner, run, dir)
             }
             Action::Wait(wait) => {
                 let until = condition(&wait.until);
@@ -187,7 +203,7 @@ impl Kubernetes {
                 let selection = self.selection(objects);
                 let found = self.finish(self.cluster.get(&selection))?;
                 let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
-                let removal = self.remove(&found, &owner, &mut |_| {})?;
+                let removal = self.remove(&found, owner, &mut |_| {})?;
                 match removal.left.first() {
                     Some(left) => {
                         Err(Error::new(Exit::Standup, format!("failed to delete {}", left.object))
@@ -370,13 +386,21 @@ impl Kubernetes {
         let run = Owner::Run(inventory.run.clone());
         // What was applied in the moment in which a command was killed is found by its label.
         let namespaces = inventory.objects.iter().filter_map(|r| r.object.namespace.clone());
-        let namespaces: Vec<String> = namespaces.collect();
+        let of_releases = inventory.releases.iter().filter_map(|r| r.namespace.clone());
+        let namespaces: Vec<String> = namespaces.chain(of_releases).collect();
         let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        let found = self.finish(self.cluster.find(&run, &namespaces))?;
+        let mut found = self.finish(self.cluster.find(&run, &namespaces))?;
+        let labelled = found.iter().map(|found| &found.object);
+        let mut all = self.uninstall_all(inventory, labelled, dir, printer)?;
+        if !all.removed.is_empty() {
+            // What is left of a release is not helm's to remove: what hooks made, what charts say is to be kept.
+            found = self.finish(self.cluster.find(&run, &namespaces))?;
+        }
+        // Of a release that could not be uninstalled nothing is taken away behind helm's back.
+        found.retain(|found| all.left.is_empty() && !published::keeps_a_release(&found.object));
         for found in found.into_iter().filter(|found| !found.is_made) {
             inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
         }
-        let mut all = Removed::default();
         let own: Vec<ObjectRef> = inventory.standing().cloned().collect();
         self.take_away(own, &run, inventory, &mut all, dir, printer)?;
         if deep {
@@ -443,13 +467,9 @@ impl Kubernetes {
     }
 }
 
-/// What of an action no cluster is asked for yet. None: it is carried out.
-pub(crate) fn unsupported(action: &Action) -> Option<&'static str> {
-    match action {
-        Action::Helm(_) | Action::Uninstall(_) => Some("install charts with helm"),
-        Action::ApplyRemote(_) => Some("apply what others publish"),
-        _ => None,
-    }
+/// The name or the path of helm, as the user has it.
+pub(crate) fn helm_of(settings: &Settings) -> &str {
+    settings.text("control.helm").unwrap_or("helm")
 }
 
 /// Whether the objects of a manifest can be read.

@@ -14,6 +14,7 @@ mod embedded;
 mod error;
 mod experiment;
 mod grants;
+mod helm;
 mod host_facts;
 mod interrupt;
 mod kubernetes;

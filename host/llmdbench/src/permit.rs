@@ -36,6 +36,8 @@ fn wanted(action: &Action, namespace: &str) -> std::result::Result<Vec<Grant>, S
                 .collect()
         }
         Action::Apply(manifest) => objects_in(manifest, namespace)?,
+        // A file that the user attached needs no way out.
+        Action::ApplyRemote(remote) if remote.is_file => Vec::new(),
         Action::ApplyRemote(remote) => match url::Url::parse(&remote.source) {
             Ok(url) if url.scheme() == "https" => {
                 vec![Grant::Http(url.host_str().unwrap_or_default().to_owned())]
@@ -109,6 +111,7 @@ mod tests {
             Action::ApplyRemote(RemoteManifest {
                 file: "f".into(),
                 source: source.into(),
+                is_file: false,
                 sha256: None,
             })
         };

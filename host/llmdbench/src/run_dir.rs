@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where run folders are made when the user names none.
 const HOME: &str = "workdir";
@@ -35,7 +36,7 @@ impl RunDir {
     pub(crate) fn create(chosen: Option<&str>, run: &str) -> Result<Self> {
         let root = match chosen {
             Some(path) => PathBuf::from(path),
-            None => Path::new(HOME).join(run),
+            None => Self::home_of(run),
         };
         make(&root)?;
         if chosen.is_none() {
@@ -45,6 +46,11 @@ impl RunDir {
             let _ = std::os::unix::fs::symlink(run, &latest);
         }
         Ok(Self { root })
+    }
+
+    /// Where the folder of a run is made when the user names none.
+    pub(crate) fn home_of(run: &str) -> PathBuf {
+        Path::new(HOME).join(run)
     }
 
     /// Opens the folder of an earlier command: the one named, or the newest.
@@ -119,6 +125,13 @@ impl RunDir {
     /// `setup/commands/<ns>_command.log`, where ns is the epoch in nanoseconds.
     pub(crate) fn command_log(&self, unix_ns: u128) -> PathBuf {
         self.root.join(format!("setup/commands/{unix_ns}_command.log"))
+    }
+
+    /// Keeps a command that was executed, with its outcome.
+    pub(crate) fn log_command(&self, command: &str, outcome: &str) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let text = format!("---> will execute the command \"{command}\"\n{outcome}\n");
+        write(&self.command_log(now), text.as_bytes())
     }
 
     /// `setup/yamls/NN_NAME.yaml`: objects and values of a plan.

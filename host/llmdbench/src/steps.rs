@@ -1,15 +1,17 @@
 //! Which steps of a standup are meant by `-s`: numbers, names, prefixes, lists and ranges.
 
+use crate::action::Action;
 use crate::document::nearest;
 use crate::error::{Error, Result};
 use crate::plan::Step;
+use cluster::Owner;
 
 /// The host's own step that asks for a completion.
 pub(crate) const SMOKETEST: u8 = 8;
 
 /// The steps of a standup in a cluster, whatever the method, as users select them.
 pub(crate) const STEPS: [(u8, &str, &str); 9] = [
-    (0, "ensure_llm-d-deployer", "the chart of llm-d-deployer"),
+    (0, "ensure_llm-d-deployer", "nothing to do: step 07 gets the chart"),
     (1, "ensure_local_conda", "nothing to do: the analysis needs no Python"),
     (2, "ensure_gateway_provider", "gateway, and the definitions of its objects"),
     crate::prepare::NAMES[0],
@@ -33,6 +35,16 @@ pub(crate) fn help() -> String {
 
 /// Numbers of the host's own steps: monitoring, model namespace, harness namespace, smoke test.
 pub(crate) const HOST_STEPS: [u8; 4] = [3, 4, 5, SMOKETEST];
+
+/// Whom it belongs to what an action of a step makes, in a run of this id: what the host prepares is
+/// there for all runs, and a chart of 00 to 02 is the cluster's, which other people use as well.
+pub(crate) fn owner(number: u8, action: &Action, run: &str) -> Owner {
+    match action {
+        _ if HOST_STEPS.contains(&number) => Owner::Prepared,
+        Action::Helm(_) if number <= 2 => Owner::Stranger,
+        _ => Owner::Run(run.to_owned()),
+    }
+}
 
 /// The numbers of the selected steps, in the order of the plan. No selection: all of them.
 pub(crate) fn select(selection: Option<&str>, steps: &[Step]) -> Result<Vec<u8>> {

@@ -17,22 +17,6 @@ use std::io::Read;
 const GATEWAY: &str = "llm-d-inference-gateway";
 const KGATEWAY: &str = "kgateway-system";
 
-/// Definitions of objects that gateways and llm-d need, in this order.
-const DEFINITIONS: [(&str, &str); 2] = [
-    (
-        "gateway-api_crds.yaml",
-        "https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.2.1/standard-install.yaml",
-    ),
-    (
-        "inference-extension_crds.yaml",
-        "https://github.com/kubernetes-sigs/gateway-api-inference-extension/releases/download/v0.3.0/manifests.yaml",
-    ),
-];
-const ISTIO: (&str, &str) = (
-    "istio_crds.yaml",
-    "https://raw.githubusercontent.com/istio/istio/1.23.1/manifests/charts/base/crds/crd-all.gen.yaml",
-);
-
 /// llm-d for one model.
 struct Deployer {
     settings: Settings,
@@ -75,7 +59,13 @@ impl Backend for Deployer {
             step(
                 2,
                 "ensure_gateway_provider",
-                "Install kgateway and the definitions of its objects".to_owned(),
+                match self.settings.gateway.as_str() {
+                    "kgateway" => {
+                        "Install kgateway and the definitions that llm-d needs".to_owned()
+                    }
+                    _ if self.settings.definitions.is_empty() => nothing("the gateway is there"),
+                    _ => "Apply the definitions that llm-d needs".to_owned(),
+                },
                 self.gateway(),
             ),
             step(
@@ -128,12 +118,12 @@ impl Deployer {
         self.settings.platform == "openshift"
     }
 
-    /// The original installed only what it did not find; applying and upgrading do the same.
+    /// As the original did: what is there already is left as it is.
     fn gateway(&self) -> Vec<Action> {
-        let remote = |(file, source): (&str, &str)| {
+        let remote = |(index, source): (usize, &String)| {
             Action::ApplyRemote(RemoteDocument {
-                file_name: file.to_owned(),
-                source: source.to_owned(),
+                file_name: format!("crds_{}.yaml", index + 1),
+                source: source.clone(),
                 sha256: None,
             })
         };
@@ -148,10 +138,12 @@ impl Deployer {
                 timeout: self.timeout,
             })
         };
-        let mut actions: Vec<Action> = DEFINITIONS.into_iter().map(remote).collect();
-        actions.push(chart("kgateway-crds", Value::Null));
-        actions.push(chart("kgateway", json!({"inferenceExtension": {"enabled": true}})));
-        actions.push(remote(ISTIO));
+        let definitions = self.settings.definitions.iter().enumerate();
+        let mut actions: Vec<Action> = definitions.map(remote).collect();
+        if self.settings.gateway == "kgateway" {
+            actions.push(chart("kgateway-crds", Value::Null));
+            actions.push(chart("kgateway", json!({"inferenceExtension": {"enabled": true}})));
+        }
         actions
     }
 
@@ -185,6 +177,14 @@ impl Deployer {
                     name: "Ready".to_owned(),
                     status: "True".to_owned(),
                 }),
+                timeout: self.timeout,
+            }));
+        }
+        // Another class than the chart's own, kgateway, names its proxy otherwise.
+        if settings.gateway_class_name.is_empty() || settings.gateway_class_name == "kgateway" {
+            actions.push(Action::Wait(Wait {
+                objects: kubernetes::object("apps/v1", "Deployment", GATEWAY),
+                until: Condition::Rollout,
                 timeout: self.timeout,
             }));
         }
@@ -239,6 +239,7 @@ fn manifest() -> Info {
         .permission(Permission::Helm("oci://cr.kgateway.dev/kgateway-dev/charts/".to_owned()))
         // The chart is the one that the user's own settings name.
         .permission(Permission::Helm("*".to_owned()))
+        .permission(kubernetes::permission("apps", "Deployment", ObjectVerbs::OBSERVE))
         .permission(kubernetes::permission("", "Pod", ObjectVerbs::OBSERVE))
         .permission(kubernetes::permission("", "Service", ObjectVerbs::OBSERVE))
         .permission(kubernetes::permission("route.openshift.io", "Route", ObjectVerbs::APPLY))

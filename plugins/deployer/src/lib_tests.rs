@@ -32,6 +32,7 @@ fn outline(action: &Action) -> String {
         Action::Helm(release) => format!("helm {} {}", release.name, release.chart),
         Action::Wait(Wait { objects: Objects::Matching(pods), .. }) => pods.selector.clone(),
         Action::Apply(document) => format!("apply {}", document.file_name),
+        Action::Wait(Wait { objects: Objects::One(object), .. }) => format!("wait {}", object.name),
         Action::Observe(Objects::One(object)) => format!("observe {}", object.name),
         other => panic!("{other:?}"),
     }
@@ -59,17 +60,25 @@ fn the_gateway_comes_after_the_definitions_that_it_needs() {
     let actions = step(json!({}), 2);
     let outlines: Vec<String> = actions.iter().map(outline).collect();
     let expected = [
-        "fetch gateway-api_crds.yaml",
-        "fetch inference-extension_crds.yaml",
+        "fetch crds_1.yaml",
+        "fetch crds_2.yaml",
+        "fetch crds_3.yaml",
         "helm kgateway-crds oci://cr.kgateway.dev/kgateway-dev/charts/kgateway-crds",
         "helm kgateway oci://cr.kgateway.dev/kgateway-dev/charts/kgateway",
-        "fetch istio_crds.yaml",
     ];
     assert_eq!(outlines, expected);
-    let Action::Helm(kgateway) = &actions[3] else { panic!("a release") };
+    let Action::Helm(kgateway) = &actions[4] else { panic!("a release") };
     assert_eq!(kgateway.values, "inferenceExtension:\n  enabled: true\n");
     assert_eq!(kgateway.version.as_deref(), Some("v2.0.0"));
     assert_eq!(kgateway.namespace.as_deref(), Some("kgateway-system"));
+}
+
+#[test]
+fn a_gateway_that_is_there_is_not_installed() {
+    assert!(step(json!({"gateway": "none", "definitions": []}), 2).is_empty());
+    let own = step(json!({"gateway": "none", "definitions": ["definitions.0"]}), 2);
+    let [Action::ApplyRemote(remote)] = own.as_slice() else { panic!("{own:?}") };
+    assert_eq!(remote.source, "definitions.0");
 }
 
 #[test]
@@ -81,10 +90,11 @@ fn llm_d_is_installed_awaited_and_exposed() {
     let decode = "llm-d.ai/model=meta-llama-llama-3-1-8b-instruct,llm-d.ai/role=decode";
     let prefill = "llm-d.ai/model=meta-llama-llama-3-1-8b-instruct,llm-d.ai/role=prefill";
     let observe = "observe llm-d-inference-gateway";
-    check(json!({}), &["helm llm-d llm-d", decode, prefill, "apply route.yaml", observe]);
-    check(json!({"platform": "kubernetes"}), &["helm llm-d llm-d", decode, prefill, observe]);
+    let wait = "wait llm-d-inference-gateway";
+    check(json!({}), &["helm llm-d llm-d", decode, prefill, wait, "apply route.yaml", observe]);
+    check(json!({"platform": "kubernetes"}), &["helm llm-d llm-d", decode, prefill, wait, observe]);
     check(
-        json!({"route": false, "release": "mine", "prefill_replicas": 0}),
+        json!({"route": false, "release": "mine", "prefill_replicas": 0, "gateway_class_name": "istio"}),
         &["helm mine llm-d", decode, observe],
     );
 }

@@ -35,6 +35,10 @@ pub(crate) struct Settings {
     pub(crate) wait_timeout: u64,
     #[serde(default)]
     pub(crate) values: Map<String, Value>,
+    /// "kgateway", or "none".
+    pub(crate) gateway: String,
+    /// URLs, or names of attached inputs.
+    pub(crate) definitions: Vec<String>,
     pub(crate) chart: String,
     pub(crate) chart_version: String,
     pub(crate) chart_repo: String,

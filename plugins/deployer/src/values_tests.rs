@@ -15,6 +15,7 @@ pub(crate) fn settings(changes: Value) -> Settings {
         "release": "llm-d", "prefill_replicas": 1, "decode_replicas": 1, "modelservice_replicas": 1,
         "route": true, "platform": "openshift", "wait_timeout": 900, "chart": "llm-d",
         "chart_version": "1.0.17", "chart_repo": "https://llm-d.ai/llm-d-deployer",
+        "gateway": "kgateway", "definitions": ["https://a", "https://b", "https://c"],
         "epp_pd_enabled": "false", "epp_pd_prompt_len_threshold": 10,
     });
     for role in ["", "prefill_"] {

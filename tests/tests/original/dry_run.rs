@@ -226,12 +226,35 @@ fn methods_and_models_can_be_others_and_several() {
         assert!(files.iter().any(|other| other == file), "no {file} in {files:?}");
     }
 
+    // Methods with steps of different names stand beside each other.
+    let three = Bench::new();
+    three.run(&["standup", "-n", "-t", "standalone,modelservice", "-m", id]).expect(0);
+    let of_step_7 = yamls(&three).into_iter().filter(|file| file.starts_with("07_"));
+    let files = [
+        "07_qwen-qwe-bdf637fc-instruct-ms_values.yaml",
+        "07_qwen-qwe-bdf637fc-instruct-router_values.yaml",
+    ];
+    assert_eq!(of_step_7.collect::<Vec<_>>(), files);
+
+    // So does the example.
+    let example = Bench::new();
+    example.run(&["bench", "-n", "kubernetes-stacks"]).expect(0);
+    let files = yamls(&example);
+    let names = ["06_a_deployment_llama-8b.yaml", "07_meta-lla-f1a1d196-instruct-ms_values.yaml"];
+    assert!(names.iter().all(|name| files.iter().any(|file| file == name)), "{files:?}");
+    Bench::new().run(&["bench", "-n", "kubernetes"]).expect(0).says("run folder: w");
+
     // What two models would take from each other is refused.
     let clash = |method: &str, models: &str, what: &str| {
         let args = [&scenario[..], &["-t", method, "-m", models]].concat();
         bench.run(&args).expect(2).says(what);
     };
     clash("deployer", "llama-3b,llama-8b", "both want the release `llm-d`");
+    // Not so where each gets a run of its own, one after the other.
+    let own =
+        ["bench", "-t", "deployer", "-m", "llama-3b,llama-8b", "--rate", "1", "--duration", "1s"];
+    let ended = bench.run(&own).expect(2).says("stack 2 of 2: deployer-llama-8b");
+    assert!(!ended.output().contains("both want"), "{}", ended.output());
     let alike = "Qwen/Qwen2.5-7B-Instruct,Qwen/Qwen2.5-7B-Instruct-AWQ";
     clash(
         "standalone",
@@ -285,6 +308,26 @@ fn a_values_file_is_taken_as_it_is() {
 }
 
 #[test]
+fn parts_of_llm_d_that_do_not_fit_each_other_are_refused_where_they_are_set() {
+    let bench = Bench::new();
+    let check = |settings: &str, said: &[&str]| {
+        bench.write("e.yaml", format!("deploy:\n  method: modelservice\n  settings:\n{settings}"));
+        let ended = bench.run(&["standup", "-n", "e.yaml"]).expect(2);
+        for text in said {
+            assert!(ended.stderr.contains(text), "no {text} in {}", ended.stderr);
+        }
+        assert!(!bench.path("w").exists());
+    };
+    let image = "    sidecar_image: ghcr.io/llm-d/llm-d-router-disagg-sidecar:v0.10.0\n";
+    check(image, &["e.yaml:4:5", "the sidecar v0.10.0 does not know `--connector`", "later chart"]);
+    let labels = "    labels:\n      llm-d.ai/model: mine\n";
+    check(
+        labels,
+        &["the router looks for servers with llm-d.ai/model=", "they have llm-d.ai/model=mine"],
+    );
+}
+
+#[test]
 fn steps_are_selected_in_every_form_and_unknown_ones_refused() {
     let bench = Bench::new();
     let check = |selection: &str, expected: &[&str]| {
@@ -320,7 +363,9 @@ fn what_a_teardown_would_do_is_shown_the_last_thing_first() {
     let plain = commands(&[]);
     assert_eq!(
         plain,
-        ["---> would have executed the command \"helm uninstall llm-d --namespace llmdbench\""]
+        [
+            "---> would have executed the command \"helm uninstall llm-d --namespace llmdbench --ignore-not-found --wait --cascade foreground --timeout 300s\""
+        ]
     );
     let deep = commands(&["-d"]);
     assert_eq!(deep[0], plain[0]);
@@ -341,6 +386,12 @@ fn what_needs_a_token_or_a_cluster_says_so_before_anything_is_done() {
     let ended = ended.says("04_ensure_model_namespace_prepared needs the secret `hf-token`");
     let ended = ended.says("LLMDBENCH_HF_TOKEN");
     assert!(ended.stdout.is_empty(), "{}", ended.stdout);
+    let bench = Bench::new().env("LLMDBENCH_CONTROL_HCMD", "/there/is/no/helm");
+    let ended = bench.run(&["standup", "-t", "deployer", "-s", "7"]).expect(2);
+    ended
+        .says("helm is missing: the program `/there/is/no/helm` cannot be run")
+        .says("3.13 or newer");
+    assert!(!bench.path("w").exists());
     let bench = Bench::new().env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user");
     let ended =
         bench.run(&["bench", "-t", "standalone", "--rate", "1", "--duration", "1s"]).expect(2);

@@ -1,7 +1,7 @@
 //! `bench`: all phases in a row, with teardown whatever happens.
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
-use crate::command::{dry_run, plan, work_dir};
+use crate::command::{dry_run, plan, several, work_dir};
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase;
@@ -9,9 +9,10 @@ use crate::phase::plan::Prepared;
 use crate::printer::Printer;
 use crate::run_dir::RunDir;
 use clap::Args;
+use std::path::PathBuf;
 
 /// Options of `bench`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct BenchArgs {
     #[command(flatten)]
     experiment: ExperimentArgs,
@@ -29,9 +30,24 @@ pub(crate) struct BenchArgs {
 
 /// Does it all.
 pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Result<Exit> {
-    let prepared =
-        phase::plan::prepare(global, &args.experiment, &args.target, Some(&args.load), printer)?;
-    if dry_run(args.dry_run, &prepared.settings) {
+    let settled =
+        phase::plan::settle(global, &args.experiment, &args.target, Some(&args.load), printer)?;
+    let is_dry = dry_run(args.dry_run, &settled.settings);
+    let stacks = several::stacks(&settled.wanted.deploy);
+    if stacks.len() > 1 && !is_dry && settled.problems.is_empty() {
+        let root = work_dir(global, &settled.settings).map(PathBuf::from);
+        let id = || phase::plan::run_id(&settled.wanted.name, &jiff::Zoned::now());
+        let root = root.unwrap_or_else(|| RunDir::home_of(&id()));
+        return several::each(&stacks, &root, printer, &mut |stack, folder| {
+            let (mut args, mut global) = (args.clone(), global.clone());
+            args.experiment.method.clone_from(&stack.method);
+            args.experiment.model = Some(stack.model.clone());
+            global.workdir = Some(folder.display().to_string());
+            run(&args, &global, printer)
+        });
+    }
+    let prepared = phase::plan::ask(settled, global, printer)?;
+    if is_dry {
         plan::show(&prepared.plan, None, printer);
         let chosen = work_dir(global, &prepared.settings);
         phase::dry_run::write(&prepared, None, chosen, printer)?;

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
     })?;
     // Objects of a run have its label, whichever command applies them.
     let objects = kubernetes::Inventory::read(&dir)?;
-    if !objects.objects.is_empty() {
+    if !objects.run.is_empty() {
         prepared.plan.run.clone_from(&objects.run);
     }
     phase::environment::write(&prepared, &dir)?;
@@ -81,8 +81,8 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
         ),
         Err(error) => {
             outcome.fail(error.exit, &error);
-            let objects = kubernetes::Inventory::read(&dir)?.objects;
-            if !Inventory::read(&dir)?.processes.is_empty() || !objects.is_empty() {
+            let has_objects = kubernetes::Inventory::read(&dir)?.has_some(true);
+            if !Inventory::read(&dir)?.processes.is_empty() || has_objects {
                 printer.step(&format!(
                     "what was started is left for you to look at; `llmdbench teardown --workdir {}` takes it down",
                     dir.root().display()

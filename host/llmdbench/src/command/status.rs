@@ -28,10 +28,10 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
                     process.name, process.pid, process.port
                 ));
             }
-            for object in objects.standing() {
-                text.push_str(&format!("standing: {object}\n"));
+            for name in objects.names() {
+                text.push_str(&format!("standing: {name}\n"));
             }
-            if inventory.processes.is_empty() && objects.standing().next().is_none() {
+            if inventory.processes.is_empty() && objects.names().next().is_none() {
                 text.push_str("standing: nothing\n");
             }
             if let Some(target) = &target {
@@ -69,6 +69,7 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
                     "name": p.name, "pid": p.pid, "port": p.port, "runs": p.runs(),
                 })).collect::<Vec<_>>(),
                 "objects": objects.standing().collect::<Vec<_>>(),
+                "releases": objects.releases,
                 "target": target,
                 "results": runs.iter().map(|results| json!({
                     "folder": results.results.display().to_string(),

@@ -26,6 +26,16 @@ pub(crate) struct Prepared {
     pub(crate) chosen: Chosen,
 }
 
+/// What is wanted, before any plugin is asked.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) wanted: Experiment,
+    pub(crate) settings: Settings,
+    secrets: Secrets,
+    /// What is wrong with it.
+    pub(crate) problems: Vec<Problem>,
+}
+
 /// Settings and plugins of a command. A command that makes no load has no options for it, and does
 /// not mind an experiment that plans none.
 pub(crate) fn prepare(
@@ -35,6 +45,17 @@ pub(crate) fn prepare(
     load: Option<&LoadArgs>,
     printer: &Printer,
 ) -> Result<Prepared> {
+    ask(settle(global, experiment, target, load, printer)?, global, printer)
+}
+
+/// The settings of a command, as in [`prepare`].
+pub(crate) fn settle(
+    global: &Global,
+    experiment: &ExperimentArgs,
+    target: &TargetArgs,
+    load: Option<&LoadArgs>,
+    printer: &Printer,
+) -> Result<Settled> {
     let flags = flags(experiment, target, load.unwrap_or(&LoadArgs::default()))?;
     let mut warnings = Vec::new();
     let environment = settings::environment(settings::variables(), &mut warnings);
@@ -70,6 +91,12 @@ pub(crate) fn prepare(
         if problems.is_empty() { experiment::secrets(&settings)? } else { Secrets::default() };
     printer.redact(secrets.redaction());
     let wanted = Experiment::new(&settings, experiment.file.as_deref(), &mut problems);
+    Ok(Settled { wanted, settings, secrets, problems })
+}
+
+/// Asks the plugins what they would do.
+pub(crate) fn ask(settled: Settled, global: &Global, printer: &Printer) -> Result<Prepared> {
+    let Settled { wanted, settings, secrets, mut problems } = settled;
     let plugins = Plugins::load(
         &global.plugins,
         &global.grants,
@@ -111,7 +138,7 @@ fn in_order(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
-/// Asks the plugins what they would do.
+/// The plan, of what the plugins say.
 fn decide(chosen: &Chosen, wanted: Experiment, settings: &Settings) -> Result<Plan> {
     let now = jiff::Zoned::now();
     let mut plan = Plan::new(run_id(&wanted.name, &now), now.timestamp().to_string(), wanted);
@@ -219,7 +246,7 @@ fn steps(chosen: &Chosen, plan: &Plan, settings: &Settings) -> Result<Vec<Step>>
 }
 
 /// "quickstart-20260101-120000-1a2b": fit for a label of Kubernetes.
-fn run_id(name: &str, now: &jiff::Zoned) -> String {
+pub(crate) fn run_id(name: &str, now: &jiff::Zoned) -> String {
     let mut id: String = name
         .to_ascii_lowercase()
         .chars()

@@ -2,6 +2,7 @@
 
 use crate::action::Action;
 use crate::error::{Error, Exit, Result};
+use crate::helm::Helm;
 use crate::interrupt;
 use crate::kubernetes::{self, Kubernetes};
 use crate::phase::evidence;
@@ -15,7 +16,7 @@ use crate::settings::SETTINGS;
 use crate::steps;
 use plugin_host::wit;
 use std::collections::BTreeMap;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Carries out the selected steps; the smoke test is a phase of its own. Gives the target, and
 /// writes `target.json`. None: these steps alone make none in a cluster.
@@ -53,7 +54,7 @@ pub(crate) fn run(
 }
 
 /// Refuses, before anything is touched, what this version plans and does not carry out, and what
-/// lacks a secret. `selected` are the steps that are to be done.
+/// lacks a secret or helm. `selected` are the steps that are to be done.
 pub(crate) fn can_do(prepared: &Prepared, selected: &[u8]) -> Result<()> {
     let plan = &prepared.plan;
     let wanted = || plan.steps.iter().filter(|step| selected.contains(&step.number));
@@ -75,12 +76,8 @@ pub(crate) fn can_do(prepared: &Prepared, selected: &[u8]) -> Result<()> {
             .hint(format!("set {variable}; a dry run (-n) needs no secret")));
     }
     for step in wanted() {
-        if let Some(what) = step.actions.iter().find_map(kubernetes::unsupported) {
-            return Err(Error::usage(format!(
-                "unsupported: the step {} would {what}, which this version of llmdbench plans and does not carry out",
-                steps::full_name(step)
-            ))
-            .hint("-n prints the commands and writes the files, which kubectl and helm take"));
+        if step.actions.iter().any(|a| matches!(a, Action::Helm(_) | Action::Uninstall(_))) {
+            Helm::find(kubernetes::helm_of(&prepared.settings))?;
         }
         for manifest in step.actions.iter().filter_map(Action::files) {
             kubernetes::check(manifest)?;
@@ -96,7 +93,7 @@ pub(crate) fn one_model(plan: &Plan) -> Result<()> {
         return Err(Error::usage(
             "unsupported: several models or methods in one run; they are planned, not carried out",
         )
-        .hint("make one run for each: --model NAME, --method NAME"));
+        .hint("`llmdbench bench` makes a run of each; other commands take one: --model NAME, --method NAME"));
     }
     Ok(())
 }
@@ -107,7 +104,7 @@ pub(crate) fn standing(dir: &RunDir) -> Result<Target> {
     let processes = Inventory::read(dir)?.processes;
     let stood_up =
         Plan::read_file(&dir.plan())?.is_some_and(|plan| plan.experiment.deploy.endpoint.is_none());
-    let in_cluster = kubernetes::Inventory::read(dir)?.standing().next().is_some();
+    let in_cluster = kubernetes::Inventory::read(dir)?.names().next().is_some();
     let gone = stood_up && !in_cluster && !processes.iter().any(Started::runs);
     if let (true, Some(ended)) = (gone, processes.first()) {
         return Err(Error::new(
@@ -138,7 +135,7 @@ pub(crate) fn refuse_standing(
     let mut running: Vec<String> =
         processes.map(|process| format!("{} (pid {})", process.name, process.pid)).collect();
     if objects_clash {
-        running.extend(kubernetes::Inventory::read(dir)?.standing().map(ToString::to_string));
+        running.extend(kubernetes::Inventory::read(dir)?.names());
     }
     if running.is_empty() {
         return Ok(());
@@ -299,13 +296,11 @@ fn in_cluster(
     printer: &Printer,
 ) -> Result<()> {
     let plan = &prepared.plan;
-    let is_prepared = steps::HOST_STEPS.contains(&step.number);
+    let owner = steps::owner(step.number, action, &plan.run);
     let begin = Instant::now();
-    let done =
-        kubernetes.carry_out(action, &plan.run, is_prepared, &prepared.secrets, dir, printer);
-    let command = action.command(plan.namespace.as_deref().unwrap_or_default());
+    let done = kubernetes.carry_out(action, &owner, &plan.run, &prepared.secrets, dir, printer);
     let outcome = done.as_ref().map_or_else(ToString::to_string, Clone::clone);
-    log(&command.unwrap_or_default(), &outcome, prepared, dir)?;
+    log(&kubernetes.command(action, &owner), &outcome, prepared, dir)?;
     for line in done?.lines() {
         printer.step(&format!("  {line} after {}", crate::unit::show(begin.elapsed())));
     }
@@ -314,10 +309,8 @@ fn in_cluster(
 
 /// Keeps a command and its outcome in `setup/commands`.
 fn log(command: &str, outcome: &str, prepared: &Prepared, dir: &RunDir) -> Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    let text = format!("---> will execute the command \"{command}\"\n{outcome}\n");
-    let text = prepared.secrets.redaction().clean(&text);
-    run_dir::write(&dir.command_log(now), text.as_bytes())
+    let redaction = prepared.secrets.redaction();
+    dir.log_command(&redaction.clean(command), &redaction.clean(outcome))
 }
 
 #[cfg(test)]

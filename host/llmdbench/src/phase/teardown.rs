@@ -1,5 +1,6 @@
 //! The phase that takes down what standup put up, and says what was left.
 
+use crate::action::Action;
 use crate::error::{Error, Exit, Problem, Result};
 use crate::experiment;
 use crate::kubernetes::{self, Kubernetes};
@@ -9,7 +10,8 @@ use crate::printer::Printer;
 use crate::process::{Inventory, Started, Stopped};
 use crate::run_dir::{self, RunDir};
 use crate::settings::Settings;
-use crate::steps::HOST_STEPS;
+use crate::steps;
+use cluster::Owner;
 use serde::Serialize;
 
 /// What a teardown did, as it stands in `setup/teardown.json`.
@@ -30,19 +32,20 @@ struct Removed {
     how: Stopped,
 }
 
-/// The commands that undo what the steps of a plan do in a cluster, the last first. What 00 to 02
-/// install belongs to the cluster and stays, and so does its monitoring; what 04 and 05 prepare
-/// is removed when `deep`.
+/// The commands that undo what the steps of a plan do in a cluster, the last first. What belongs to
+/// the cluster stays, and so does its monitoring; what 04 and 05 prepare is removed when `deep`.
 pub(crate) fn undoing(plan: &Plan, deep: bool) -> Vec<String> {
     let namespace = plan.namespace.as_deref().unwrap_or_default();
-    let stays = |number: u8| number <= 3 || (!deep && HOST_STEPS.contains(&number));
-    plan.steps
-        .iter()
-        .rev()
-        .filter(|step| !stays(step.number))
-        .flat_map(|step| step.actions.iter().rev())
-        .filter_map(|action| action.undo(namespace))
-        .collect()
+    let goes = |number: u8, action: &Action| match steps::owner(number, action, &plan.run) {
+        Owner::Run(_) => true,
+        Owner::Prepared => deep && number > 3,
+        Owner::Stranger => false,
+    };
+    let actions =
+        plan.steps.iter().rev().flat_map(|step| {
+            step.actions.iter().rev().filter(move |action| goes(step.number, action))
+        });
+    actions.filter_map(|action| action.undo(namespace)).collect()
 }
 
 /// Removes what the run folder has in a cluster, and stops its processes, the last first; writes

@@ -75,7 +75,6 @@ const LEGACY: &[(&str, Fate)] = &[
     ),
     ("CONTROL_RESOURCE_LIST", Gone("What a run made is known by its label.")),
     ("CONTROL_KCMD", Gone(OWN_TOOLS)),
-    ("CONTROL_HCMD", Gone(OWN_TOOLS)),
     ("CONTROL_SCMD", Gone(OWN_TOOLS)),
     ("CONTROL_PCMD", Gone(OWN_TOOLS)),
     ("CONTROL_CCMD", Gone(OWN_TOOLS)),

@@ -423,6 +423,14 @@ const OWN: &[Setting] = &[
         "",
         "Where the calibration of the machine is kept; without it $XDG_DATA_HOME/llmdbench.",
     ),
+    setting(
+        "control.helm",
+        "LLMDBENCH_CONTROL_HCMD",
+        "",
+        Text,
+        "helm",
+        "The helm that installs charts: a name that is looked for on PATH, or a path; 3.13 or newer.",
+    ),
     secret(
         "secrets.hf-token",
         "LLMDBENCH_HF_TOKEN",
