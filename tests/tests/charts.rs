@@ -360,3 +360,52 @@ fn helm_reaches_the_cluster_of_a_token_which_stands_in_no_argument_and_no_file()
     stack.remove(&made);
     stack.bench.run(&["teardown", "-d"]).expect(0);
 }
+
+#[test]
+fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
+    let nothing = json!({});
+    let Some(stack) = Stack::new("swap", "standalone", &nothing, &[]) else { return };
+    let mut experiment: Value = stack.bench.json("e.yaml");
+    let image = std::env::var("LLMDBENCH_TEST_IMAGE").unwrap();
+    let standalone = json!({
+        "image": image, "affinity": "", "gpu_nr": 0, "cpu_nr": 1, "wait_timeout": 120,
+        "pod_spec": {"terminationGracePeriodSeconds": 1},
+        "container_spec": {
+            "readinessProbe": {"initialDelaySeconds": 0, "periodSeconds": 1},
+            "livenessProbe": {"initialDelaySeconds": 60},
+            "resources": {
+                "requests": {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": null},
+                "limits": {"cpu": null, "memory": "256Mi", "ephemeral-storage": null},
+            },
+        },
+    });
+    experiment["deploy"].as_object_mut().unwrap().remove("settings");
+    experiment["deploy"]["settings_by_method"] = json!({
+        "standalone": standalone,
+        "deployer": llm_d("swap", &json!({})),
+        "modelservice": modelservice(&json!({})),
+    });
+    experiment["harness"] = json!({"settings": {"stages": [{"rate": 10, "for": "2s"}]}});
+    experiment["workload"] = json!({"settings": {"input_tokens": 16, "output_tokens": 4}});
+    experiment["load"] = json!({"image": image, "cpu": "50m", "memory": "256Mi"});
+    experiment["vllm"]["common"]["pvc_model_cache_size"] = "1Gi".into();
+    experiment["vllm"]["common"]["pvc_download_image"] = image.into();
+    experiment["vllm"]["common"]["hf_endpoint"] = "http://10.231.0.2:5000".into();
+    stack.bench.write("e.yaml", experiment.to_string());
+    for method in ["standalone", "deployer", "modelservice"] {
+        let ended = stack.bench.run(&["bench", "e.yaml", "-t", method, "--workdir", method]);
+        assert!([0, 7].contains(&ended.code), "{method}: {}", ended.output());
+        let ended = ended.says("smoketest: http://").says("1 agent in");
+        assert!(!ended.stderr.contains("forwards"), "{}", ended.stderr);
+        let records =
+            acceptance::Log::read(&stack.bench.path(&format!("{method}/results/records.jsonl")));
+        assert_eq!(records.records.len(), 20, "{method}");
+        assert!(records.records.iter().all(|record| record.error.is_none()), "{method}");
+        let inventory: Value = stack.bench.json(&format!("{method}/setup/objects.json"));
+        let run = Owner::Run(inventory["run"].as_str().unwrap().to_owned());
+        let left = stack.runtime.block_on(stack.cluster.find(&run, &[])).unwrap();
+        assert!(left.is_empty(), "{method}: {left:?}");
+    }
+    stack.bench.run(&["bench", "e.yaml", "-t", "deployr", "-n"]).expect(2);
+    stack.bench.run(&["teardown", "-d"]).expect(0);
+}

@@ -289,6 +289,9 @@ signals! {
     "immutable" &[Request], &["field is immutable", "Forbidden: updates to", "is immutable after creation"], SOON,
         "what is there cannot be changed in this way",
         "delete it first";
+    "resize" &[Request], &["pvc can be resized", "must support resize", "can not be less than previous value"], SOON,
+        "the claim is there with another size, and volumes of its class cannot be resized",
+        "ask for the size that it has (LLMDBENCH_VLLM_COMMON_PVC_MODEL_CACHE_SIZE, LLMDBENCH_FMPERF_PVC_SIZE), or name another claim";
     "forbidden" &[Request], &["is forbidden", "forbidden:", "cannot create resource", "unauthorized"], SOON,
         "this account may not do it",
         "log in as one that may, or have the right granted; `kubectl auth can-i --list` says what there is";

@@ -3,11 +3,11 @@
 use crate::error::{Error, Problem, Result};
 use crate::experiment::{self, Experiment, Model};
 use crate::plan::{Plan, Target};
-use crate::plugins::{Plugins, check_settings, plugin_error};
+use crate::plugins::{Plugins, check_settings, plugin_error, pointer_of};
 use crate::printer::Printer;
 use crate::profile::{self, Profile};
 use crate::run_dir;
-use crate::settings::{self, Settings};
+use crate::settings::Settings;
 use crate::translate::{self, PlannedStage};
 use plugin_host::{Grant, Input, Kind, LogLine, Plugin, Setup, wit};
 use serde_json::Value;
@@ -103,6 +103,7 @@ pub(crate) fn choose(
         Some(_) => &[],
         None => wanted.deploy.methods.as_slice(),
     };
+    plugins.check_methods(settings, problems);
     let backends: Vec<Option<Plugin>> = methods
         .iter()
         .map(|method| {
@@ -147,7 +148,7 @@ pub(crate) fn choose(
             if profiles.contains_key(pointer) {
                 continue;
             }
-            let at = format!("{}{pointer}", settings::pointer(path));
+            let at = pointer_of(&plugin, kind, path, pointer, given);
             problems.push(missing(&at, file, given));
         }
         let grants = plugins.granted(&plugin, printer).unwrap_or_else(|error| {
@@ -444,7 +445,7 @@ fn inputs(
 ) -> Result<(BTreeMap<String, PathBuf>, BTreeMap<String, Profile>)> {
     let (mut inputs, mut profiles) = (BTreeMap::new(), BTreeMap::new());
     for input in plugin.inputs_of(kind, complete) {
-        let pointer = format!("{}{}", settings::pointer(path), input.pointer);
+        let pointer = pointer_of(plugin, kind, path, &input.pointer, settings);
         let folder = settings.folder(&pointer);
         if input.is_template {
             let profile = profile::read(&input.path, folder, settings, &wanted.deploy.model().id)

@@ -366,7 +366,10 @@ impl Experiment {
                 platform: platform(settings).to_owned(),
                 endpoint,
                 settings: settings.get("deploy.settings").clone(),
-                folder: settings.folder("/deploy/settings").map(Path::to_owned),
+                folder: settings
+                    .folder("/deploy/settings")
+                    .or_else(|| settings.folder("/deploy/settings_by_method"))
+                    .map(Path::to_owned),
             },
             target: TargetSettings {
                 api: text("target.api"),

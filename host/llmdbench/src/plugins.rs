@@ -1,7 +1,7 @@
 //! The plugins of this call of the program: those built in, those given with `--plugin`, and what
 //! each is granted.
 
-use crate::document::nearest;
+use crate::document::{escape, nearest};
 use crate::error::{Error, Problem, Result};
 use crate::experiment;
 use crate::grants::{self, Granted};
@@ -55,6 +55,27 @@ impl Plugins {
     /// The names of the built-in plugins.
     pub(crate) fn embedded() -> impl Iterator<Item = &'static str> {
         Host::embedded().iter().map(|embedded| embedded.name)
+    }
+
+    /// What is said of settings for a backend that there is not.
+    pub(crate) fn check_methods(&self, settings: &Settings, problems: &mut Vec<Problem>) {
+        for name in settings.get(BY_METHOD).as_object().into_iter().flat_map(|map| map.keys()) {
+            let mut names: Vec<&str> = Self::embedded().collect();
+            names.extend(self.given.iter().map(Plugin::name));
+            if is_path(name) || names.contains(&name.as_str()) {
+                continue;
+            }
+            let problem = Problem::new(format!("`{BY_METHOD}`: there is no plugin `{name}`"));
+            let problem = match nearest(name, names) {
+                Some(near) => problem.hint(format!("the nearest name is `{near}`")),
+                None => problem,
+            };
+            let pointer = format!("{}/{}", crate::settings::pointer(BY_METHOD), escape(name));
+            problems.push(match settings.place(&pointer) {
+                Some(place) => problem.at(place),
+                None => problem,
+            });
+        }
     }
 
     /// Those given with `--plugin`.
@@ -239,12 +260,15 @@ pub(crate) fn check_settings(
     problems: &mut Vec<Problem>,
 ) -> serde_json::Value {
     let mut given = settings.get(path).clone();
+    if kind == Kind::Backend {
+        given = plugin_host::merge(&given, &settings.get(BY_METHOD)[plugin.name()]);
+    }
     let linked = link(plugin, kind, path, settings, &mut given);
     match plugin.check_settings(kind, &given) {
         Ok(complete) => complete,
         Err(errors) => {
             for error in errors {
-                let pointer = format!("{}{}", crate::settings::pointer(path), error.pointer);
+                let pointer = pointer_of(plugin, kind, path, &error.pointer, settings);
                 let mut problem = Problem::new(format!(
                     "`{}`: {}",
                     crate::document::path(&pointer),
@@ -275,6 +299,25 @@ pub(crate) fn check_settings(
     }
 }
 
+/// Settings of single backends.
+pub(crate) const BY_METHOD: &str = "deploy.settings_by_method";
+
+/// Where the setting of a plugin stands among all settings.
+pub(crate) fn pointer_of(
+    plugin: &Plugin,
+    kind: Kind,
+    path: &str,
+    inner: &str,
+    settings: &Settings,
+) -> String {
+    let of_method = crate::settings::pointer(BY_METHOD);
+    let of_method = format!("{of_method}/{}{inner}", escape(plugin.name()));
+    if kind == Kind::Backend && settings.place(&of_method).is_some() {
+        return of_method;
+    }
+    format!("{}{inner}", crate::settings::pointer(path))
+}
+
 /// Fills in the settings of a plugin that follow one of the host's (`x-setting`), unless the user
 /// set the plugin's own by a source at least as strong. Gives which were filled in.
 fn link(
@@ -289,7 +332,8 @@ fn link(
         let Some(setting) = SETTINGS.iter().find(|setting| setting.variable == variable) else {
             continue;
         };
-        let own = format!("{}/{}", crate::settings::pointer(path), crate::document::escape(&name));
+        let inner = format!("/{}", escape(&name));
+        let own = pointer_of(plugin, kind, path, &inner, settings);
         let is_own =
             settings.source_of(&own).is_some_and(|own| own <= settings.source(setting.path));
         let value = match setting.path {

@@ -168,6 +168,14 @@ const OWN: &[Setting] = &[
         "Settings of the backend plugin.",
     ),
     setting(
+        "deploy.settings_by_method",
+        "LLMDBENCH_DEPLOY_SETTINGS_BY_METHOD",
+        "",
+        Plugin,
+        "{}",
+        "Settings of single backend plugins, by their names, laid over `deploy.settings`: so that methods can be swapped by `-t` alone.",
+    ),
+    setting(
         "target.api",
         "LLMDBENCH_TARGET_API",
         "--api",
