@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 use acceptance::Stand;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -235,7 +236,8 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
     assert!(ended.stdout.contains("the rest of them gives the target"), "{}", ended.stdout);
     stand.standup("6").expect(0).says("Deployment");
     let ended = stand.standup("08_smoketest").expect(0);
-    ended.says("smoketest: pod ").says("smoketest: http://vllm-standalone-model.llmdbench-steps-");
+    let service = format!("smoketest: http://vllm-standalone-model.{}.svc", stand.namespace);
+    ended.says("smoketest: pod ").says(&service);
 
     let checks = stand.bench.json("w/setup/smoketest.json")["checks"].clone();
     let places: Vec<&str> =
@@ -280,6 +282,25 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
 }
 
 #[test]
+fn who_interrupts_a_bench_that_waits_has_nothing_of_it_left() {
+    let Some(stand) = Stand::new("interrupt") else { return };
+    if !stand.has_hub() {
+        return;
+    }
+    let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
+    stand.experiment(&json!({"container_spec": {"args": ["sleep 1000"]}}), &json!({}));
+    let mut running = stand.bench.start(&["bench", "e.yaml", "--rate", "1", "--duration", "1s"]);
+    running.wait_for("  Service ");
+    let run = stand.run();
+    assert!(!stand.of_run(&run).is_empty());
+    running.signal(Signal::SIGINT);
+    running.wait().expect(130).says("error: interrupted").says("teardown: Deployment");
+    assert_eq!(stand.of_run(&run), []);
+    stand.bench.run(&["teardown", "-d"]).expect(0);
+    assert!(!stand.has_namespace());
+}
+
+#[test]
 fn what_another_run_has_is_neither_taken_over_nor_torn_down() {
     let Some(one) = Stand::new("two") else { return };
     let one = one.env("LLMDBENCH_HF_TOKEN", "hf_good");
@@ -294,7 +315,7 @@ fn what_another_run_has_is_neither_taken_over_nor_torn_down() {
 
     // The namespace and its volumes are prepared for both.
     let ended = two.bench.run(&["teardown", "-d"]).expect(0);
-    ended.says(&format!("stays, for Deployment {}/", one.namespace)).says(&one.run());
+    ended.says(&format!("stays, for Service {}/", one.namespace)).says(&one.run());
     let has_all =
         || one.get("v1", "PersistentVolumeClaim").len() + one.get("apps/v1", "Deployment").len();
     assert_eq!(has_all(), 2);

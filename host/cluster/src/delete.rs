@@ -200,7 +200,7 @@ impl Cluster {
         Ok(found)
     }
 
-    /// What somebody has in a namespace who is none of these owners: what the cluster itself puts into every namespace,
+    /// What somebody has in a namespace who is none of these owners, in the order of application: what the cluster itself puts into every namespace,
     /// or makes of other objects, is nobody's.
     ///
     /// # Errors
@@ -228,6 +228,7 @@ impl Cluster {
                 }
             }
         }
+        found.sort_by_cached_key(|(object, _)| (rank(&object.kind), object.to_string()));
         Ok(found)
     }
 

@@ -234,6 +234,27 @@ fn a_wait_that_takes_too_long_says_what_it_saw_last() {
 }
 
 #[test]
+fn a_job_that_is_waited_for_says_how_far_it_is() {
+    Bench::run("progress", async |bench| {
+        let container = json!({
+            "name": "c", "image": image(), "command": ["/bin/sh", "-c", "echo 3 of 9 files; sleep 4"],
+        });
+        let pod = json!({"restartPolicy": "Never", "containers": [container]});
+        let job = json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"},
+            "spec": {"template": {"spec": pod}},
+        });
+        bench.apply(&run("progress"), vec![job]).await.unwrap();
+        let what = Selection::named("batch/v1", "Job", &bench.namespace, "job");
+        let ended = Condition::Status { name: "Complete".into(), status: "True".into() };
+        let mut told = Vec::new();
+        let mut progress = |p: &cluster::Progress<'_>| told.push(p.state.to_owned());
+        bench.cluster.wait(&what, &ended, MINUTE, &mut progress).await.unwrap();
+        assert!(told.iter().any(|state| state.ends_with("; 3 of 9 files")), "{told:?}");
+    });
+}
+
+#[test]
 fn a_wait_goes_on_when_the_api_server_is_back() {
     Bench::alone("outage", async |bench| {
         let container = json!({

@@ -203,14 +203,15 @@ mod tests {
             api_key: Some("sk-hidden".to_owned().into()),
             headers: vec![("x-tenant".into(), "t-hidden".to_owned().into())],
             by_name: [("hf-token".to_owned(), "hf_hidden".to_owned().into())].into(),
-            ..Secrets::default()
+            cluster_token: Some("eyJ-hidden".to_owned().into()),
         };
         let agents = agents(&settings);
         assert!(!agents.job(true).unwrap().to_string().contains("hidden"));
         let secret = agents.secret(&secrets).unwrap();
         assert_eq!(secret["stringData"]["LLMDBENCH_API_KEY"], "sk-hidden");
         assert_eq!(secret["stringData"]["LLMDBENCH_TARGET_HEADERS"], r#"{"x-tenant":"t-hidden"}"#);
-        assert!(!secret.to_string().contains("hf_hidden"));
+        let text = secret.to_string();
+        assert!(!text.contains("hf_hidden") && !text.contains("eyJ-hidden"), "{text}");
         assert!(agents.secret(&Secrets::default()).is_none());
     }
 }
