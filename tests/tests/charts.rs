@@ -91,6 +91,18 @@ fn chart(name: &str) -> String {
     root().join("tests/cluster/charts").join(name).display().to_string()
 }
 
+/// Takes away what the program leaves for everybody.
+#[track_caller]
+fn remove_definition(stand: &Stand) {
+    let (kind, name) = ("CustomResourceDefinition", format!("things.{}", group(stand)));
+    stand.remove(&[get(stand, "apiextensions.k8s.io/v1", kind, &name).unwrap()]);
+}
+
+/// The servers alone, as the other tests have them.
+fn small(stand: &Stand) -> Value {
+    stand.bench.json("e.yaml")["deploy"]["settings"].clone()
+}
+
 /// llm-d by the chart that stands in for it.
 fn llm_d(stand: &Stand) -> Value {
     json!({
@@ -175,9 +187,7 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
     assert_eq!(left(&stand), Vec::<String>::new());
     assert!(get(&stand, "v1", "ConfigMap", "of-somebody-else").is_some());
     // What is there for everybody stays.
-    let kind = "CustomResourceDefinition";
-    let defined = get(&stand, "apiextensions.k8s.io/v1", kind, &format!("things.{group}"));
-    stand.remove(&[defined.unwrap()]);
+    remove_definition(&stand);
     bench.run(&["teardown"]).expect(0).says("nothing stands");
     bench.run(&["teardown", "-d"]).expect(0).says("teardown: Namespace");
 }
@@ -237,19 +247,31 @@ fn several_models_are_benched_from_inside_one_after_the_other_and_leave_nothing(
     assert!([0, 7].contains(&ended.code), "{}", ended.output());
     has_run(&stand, "b/deployer-org___model");
     has_run(&stand, "b/deployer-org___other");
-    let (kind, name) = ("CustomResourceDefinition", format!("things.{}", group(&stand)));
-    stand.remove(&[get(&stand, "apiextensions.k8s.io/v1", kind, &name).unwrap()]);
+    remove_definition(&stand);
 }
 
 #[test]
-fn a_router_and_model_servers_are_benched_from_inside_and_leave_nothing() {
-    let Some(stand) = stand("bench-router", "modelservice", modelservice) else { return };
+fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
+    let Some(stand) = stand("swap", "standalone", small) else { return };
     if !stand.has_hub() {
         return;
     }
-    let ended = stand.bench.run(&["bench", "e.yaml", "--workdir", "b"]);
+    let mut whole = stand.bench.json("e.yaml");
+    let standalone = whole["deploy"]["settings"].take();
+    whole["deploy"].as_object_mut().unwrap().remove("settings");
+    whole["deploy"]["settings_by_method"] = json!({
+        "standalone": standalone, "deployer": llm_d(&stand), "modelservice": modelservice(&stand),
+    });
+    stand.bench.write("e.yaml", whole.to_string());
+    let all = "standalone,deployer,modelservice";
+    let ended = stand.bench.run(&["bench", "e.yaml", "-t", all, "--workdir", "b"]);
     assert!([0, 7].contains(&ended.code), "{}", ended.output());
-    has_run(&stand, "b");
+    assert!(!ended.stderr.contains("forwards"), "{}", ended.stderr);
+    for method in all.split(',') {
+        has_run(&stand, &format!("b/{method}-org___model"));
+    }
+    remove_definition(&stand);
+    stand.bench.run(&["bench", "e.yaml", "-t", "deployr", "-n"]).expect(2);
 }
 
 #[test]
@@ -314,53 +336,4 @@ fn helm_reaches_the_cluster_of_a_token_which_stands_in_no_argument_and_no_file()
     stand.remove(&[ObjectRef::of(&rights).unwrap()]);
     assert_eq!(left(&stand), Vec::<String>::new());
     has_no_secrets(bench, variables[2].1);
-}
-
-#[test]
-fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
-    let nothing = json!({});
-    let Some(stack) = Stack::new("swap", "standalone", &nothing, &[]) else { return };
-    let mut experiment: Value = stack.bench.json("e.yaml");
-    let image = std::env::var("LLMDBENCH_TEST_IMAGE").unwrap();
-    let standalone = json!({
-        "image": image, "affinity": "", "gpu_nr": 0, "cpu_nr": 1, "wait_timeout": 120,
-        "pod_spec": {"terminationGracePeriodSeconds": 1},
-        "container_spec": {
-            "readinessProbe": {"initialDelaySeconds": 0, "periodSeconds": 1},
-            "livenessProbe": {"initialDelaySeconds": 60},
-            "resources": {
-                "requests": {"cpu": "10m", "memory": "32Mi", "ephemeral-storage": null},
-                "limits": {"cpu": null, "memory": "256Mi", "ephemeral-storage": null},
-            },
-        },
-    });
-    experiment["deploy"].as_object_mut().unwrap().remove("settings");
-    experiment["deploy"]["settings_by_method"] = json!({
-        "standalone": standalone,
-        "deployer": llm_d("swap", &json!({})),
-        "modelservice": modelservice(&json!({})),
-    });
-    experiment["harness"] = json!({"settings": {"stages": [{"rate": 10, "for": "2s"}]}});
-    experiment["workload"] = json!({"settings": {"input_tokens": 16, "output_tokens": 4}});
-    experiment["load"] = json!({"image": image, "cpu": "50m", "memory": "256Mi"});
-    experiment["vllm"]["common"]["pvc_model_cache_size"] = "1Gi".into();
-    experiment["vllm"]["common"]["pvc_download_image"] = image.into();
-    experiment["vllm"]["common"]["hf_endpoint"] = "http://10.231.0.2:5000".into();
-    stack.bench.write("e.yaml", experiment.to_string());
-    for method in ["standalone", "deployer", "modelservice"] {
-        let ended = stack.bench.run(&["bench", "e.yaml", "-t", method, "--workdir", method]);
-        assert!([0, 7].contains(&ended.code), "{method}: {}", ended.output());
-        let ended = ended.says("smoketest: http://").says("1 agent in");
-        assert!(!ended.stderr.contains("forwards"), "{}", ended.stderr);
-        let records =
-            acceptance::Log::read(&stack.bench.path(&format!("{method}/results/records.jsonl")));
-        assert_eq!(records.records.len(), 20, "{method}");
-        assert!(records.records.iter().all(|record| record.error.is_none()), "{method}");
-        let inventory: Value = stack.bench.json(&format!("{method}/setup/objects.json"));
-        let run = Owner::Run(inventory["run"].as_str().unwrap().to_owned());
-        let left = stack.runtime.block_on(stack.cluster.find(&run, &[])).unwrap();
-        assert!(left.is_empty(), "{method}: {left:?}");
-    }
-    stack.bench.run(&["bench", "e.yaml", "-t", "deployr", "-n"]).expect(2);
-    stack.bench.run(&["teardown", "-d"]).expect(0);
 }

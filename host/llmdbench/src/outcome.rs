@@ -33,6 +33,15 @@ impl Outcome {
         self.ends.extend(new);
     }
 
+    /// What went wrong as an error; `otherwise` where nothing did.
+    pub(crate) fn into_error(self, otherwise: Error) -> Error {
+        if self.ends.is_empty() {
+            return otherwise;
+        }
+        let exit = self.exit();
+        Error { exit, problems: self.ends.into_iter().map(|(_, problem)| problem).collect() }
+    }
+
     /// The exit code: of several the documented first one.
     pub(crate) fn exit(&self) -> Exit {
         self.ends.iter().fold(Exit::Ok, |worst, (exit, _)| worst.worst(*exit))

@@ -260,9 +260,10 @@ pub(crate) fn check_settings(
     problems: &mut Vec<Problem>,
 ) -> serde_json::Value {
     let mut given = settings.get(path).clone();
-    let of_method = &settings.get(BY_METHOD)[plugin.name()];
-    if kind == Kind::Backend && of_method.is_object() {
-        given = plugin_host::merge(&given, of_method);
+    // What says nothing is no patch: merged in, it would take everything away.
+    let own = settings.get(BY_METHOD).get(plugin.name()).filter(|own| own.is_object());
+    if let (Kind::Backend, Some(own)) = (kind, own) {
+        given = plugin_host::merge(&given, own);
     }
     let linked = link(plugin, kind, path, settings, &mut given);
     match plugin.check_settings(kind, &given) {

@@ -290,6 +290,13 @@ fn a_setting_of_the_backend_stands_above_the_variable_that_it_follows() {
     assert_eq!(replicas("deploy: {method: standalone}\n"), 5);
     assert_eq!(replicas("deploy: {method: standalone, settings: {replicas: 2}}\n"), 2);
     assert_eq!(replicas("deploy: {method: standalone}\nvllm: {common: {replicas: 4}}\n"), 4);
+    let by_method = |method: &str, own: &str| {
+        replicas(&format!(
+            "deploy: {{method: standalone, settings: {{replicas: 2}}, settings_by_method: {{{method}: {own}}}}}\n"
+        ))
+    };
+    assert_eq!(by_method("standalone", "{replicas: 3}"), 3);
+    assert_eq!(by_method("deployer", "{decode_replicas: 3}"), 2);
     bench.write("e.yaml", "deploy: {method: standalone}\nvllm: {common: {affinity: gpu}}\n");
     let ended = bench.run(&["standup", "-n", "e.yaml"]).expect(2);
     assert!(ended.stderr.contains("is no node label"), "{}", ended.stderr);
@@ -392,12 +399,12 @@ fn what_needs_a_token_or_a_cluster_says_so_before_anything_is_done() {
         .says("helm is missing: the program `/there/is/no/helm` cannot be run")
         .says("3.13 or newer");
     assert!(!bench.path("w").exists());
-    let bench = Bench::new()
-        .env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user")
-        .env("KUBECONFIG", "/there/is/no/kubeconfig");
-    let load = ["bench", "-t", "standalone", "--rate", "1", "--duration", "1s"];
-    bench.run(&load).expect(3).says("failed to connect to the cluster").says("-n needs no cluster");
-    let shared = [&load[..], &["-j", "2", "--load-from", "here"]].concat();
+    let bench = Bench::new().env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user");
+    let nowhere = [("KUBECONFIG", "/there/is/no/kubeconfig")];
+    let whole = ["bench", "-t", "standalone", "--rate", "1", "--duration", "1s", "--workdir", "b"];
+    let ended = bench.run_with(&nowhere, &whole).expect(3);
+    ended.says("failed to connect to the cluster").says("-n needs no cluster");
+    let shared = [&whole[..], &["-j", "2", "--load-from", "here"]].concat();
     bench.run(&shared).expect(2).says("2 agents share a load in a cluster only");
     bench.run(&["standup", "-n", "-t", "standalone"]).expect(0);
     for path in bench.files() {

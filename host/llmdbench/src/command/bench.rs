@@ -66,7 +66,8 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
         Ok(ended) => outcome.join(ended),
         Err(error) => outcome.fail(error.exit, &error),
     }
-    if args.keep {
+    let has_more = dir.all_results().iter().any(|results| phase::inside::left(results).is_some());
+    if args.keep || has_more {
         printer.step(&format!(
             "the stack is kept; `llmdbench teardown --workdir {}` takes it down",
             dir.root().display()

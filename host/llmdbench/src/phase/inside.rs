@@ -117,23 +117,14 @@ pub(crate) fn run(
         appear(&kubernetes, &record, settings, printer)?;
         follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
     })();
-    let conclusion = match outcome {
-        Ok(mut outcome) => {
-            let merged = put_together(
-                &prepared.plan,
-                &prepared.secrets,
-                target,
-                &record,
-                &results,
-                outcome.exit(),
-            )?;
-            outcome.join(merged);
-            Ok((results.clone(), outcome))
-        }
-        Err(error) => Err(error),
-    };
-    clear(&kubernetes, &mut record, dir, &results, printer)?;
-    let (results, outcome) = conclusion?;
+    let conclusion = outcome.and_then(|outcome| {
+        put_together(&prepared.plan, &prepared.secrets, target, &record, &results, outcome)
+    });
+    let cleared = clear(&kubernetes, &mut record, dir, &results, printer);
+    let mut outcome = conclusion?;
+    if let Err(error) = cleared {
+        outcome.fail(Exit::Teardown, &error);
+    }
     add_to_run(&results, prepared)?;
     Ok((results, outcome))
 }
@@ -161,10 +152,13 @@ pub(crate) fn attach(
         record.job,
         record.namespace
     ));
-    let mut outcome = follow(&kubernetes, &mut record, &results, None, printer)?;
-    let secrets = Secrets::default();
-    outcome.join(put_together(&plan, &secrets, &target, &record, &results, outcome.exit())?);
-    clear(&kubernetes, &mut record, dir, &results, printer)?;
+    let outcome = follow(&kubernetes, &mut record, &results, None, printer)?;
+    let conclusion = put_together(&plan, &Secrets::default(), &target, &record, &results, outcome);
+    let cleared = clear(&kubernetes, &mut record, dir, &results, printer);
+    let mut outcome = conclusion?;
+    if let Err(error) = cleared {
+        outcome.fail(Exit::Teardown, &error);
+    }
     Ok((results, outcome))
 }
 
@@ -347,9 +341,8 @@ fn put_together(
     target: &Target,
     record: &Record,
     results: &Results,
-    exit: Exit,
+    mut outcome: Outcome,
 ) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
     let folder = results.agents();
     let mut files = Vec::new();
     let mut header = None;
@@ -372,12 +365,7 @@ fn put_together(
         outcome.fail(Exit::Run, &error);
     }
     let Some(header) = header else {
-        let error = Error::new(Exit::Run, "no agent measured anything");
-        return if lost.is_empty() && exit == Exit::Ok {
-            Err(error)
-        } else {
-            Err(with(error, &lost))
-        };
+        return Err(outcome.into_error(Error::new(Exit::Run, "no agent measured anything")));
     };
     let failed = |error: &dyn std::error::Error| {
         Error::unexpected(format!("cannot merge what is in `{}`", folder.display()))
@@ -406,7 +394,7 @@ fn put_together(
     target.facts.insert("load".to_owned(), how_made(record));
     run["target"] = serde_json::to_value(&target).unwrap_or_default();
     run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
-    run["exit"] = (exit.worst(outcome.exit()) as i32).into();
+    run["exit"] = (outcome.exit() as i32).into();
     let text = serde_json::to_string_pretty(&run).unwrap_or_default();
     run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())?;
     Ok(outcome)
@@ -427,10 +415,6 @@ fn how_made(record: &Record) -> String {
     }
 }
 
-fn with(error: Error, causes: &[String]) -> Error {
-    causes.iter().fold(error, |error, cause| error.cause(cause.clone()))
-}
-
 /// Says in `run.json` where settings came from, which agents do not know.
 fn add_to_run(results: &Results, prepared: &Prepared) -> Result<()> {
     let Some(mut run) = run_dir::read_json::<Value>(&results.run())? else { return Ok(()) };
@@ -438,7 +422,7 @@ fn add_to_run(results: &Results, prepared: &Prepared) -> Result<()> {
     run_dir::write_json(&results.run(), &run)
 }
 
-/// Removes the Job and its Secret.
+/// Removes the Job and its Secret, unless an agent that could not be asked may still have something.
 fn clear(
     kubernetes: &Kubernetes,
     record: &mut Record,
@@ -446,6 +430,13 @@ fn clear(
     results: &Results,
     printer: &Printer,
 ) -> Result<()> {
+    if let Some(agent) = record.agents.iter().find(|agent| agent.may_have_more) {
+        return Err(Error::new(
+            Exit::Run,
+            format!("the Job {} stays: agent {} may have more", record.job, agent.shard),
+        )
+        .hint("an agent keeps what it has for a day; `llmdbench run --attach` collects it"));
+    }
     let begin = Instant::now();
     kubernetes.remove_for_run(
         &[("batch/v1", "Job", &record.job), ("v1", "Secret", &record.job)],

@@ -47,6 +47,9 @@ pub(crate) struct Facts {
     pub(crate) reconnected: u32,
     /// Why what it measured is not complete. None: it is.
     pub(crate) lost: Option<String>,
+    /// It could not be asked any more, and may still have what is missing here.
+    #[serde(default)]
+    pub(crate) may_have_more: bool,
 }
 
 /// What is known of an agent.
@@ -80,6 +83,13 @@ enum Errand<'a> {
     CompareClocks,
     Listen,
     Collect,
+}
+
+/// Why an agent is given up.
+struct Loss {
+    why: String,
+    /// Its pod has ended, and what was in it is gone.
+    is_gone: bool,
 }
 
 /// Why an agent cannot be asked just now.
@@ -124,21 +134,19 @@ impl Crew {
     /// Attends to an agent until it has ended and everything is collected, or it is lost. `bundle` is handed over
     /// first, unless it has been before.
     pub(crate) async fn attend(self, shard: u32, bundle: Option<PathBuf>) {
-        let lost = match self.try_attend(shard, bundle.as_deref()).await {
-            Ok(()) => None,
-            Err(why) => {
-                self.keep_log(shard).await;
-                Some(why)
-            }
-        };
+        let lost = self.try_attend(shard, bundle.as_deref()).await.err();
+        if lost.is_some() {
+            self.keep_log(shard).await;
+        }
         let mut seen = self.agent(shard);
-        seen.facts.lost = lost;
+        seen.facts.may_have_more = lost.as_ref().is_some_and(|lost| !lost.is_gone);
+        seen.facts.lost = lost.map(|lost| lost.why);
         seen.is_over = true;
     }
 
-    async fn try_attend(&self, shard: u32, bundle: Option<&Path>) -> Result<(), Trouble> {
+    async fn try_attend(&self, shard: u32, bundle: Option<&Path>) -> Result<(), Loss> {
         if self.pod(shard).is_empty() {
-            return Err("its pod is not there".to_owned());
+            return Err(Loss { why: "its pod is not there".to_owned(), is_gone: true });
         }
         if let Some(bundle) = bundle {
             self.insist(shard, Errand::HandOver(bundle)).await?;
@@ -153,7 +161,7 @@ impl Crew {
     }
 
     /// Goes on an errand until it succeeds, the agent is lost, or nobody has answered for too long.
-    async fn insist(&self, shard: u32, errand: Errand<'_>) -> Result<(), Trouble> {
+    async fn insist(&self, shard: u32, errand: Errand<'_>) -> Result<(), Loss> {
         let begin = Instant::now();
         loop {
             let done = match errand {
@@ -164,11 +172,12 @@ impl Crew {
             };
             let Err(trouble) = done else { return Ok(()) };
             if let Fate::Lost(why) = self.fate(shard).await {
-                return Err(why);
+                return Err(Loss { why, is_gone: true });
             }
             let quiet = self.agent(shard).heard.map_or(begin, |heard| heard.max(begin)).elapsed();
             if quiet >= PATIENCE {
-                return Err(format!("it cannot be reached any more: {trouble}"));
+                let why = format!("it cannot be asked any more: {trouble}");
+                return Err(Loss { why, is_gone: false });
             }
             self.agent(shard).facts.reconnected += 1;
             sleep(AGAIN).await;
