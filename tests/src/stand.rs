@@ -132,7 +132,15 @@ impl Stand {
         self.runtime.block_on(put).unwrap();
     }
 
-    /// Objects of a kind in the namespace.
+    /// Removes objects of somebody else.
+    pub fn remove(&self, objects: &[ObjectRef]) {
+        let patience = std::time::Duration::from_secs(60);
+        let mut progress = |_: &ObjectRef| {};
+        let removed = self.cluster.delete(objects, &Owner::Stranger, patience, &mut progress);
+        assert!(self.runtime.block_on(removed).unwrap().left.is_empty());
+    }
+
+    /// Objects of a kind in the namespace, or of one that is in none.
     #[must_use]
     pub fn get(&self, api_version: &str, kind: &str) -> Vec<Value> {
         let all = Selection::labelled(api_version, kind, &self.namespace, "");
@@ -208,7 +216,10 @@ impl Stand {
             return None;
         }
         let object = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
-        self.put(vec![object("Namespace", &self.namespace), object("ServiceAccount", account)]);
+        if !self.has_namespace() {
+            self.put(vec![object("Namespace", &self.namespace)]);
+        }
+        self.put(vec![object("ServiceAccount", account)]);
         let token = self.runtime.block_on(async {
             let client = kube::Client::try_default().await.unwrap();
             let accounts: Api<ServiceAccount> = Api::namespaced(client, &self.namespace);

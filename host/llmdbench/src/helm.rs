@@ -193,7 +193,7 @@ fn lead(command: &mut Command, way: Way<'_>) {
             command.env("HELM_KUBEAPISERVER", way.server);
             command.env("HELM_KUBETOKEN", token.expose_secret());
             if let Some(authority) = authority {
-                command.env("HELM_KUBECAFILE", authority);
+                command.env("HELM_KUBECAFILE", absolute(authority.as_os_str()));
             }
         }
         // Helm finds the account of its pod as this program does.

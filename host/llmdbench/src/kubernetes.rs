@@ -1,11 +1,13 @@
 //! Carries out in a cluster what actions say, and remembers what was put there: `setup/objects.json`.
 
+mod inventory;
 mod published;
 mod removal;
 
+pub(crate) use inventory::Inventory;
 pub(crate) use removal::Removed;
 
-use crate::action::{self, Action, Manifest, ReleaseRef};
+use crate::action::{self, Action, Manifest};
 use crate::document::Document;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
@@ -15,83 +17,14 @@ use crate::run_dir::{self, RunDir};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::unit;
-use cluster::{Access, Applied, Cluster, Effect, ObjectRef, Owner, Removal, Selection};
+use cluster::{Access, Applied, Cluster, Effect, ObjectRef, Owner, Selection};
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-
-/// What goes is waited for so long.
-const REMOVAL: Duration = Duration::from_secs(300);
-
-/// What the commands on a run folder put into a cluster.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Inventory {
-    /// The run whose label the objects have, which stays the same over commands.
-    pub(crate) run: String,
-    /// The API server.
-    server: String,
-    /// The namespaces of the stack and of the harness.
-    #[serde(default)]
-    namespaces: Vec<String>,
-    /// In the order of their application.
-    pub(crate) objects: Vec<Recorded>,
-    /// The run's releases of charts, in the order of their installation.
-    #[serde(default)]
-    pub(crate) releases: Vec<ReleaseRef>,
-}
-
-/// An object that was put there.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Recorded {
-    #[serde(flatten)]
-    pub(crate) object: ObjectRef,
-    /// It outlives the run.
-    pub(crate) is_prepared: bool,
-}
-
-impl Inventory {
-    /// Reads it. Empty where nothing was applied.
-    pub(crate) fn read(dir: &RunDir) -> Result<Self> {
-        Ok(run_dir::read_json(&dir.objects())?.unwrap_or_default())
-    }
-
-    /// What goes with the run.
-    pub(crate) fn standing(&self) -> impl Iterator<Item = &ObjectRef> {
-        self.objects
-            .iter()
-            .filter(|recorded| !recorded.is_prepared)
-            .map(|recorded| &recorded.object)
-    }
-
-    /// The names of everything that goes with the run, releases first.
-    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        let releases = self.releases.iter().map(published::shown);
-        releases.chain(self.standing().map(ToString::to_string))
-    }
-
-    /// Whether a teardown has something to remove.
-    pub(crate) fn has_some(&self, deep: bool) -> bool {
-        !self.releases.is_empty() || self.objects.iter().any(|r| deep || !r.is_prepared)
-    }
-
-    fn add(&mut self, applied: Applied, is_prepared: bool) {
-        // What was there before and is somebody else's is never to be removed.
-        if applied.effect == Effect::Kept {
-            return;
-        }
-        let is_same = |recorded: &Recorded| {
-            ObjectRef { uid: None, ..recorded.object.clone() }
-                == ObjectRef { uid: None, ..applied.object.clone() }
-        };
-        self.objects.retain(|recorded| !is_same(recorded));
-        self.objects.push(Recorded { object: applied.object, is_prepared });
-    }
-}
 
 /// A cluster, and what a run has in it.
 pub(crate) struct Kubernetes {
@@ -273,29 +206,6 @@ impl Kubernetes {
         self.apply(objects, within, &Owner::Run(run.to_owned()), run, dir).map(drop)
     }
 
-    /// Removes objects that were applied so.
-    pub(crate) fn remove_for_run(
-        &self,
-        objects: &[(&str, &str, &str)],
-        namespace: &str,
-        dir: &RunDir,
-    ) -> Result<()> {
-        let mut inventory = Inventory::read(dir)?;
-        let is_meant = |object: &ObjectRef| {
-            object.namespace.as_deref() == Some(namespace)
-                && objects.contains(&(&object.api_version, &object.kind, &object.name))
-        };
-        let meant: Vec<ObjectRef> =
-            inventory.standing().filter(|object| is_meant(object)).cloned().collect();
-        let removal = self.remove(&meant, &Owner::Run(inventory.run.clone()), &mut |_| {})?;
-        if let Some(left) = removal.left.first() {
-            return Err(Error::new(Exit::Teardown, format!("failed to remove {}", left.object))
-                .cause(left.why.clone()));
-        }
-        inventory.objects.retain(|recorded| !is_meant(&recorded.object));
-        run_dir::write_json(&dir.objects(), &inventory)
-    }
-
     /// Asks the cluster something.
     pub(crate) fn ask<T, F: Future<Output = cluster::Result<T>>>(
         &self,
@@ -374,42 +284,6 @@ impl Kubernetes {
         self.finish(self.cluster.forward(&to.kind, &to.namespace, &to.name, to.port))
     }
 
-    /// Removes what the run has in the cluster, the last first, and with `deep` what was prepared for it.
-    /// `setup/objects.json` then has what is left.
-    pub(crate) fn take_down(
-        &self,
-        inventory: &mut Inventory,
-        deep: bool,
-        dir: &RunDir,
-        printer: &Printer,
-    ) -> Result<Removed> {
-        let run = Owner::Run(inventory.run.clone());
-        // What was applied in the moment in which a command was killed is found by its label.
-        let namespaces = inventory.objects.iter().filter_map(|r| r.object.namespace.clone());
-        let of_releases = inventory.releases.iter().filter_map(|r| r.namespace.clone());
-        let namespaces: Vec<String> = namespaces.chain(of_releases).collect();
-        let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        let mut found = self.finish(self.cluster.find(&run, &namespaces))?;
-        let labelled = found.iter().map(|found| &found.object);
-        let mut all = self.uninstall_all(inventory, labelled, dir, printer)?;
-        if !all.removed.is_empty() {
-            // What is left of a release is not helm's to remove: what hooks made, what charts say is to be kept.
-            found = self.finish(self.cluster.find(&run, &namespaces))?;
-        }
-        // Of a release that could not be uninstalled nothing is taken away behind helm's back.
-        found.retain(|found| all.left.is_empty() && !published::keeps_a_release(&found.object));
-        for found in found.into_iter().filter(|found| !found.is_made) {
-            inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
-        }
-        let own: Vec<ObjectRef> = inventory.standing().cloned().collect();
-        self.take_away(own, &run, inventory, &mut all, dir, printer)?;
-        if deep {
-            let prepared = self.prepared(inventory, &run, &mut all)?;
-            self.take_away(prepared, &Owner::Prepared, inventory, &mut all, dir, printer)?;
-        }
-        Ok(all)
-    }
-
     fn apply(
         &self,
         objects: Vec<Value>,
@@ -444,15 +318,6 @@ impl Kubernetes {
         let applied = self.finish(self.cluster.apply(objects, within, owner, &mut done));
         kept?;
         applied.map(|()| told.join("\n"))
-    }
-
-    fn remove(
-        &self,
-        objects: &[ObjectRef],
-        owner: &Owner,
-        progress: &mut (dyn FnMut(&ObjectRef) + Send),
-    ) -> Result<Removal> {
-        self.finish(self.cluster.delete(objects, owner, REMOVAL, progress))
     }
 
     fn selection(&self, objects: &action::Objects) -> Selection {
@@ -534,41 +399,6 @@ fn count(number: usize, one: &str, several: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn applied(name: &str, uid: &str, effect: Effect) -> Applied {
-        let object = ObjectRef {
-            api_version: "v1".into(),
-            kind: "ConfigMap".into(),
-            namespace: Some("ns".into()),
-            name: name.into(),
-            uid: Some(uid.into()),
-        };
-        Applied { object, effect }
-    }
-
-    #[test]
-    fn the_inventory_has_each_object_once_and_none_of_others() {
-        let mut inventory = Inventory::default();
-        inventory.add(applied("a", "1", Effect::Created), false);
-        inventory.add(applied("b", "2", Effect::Created), true);
-        inventory.add(applied("c", "3", Effect::Kept), true);
-        inventory.add(applied("a", "4", Effect::Created), false);
-        let names: Vec<String> = inventory.objects.iter().map(|r| r.object.to_string()).collect();
-        assert_eq!(names, ["ConfigMap ns/b", "ConfigMap ns/a"]);
-        let standing: Vec<_> = inventory.standing().map(|object| object.uid.clone()).collect();
-        assert_eq!(standing, [Some("4".to_owned())]);
-    }
-
-    #[test]
-    fn the_inventory_is_read_as_it_was_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = RunDir::at(folder.path());
-        let mut inventory =
-            Inventory { run: "r".into(), server: "https://h".into(), ..Inventory::default() };
-        inventory.add(applied("a", "1", Effect::Created), false);
-        run_dir::write_json(&dir.objects(), &inventory).unwrap();
-        assert_eq!(Inventory::read(&dir).unwrap().objects, inventory.objects);
-    }
 
     #[test]
     fn a_wait_without_hope_is_told_with_reason_facts_and_advice() {

@@ -260,8 +260,9 @@ pub(crate) fn check_settings(
     problems: &mut Vec<Problem>,
 ) -> serde_json::Value {
     let mut given = settings.get(path).clone();
-    if kind == Kind::Backend {
-        given = plugin_host::merge(&given, &settings.get(BY_METHOD)[plugin.name()]);
+    let of_method = &settings.get(BY_METHOD)[plugin.name()];
+    if kind == Kind::Backend && of_method.is_object() {
+        given = plugin_host::merge(&given, of_method);
     }
     let linked = link(plugin, kind, path, settings, &mut given);
     match plugin.check_settings(kind, &given) {

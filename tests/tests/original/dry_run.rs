@@ -392,10 +392,13 @@ fn what_needs_a_token_or_a_cluster_says_so_before_anything_is_done() {
         .says("helm is missing: the program `/there/is/no/helm` cannot be run")
         .says("3.13 or newer");
     assert!(!bench.path("w").exists());
-    let bench = Bench::new().env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user");
-    let ended =
-        bench.run(&["bench", "-t", "standalone", "--rate", "1", "--duration", "1s"]).expect(2);
-    ended.says("standalone needs a cluster").says("--method local");
+    let bench = Bench::new()
+        .env("LLMDBENCH_HF_TOKEN", "hf_secret_of_the_user")
+        .env("KUBECONFIG", "/there/is/no/kubeconfig");
+    let load = ["bench", "-t", "standalone", "--rate", "1", "--duration", "1s"];
+    bench.run(&load).expect(3).says("failed to connect to the cluster").says("-n needs no cluster");
+    let shared = [&load[..], &["-j", "2", "--load-from", "here"]].concat();
+    bench.run(&shared).expect(2).says("2 agents share a load in a cluster only");
     bench.run(&["standup", "-n", "-t", "standalone"]).expect(0);
     for path in bench.files() {
         let text = std::fs::read(&path).unwrap();

@@ -1,11 +1,15 @@
-//! What a teardown removes from a cluster, and what it leaves to others.
+//! Takes out of a cluster what a run has in it: what is recorded, and what is found by its label.
 
-use super::{Inventory, Kubernetes};
-use crate::error::Result;
+use super::{Inventory, Kubernetes, published};
+use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
 use crate::run_dir::{self, RunDir};
-use cluster::{ObjectRef, Owner};
+use cluster::{Applied, Effect, ObjectRef, Owner, Removal};
 use serde::Serialize;
+use std::time::Duration;
+
+/// What goes is waited for so long.
+const REMOVAL: Duration = Duration::from_secs(300);
 
 /// What was removed, and what was not.
 #[derive(Debug, Default, Serialize)]
@@ -19,9 +23,45 @@ pub(crate) struct Removed {
 }
 
 impl Kubernetes {
+    /// Removes what the run has in the cluster, the last first, and with `deep` what was prepared for it.
+    /// `setup/objects.json` then has what is left.
+    pub(crate) fn take_down(
+        &self,
+        inventory: &mut Inventory,
+        deep: bool,
+        dir: &RunDir,
+        printer: &Printer,
+    ) -> Result<Removed> {
+        let run = Owner::Run(inventory.run.clone());
+        // What was applied in the moment in which a command was killed is found by its label.
+        let namespaces = inventory.objects.iter().filter_map(|r| r.object.namespace.clone());
+        let of_releases = inventory.releases.iter().filter_map(|r| r.namespace.clone());
+        let namespaces: Vec<String> = namespaces.chain(of_releases).collect();
+        let namespaces: Vec<&str> = namespaces.iter().map(String::as_str).collect();
+        let mut found = self.finish(self.cluster.find(&run, &namespaces))?;
+        let labelled = found.iter().map(|found| &found.object);
+        let mut all = self.uninstall_all(inventory, labelled, dir, printer)?;
+        if !all.removed.is_empty() {
+            // What is left of a release is not helm's to remove: what hooks made, what charts say is to be kept.
+            found = self.finish(self.cluster.find(&run, &namespaces))?;
+        }
+        // Of a release that could not be uninstalled nothing is taken away behind helm's back.
+        found.retain(|found| all.left.is_empty() && !published::keeps_a_release(&found.object));
+        for found in found.into_iter().filter(|found| !found.is_made) {
+            inventory.add(Applied { object: found.object, effect: Effect::Unchanged }, false);
+        }
+        let own: Vec<ObjectRef> = inventory.standing().cloned().collect();
+        self.take_away(own, &run, inventory, &mut all, dir, printer)?;
+        if deep {
+            let prepared = self.prepared(inventory, &run, &mut all)?;
+            self.take_away(prepared, &Owner::Prepared, inventory, &mut all, dir, printer)?;
+        }
+        Ok(all)
+    }
+
     /// What of that which is prepared goes with a run: all in the run's namespaces, recorded or not, and these
     /// themselves. It stays where another run stands, and a namespace does in which somebody has something.
-    pub(super) fn prepared(
+    fn prepared(
         &self,
         inventory: &mut Inventory,
         run: &Owner,
@@ -62,7 +102,7 @@ impl Kubernetes {
     }
 
     /// Removes objects of an owner; the inventory then has what is left.
-    pub(super) fn take_away(
+    fn take_away(
         &self,
         objects: Vec<ObjectRef>,
         owner: &Owner,
@@ -83,5 +123,37 @@ impl Kubernetes {
         all.foreign.extend(foreign.map(|(object, owner)| format!("{object} belongs to {owner}")));
         all.left.extend(removal.left.iter().map(|left| format!("{}: {}", left.object, left.why)));
         Ok(())
+    }
+
+    /// Removes objects that were applied so.
+    pub(crate) fn remove_for_run(
+        &self,
+        objects: &[(&str, &str, &str)],
+        namespace: &str,
+        dir: &RunDir,
+    ) -> Result<()> {
+        let mut inventory = Inventory::read(dir)?;
+        let is_meant = |object: &ObjectRef| {
+            object.namespace.as_deref() == Some(namespace)
+                && objects.contains(&(&object.api_version, &object.kind, &object.name))
+        };
+        let meant: Vec<ObjectRef> =
+            inventory.standing().filter(|object| is_meant(object)).cloned().collect();
+        let removal = self.remove(&meant, &Owner::Run(inventory.run.clone()), &mut |_| {})?;
+        if let Some(left) = removal.left.first() {
+            return Err(Error::new(Exit::Teardown, format!("failed to remove {}", left.object))
+                .cause(left.why.clone()));
+        }
+        inventory.objects.retain(|recorded| !is_meant(&recorded.object));
+        run_dir::write_json(&dir.objects(), &inventory)
+    }
+
+    pub(super) fn remove(
+        &self,
+        objects: &[ObjectRef],
+        owner: &Owner,
+        progress: &mut (dyn FnMut(&ObjectRef) + Send),
+    ) -> Result<Removal> {
+        self.finish(self.cluster.delete(objects, owner, REMOVAL, progress))
     }
 }
