@@ -186,8 +186,9 @@ impl Kubernetes {
     ) -> Result<()> {
         let selection = Selection::named(api_version, kind, namespace, name);
         if self.finish(self.cluster.get(&selection))?.is_empty() {
-            return Err(Error::new(Exit::Run, format!("the {selection} is not there"))
-                .hint(format!("`{cure}` makes it")));
+            let within = if namespace.is_empty() { "" } else { " in " };
+            let what = format!("there is no {kind} `{name}`{within}{namespace}");
+            return Err(Error::new(Exit::Run, what).hint(format!("`{cure}` makes it")));
         }
         Ok(())
     }
