@@ -256,6 +256,16 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_too_long_is_ended_with_what_it_said() {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "echo begun; echo why >&2; sleep 1000"]);
+        let answer =
+            Helm::carry_out(&mut command, Duration::from_millis(300), &mut |_| {}).unwrap();
+        assert!(answer.is_late && !answer.is_interrupted && !answer.status.success());
+        assert_eq!((answer.output.as_str(), answer.errors.as_str()), ("begun\n", "why\n"));
+    }
+
+    #[test]
     fn files_are_found_from_the_folder_of_the_run() {
         let here = std::env::current_dir().unwrap();
         let expected = format!("/etc/a:{}/b", here.display());
