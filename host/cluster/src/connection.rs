@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, cause, has_code};
 use crate::object::{Selection, Which};
 use kube::api::{Api, DynamicObject, ListParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::GroupVersionKind;
 use kube::discovery::{ApiResource, Scope, pinned_kind};
 use kube::{Client, Config};
@@ -259,7 +259,20 @@ impl Access {
                     Some(file) => Kubeconfig::read_from(file),
                     None => Kubeconfig::read(),
                 }
-                .map_err(|error| text(&error))?;
+                .map_err(|error| match error {
+                    // What stands around the fault may be a secret, so it is not shown.
+                    KubeconfigError::Parse(error) => match error.location() {
+                        Some(at) => {
+                            format!(
+                                "it cannot be understood at line {}, column {}",
+                                at.line(),
+                                at.column()
+                            )
+                        }
+                        None => "it cannot be understood".to_owned(),
+                    },
+                    other => text(&other),
+                })?;
                 let options =
                     KubeConfigOptions { context: context.clone(), ..KubeConfigOptions::default() };
                 Config::from_custom_kubeconfig(kubeconfig, &options)

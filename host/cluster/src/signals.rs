@@ -289,7 +289,7 @@ signals! {
     "immutable" &[Request], &["field is immutable", "Forbidden: updates to", "is immutable after creation"], SOON,
         "what is there cannot be changed in this way",
         "delete it first";
-    "resize" &[Request], &["pvc can be resized", "must support resize", "can not be less than previous value"], SOON,
+    "resize" &[Request], &["pvc can be resized", "must support resize", "can not be less than previous value", "can not be less than status.capacity"], SOON,
         "the claim is there with another size, and volumes of its class cannot be resized",
         "ask for the size that it has (LLMDBENCH_VLLM_COMMON_PVC_MODEL_CACHE_SIZE, LLMDBENCH_FMPERF_PVC_SIZE), or name another claim";
     "forbidden" &[Request], &["is forbidden", "forbidden:", "cannot create resource", "unauthorized"], SOON,

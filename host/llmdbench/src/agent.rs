@@ -27,7 +27,7 @@ use load::{Shard, Together};
 use meeting::Meeting;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often files are looked for.
@@ -154,6 +154,8 @@ pub(crate) struct Agent {
     run: String,
     shard: Shard,
     reported: Mutex<Option<Instant>>,
+    /// None: it is the only one, or has not begun.
+    meeting: Mutex<Option<Arc<Meeting>>>,
 }
 
 /// Waits for work, does it, and waits until its results are collected.
@@ -205,10 +207,18 @@ fn work(folder: &Folder, printer: &Printer) -> Result<Outcome> {
         run: prepared.plan.run.clone(),
         shard: bundle::shard(&folder.bundle())?,
         reported: Mutex::new(None),
+        meeting: Mutex::new(None),
     };
     let run = folder.run();
     run_dir::make(run.root())?;
-    let (_, outcome) = phase::run::run(&prepared, &bundle.target, &run, Some(&agent), printer)?;
+    let (_, mut outcome) = phase::run::run(&prepared, &bundle.target, &run, Some(&agent), printer)?;
+    if lock(&agent.meeting).as_ref().is_some_and(|meeting| meeting.went_alone()) {
+        let index = agent.shard.index;
+        outcome.add(
+            Exit::Run,
+            &format!("agent {index} lost its way to the first one, and began stages by itself: the load was not the one that was asked for"),
+        );
+    }
     Ok(outcome)
 }
 
@@ -236,6 +246,8 @@ impl Agent {
             (None, Some(first)) => Some(Meeting::join(first, &self.run, self.shard.index)),
             (None, None) => None,
         };
+        let meeting = meeting.map(Arc::new);
+        lock(&self.meeting).clone_from(&meeting);
         Ok(Together {
             shard: self.shard,
             zero: UNIX_EPOCH + Duration::from_nanos(start.zero),

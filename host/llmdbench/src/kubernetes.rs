@@ -136,7 +136,7 @@ impl Kubernetes {
                 let selection = self.selection(objects);
                 let found = self.finish(self.cluster.get(&selection))?;
                 let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
-                let removal = self.remove(&found, owner, &mut |_| {})?;
+                let removal = self.remove(&found, owner, removal::REMOVAL, &mut |_| {})?;
                 match removal.left.first() {
                     Some(left) => {
                         Err(Error::new(Exit::Standup, format!("failed to delete {}", left.object))

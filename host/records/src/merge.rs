@@ -59,6 +59,12 @@ pub fn merge<R: BufRead, W: Write>(
         let shard = source.shard;
         let entry = source.next.take();
         source.next = read(shard, &mut source.reader)?;
+        if source.next.is_none()
+            && let Some(latest) = merge.latest.get_mut(&shard)
+        {
+            // Nothing of a generator that has ended or was lost is under way.
+            latest.in_flight = 0;
+        }
         merge.last = merge.last.max(entry.as_ref().map_or(0, time));
         match entry {
             Some(Entry::Record(record)) => merge.out.record(&record)?,

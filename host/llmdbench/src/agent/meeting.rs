@@ -5,7 +5,7 @@ use load::{Agreement, Readiness};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,6 +43,8 @@ pub(crate) struct Room {
 struct Guests {
     /// Those that are still to come, or are there: what they said last, and the way back to them.
     guests: BTreeMap<u32, Guest>,
+    /// One that should be there is not.
+    is_broken: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,16 +72,20 @@ struct Said {
 #[derive(Debug, Serialize, Deserialize)]
 struct Agreed {
     begin: u64,
-    first_id: u64,
+    first_id: Option<u64>,
 }
 
 impl Meeting {
     /// Opens a meeting of so many agents.
     pub(crate) fn host(run: &str, count: u32) -> io::Result<Self> {
-        let listener = TcpListener::bind(("0.0.0.0", 0))?;
+        let any = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), (Ipv4Addr::UNSPECIFIED, 0).into()];
+        let listener = TcpListener::bind(&any[..])?;
         let port = listener.local_addr()?.port();
         let guests = (1..count).map(|index| (index, Guest::default())).collect();
-        let room = Arc::new(Room { state: Mutex::new(Guests { guests }), changed: Condvar::new() });
+        let room = Arc::new(Room {
+            state: Mutex::new(Guests { guests, is_broken: false }),
+            changed: Condvar::new(),
+        });
         let (run, host) = (run.to_owned(), room.clone());
         thread::Builder::new().name("meeting".into()).spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -96,7 +102,8 @@ impl Meeting {
     pub(crate) fn join(first: &str, run: &str, index: u32) -> Self {
         let since = Instant::now();
         let stream = loop {
-            match TcpStream::connect(first) {
+            let connected = first.parse().map(|first| TcpStream::connect_timeout(&first, COME));
+            match connected.unwrap_or_else(|error| Err(io::Error::other(error))) {
                 Ok(stream) => break Some(stream),
                 Err(_) if since.elapsed() < COME => thread::sleep(TRY),
                 Err(_) => break None,
@@ -120,6 +127,11 @@ impl Meeting {
         }
     }
 
+    /// Whether this agent could not agree with the first one, and went on alone.
+    pub(crate) fn went_alone(&self) -> bool {
+        matches!(self, Self::Guest(way) if lock(way).is_none())
+    }
+
     /// Waits until all are ready for a stage.
     pub(crate) fn agree(&self, own: Readiness) -> Agreement {
         let said = Said { stage: own.stage, ready: own.ready, next_id: own.next_id };
@@ -140,7 +152,7 @@ impl Meeting {
             }
         };
         match agreed {
-            Some(agreed) => Agreement { begin: agreed.begin, first_id: Some(agreed.first_id) },
+            Some(agreed) => Agreement { begin: agreed.begin, first_id: agreed.first_id },
             None => Agreement { begin: own.ready, first_id: None },
         }
     }
@@ -157,16 +169,22 @@ impl Room {
             let _ = stream.write_all(b"this is not your meeting\n");
             return;
         };
-        if let Some(guest) = lock(&self.state).guests.get_mut(&hello.index) {
-            guest.way_back = Some(stream);
+        match lock(&self.state).guests.get_mut(&hello.index) {
+            Some(guest) => guest.way_back = Some(stream),
+            // It came too late: to be let go tells it to go on alone.
+            None => return,
         }
         for said in lines.map_while(|line| serde_json::from_str::<Said>(&line).ok()) {
-            if let Some(guest) = lock(&self.state).guests.get_mut(&hello.index) {
-                guest.said = Some(said);
+            match lock(&self.state).guests.get_mut(&hello.index) {
+                Some(guest) => guest.said = Some(said),
+                None => return,
             }
             self.changed.notify_all();
         }
-        lock(&self.state).guests.remove(&hello.index);
+        let mut state = lock(&self.state);
+        state.guests.remove(&hello.index);
+        state.is_broken = true;
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -180,6 +198,7 @@ impl Room {
             let Some(left) = most.checked_sub(since.elapsed()) else {
                 // Who has not come by now goes on alone.
                 state.guests.retain(|_, guest| is_ready(guest));
+                state.is_broken = true;
                 break;
             };
             let waited = self.changed.wait_timeout(state, left.min(Duration::from_secs(1)));
@@ -188,7 +207,8 @@ impl Room {
         let all = || state.guests.values().filter_map(|guest| guest.said).chain([own]);
         let agreed = Agreed {
             begin: all().map(|said| said.ready).max().unwrap_or(own.ready) + LEAD,
-            first_id: all().map(|said| said.next_id).max().unwrap_or(own.next_id),
+            // Who went away may go on alone, with the numbers that follow from the last that all agreed on.
+            first_id: all().map(|said| said.next_id).max().filter(|_| !state.is_broken),
         };
         for guest in state.guests.values_mut() {
             // One that cannot be told is heard to go away by its own thread.
@@ -250,7 +270,7 @@ mod tests {
         };
         drop(Meeting::join(&first, "r", 1));
         let own = host.agree(ready(0, 1, 0));
-        assert_eq!(own.begin, 5 + LEAD);
+        assert_eq!(own, Agreement { begin: 5 + LEAD, first_id: None });
         assert_eq!(stays.join().unwrap(), own);
     }
 
@@ -263,6 +283,7 @@ mod tests {
         let alone = Agreement { begin: 5, first_id: None };
         assert_eq!(guest.agree(ready(0, 5, 3)), alone);
         assert_eq!(guest.agree(ready(1, 5, 3)), alone);
+        assert!(guest.went_alone());
     }
 
     #[test]

@@ -43,10 +43,11 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
             }
             for results in &runs {
                 let agents = phase::inside::left(results).map(|record| {
-                    format!(
-                        "made by the Job {} in {}: `llmdbench run --attach` collects it",
-                        record.job, record.namespace
-                    )
+                    let (job, namespace) = (record.job, record.namespace);
+                    match phase::inside::is_followed(results) {
+                        true => format!("made by the Job {job} in {namespace}, which another process follows"),
+                        false => format!("made by the Job {job} in {namespace}: `llmdbench run --attach` collects it"),
+                    }
                 });
                 let state = if let Some(agents) = &agents {
                     agents
@@ -75,6 +76,10 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
                     "folder": results.results.display().to_string(),
                     "finished": results.run().is_file(),
                     "analysed": results.report().is_file(),
+                    "agents": phase::inside::left(results).map(|record| json!({
+                        "job": record.job, "namespace": record.namespace,
+                        "followed": phase::inside::is_followed(results),
+                    })),
                 })).collect::<Vec<_>>(),
             })
         },

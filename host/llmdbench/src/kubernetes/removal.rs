@@ -1,7 +1,7 @@
 //! Takes out of a cluster what a run has in it: what is recorded, and what is found by its label.
 
 use super::{Inventory, Kubernetes, published};
-use crate::error::{Error, Exit, Result};
+use crate::error::Result;
 use crate::printer::Printer;
 use crate::run_dir::{self, RunDir};
 use cluster::{Applied, Effect, ObjectRef, Owner, Removal};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::time::Duration;
 
 /// What goes is waited for so long.
-const REMOVAL: Duration = Duration::from_secs(300);
+pub(super) const REMOVAL: Duration = Duration::from_secs(300);
 
 /// What was removed, and what was not.
 #[derive(Debug, Default, Serialize)]
@@ -111,7 +111,7 @@ impl Kubernetes {
         dir: &RunDir,
         printer: &Printer,
     ) -> Result<()> {
-        let removal = self.remove(&objects, owner, &mut |object| {
+        let removal = self.remove(&objects, owner, REMOVAL, &mut |object| {
             printer.step(&format!("teardown: {object}"));
         })?;
         let left: Vec<&ObjectRef> = removal.left.iter().map(|left| &left.object).collect();
@@ -125,13 +125,15 @@ impl Kubernetes {
         Ok(())
     }
 
-    /// Removes objects that were applied so.
+    /// Removes objects that were applied so, and waits so long for them to go. What is not gone by then stays recorded,
+    /// and is told with the reason.
     pub(crate) fn remove_for_run(
         &self,
         objects: &[(&str, &str, &str)],
         namespace: &str,
+        patience: Duration,
         dir: &RunDir,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         let mut inventory = Inventory::read(dir)?;
         let is_meant = |object: &ObjectRef| {
             object.namespace.as_deref() == Some(namespace)
@@ -139,21 +141,21 @@ impl Kubernetes {
         };
         let meant: Vec<ObjectRef> =
             inventory.standing().filter(|object| is_meant(object)).cloned().collect();
-        let removal = self.remove(&meant, &Owner::Run(inventory.run.clone()), &mut |_| {})?;
-        if let Some(left) = removal.left.first() {
-            return Err(Error::new(Exit::Teardown, format!("failed to remove {}", left.object))
-                .cause(left.why.clone()));
-        }
-        inventory.objects.retain(|recorded| !is_meant(&recorded.object));
-        run_dir::write_json(&dir.objects(), &inventory)
+        let run = Owner::Run(inventory.run.clone());
+        let removal = self.remove(&meant, &run, patience, &mut |_| {})?;
+        let left: Vec<&ObjectRef> = removal.left.iter().map(|left| &left.object).collect();
+        inventory.objects.retain(|r| !is_meant(&r.object) || left.contains(&&r.object));
+        run_dir::write_json(&dir.objects(), &inventory)?;
+        Ok(removal.left.iter().map(|left| format!("{}: {}", left.object, left.why)).collect())
     }
 
     pub(super) fn remove(
         &self,
         objects: &[ObjectRef],
         owner: &Owner,
+        patience: Duration,
         progress: &mut (dyn FnMut(&ObjectRef) + Send),
     ) -> Result<Removal> {
-        self.finish(self.cluster.delete(objects, owner, REMOVAL, progress))
+        self.finish(self.cluster.delete(objects, owner, patience, progress))
     }
 }

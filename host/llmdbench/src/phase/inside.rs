@@ -22,14 +22,18 @@ use crate::settings::Settings;
 use cluster::{Condition, Selection};
 use crew::{Crew, Facts};
 use job::Agents;
-use records::Reader;
+use records::{Entry, Reader};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+/// So long the agents' Job is waited for to go; results are not kept waiting for it.
+const REMOVAL: Duration = Duration::from_secs(10);
+/// The file in `agents/` that is locked by whoever follows them.
+const LOCK: &str = "lock";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -50,6 +54,10 @@ pub(crate) struct Record {
     /// Everything they had is here, and they are gone.
     pub(crate) is_collected: bool,
     pub(crate) agents: Vec<Facts>,
+    /// What they are given to load.
+    target: Target,
+    /// The settings with their sources, which agents do not know.
+    settings: Value,
 }
 
 /// Has agents make the load. Gives the folders of the results and how the run ended.
@@ -63,7 +71,8 @@ pub(crate) fn run(
     let shards = prepared.plan.experiment.load.shards;
     can_deal(prepared, target, shards)?;
     let namespace = settings.text("fmperf.namespace").unwrap_or_default();
-    let kubernetes = Kubernetes::connect(settings, namespace)?;
+    let kubernetes =
+        Kubernetes::connect(settings, namespace).map_err(|error| error.exit(Exit::Run))?;
     kubernetes.refuse_missing("v1", "Namespace", "", namespace, "llmdbench standup -s 5")?;
     let account = settings.text("fmperf.service_account").unwrap_or_default();
     kubernetes.refuse_missing(
@@ -95,8 +104,9 @@ pub(crate) fn run(
         shards,
         is_collected: false,
         agents: Vec::new(),
+        target: target.clone(),
+        settings: environment::with_sources(settings),
     };
-    run_dir::write_json(&results.agents_record(), &record)?;
     prepared.plan.write(&results.plan())?;
     environment::write_profiles(prepared, &results)?;
     run_dir::write_json(&folder.join("job.json"), &job)?;
@@ -111,21 +121,30 @@ pub(crate) fn run(
         target.endpoints.join(", "),
         target.model
     ));
+    let lock = lock(&results)?;
+    run_dir::write_json(&results.agents_record(), &record)?;
     let outcome = (|| {
         let objects = secret.into_iter().chain([job]).collect();
-        kubernetes.apply_for_run(objects, namespace, &prepared.plan.run, dir)?;
+        let applied = kubernetes.apply_for_run(objects, namespace, &prepared.plan.run, dir);
+        applied.map_err(|error| {
+            error.exit(Exit::Run).hint(
+                "`load.pod_spec`, `load.cpu`, `load.memory` and `load.image` say what the pods are",
+            )
+        })?;
         appear(&kubernetes, &record, settings, printer)?;
         follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
     })();
-    let conclusion = outcome.and_then(|outcome| {
-        put_together(&prepared.plan, &prepared.secrets, target, &record, &results, outcome)
+    let conclusion = outcome.and_then(|(outcome, crew)| {
+        let put = put_together(&prepared.plan, &prepared.secrets, &record, &results, outcome);
+        kubernetes.drive(crew.dismiss());
+        put
     });
     let cleared = clear(&kubernetes, &mut record, dir, &results, printer);
+    drop(lock);
     let mut outcome = conclusion?;
     if let Err(error) = cleared {
-        outcome.fail(Exit::Teardown, &error);
+        outcome.fail(error.exit, &error);
     }
-    add_to_run(&results, prepared)?;
     Ok((results, outcome))
 }
 
@@ -143,8 +162,7 @@ pub(crate) fn attach(
     };
     let plan = Plan::read_file(&results.plan())?
         .ok_or_else(|| Error::usage(format!("`{}` is not there", results.plan().display())))?;
-    let target: Target = run_dir::read_json(&dir.target())?
-        .ok_or_else(|| Error::usage(format!("`{}` is not there", dir.target().display())))?;
+    let lock = lock(&results)?;
     let kubernetes = Kubernetes::of(&Inventory::read(dir)?, settings)?;
     printer.step(&format!(
         "attached to {} of {} in {}",
@@ -152,14 +170,44 @@ pub(crate) fn attach(
         record.job,
         record.namespace
     ));
-    let outcome = follow(&kubernetes, &mut record, &results, None, printer)?;
-    let conclusion = put_together(&plan, &Secrets::default(), &target, &record, &results, outcome);
+    let (outcome, crew) = follow(&kubernetes, &mut record, &results, None, printer)?;
+    let conclusion = put_together(&plan, &Secrets::default(), &record, &results, outcome);
+    kubernetes.drive(crew.dismiss());
     let cleared = clear(&kubernetes, &mut record, dir, &results, printer);
+    drop(lock);
     let mut outcome = conclusion?;
     if let Err(error) = cleared {
-        outcome.fail(Exit::Teardown, &error);
+        outcome.fail(error.exit, &error);
     }
     Ok((results, outcome))
+}
+
+/// Keeps others from following the same agents, as long as the file lives.
+fn lock(results: &Results) -> Result<File> {
+    let path = results.agents().join(LOCK);
+    let opened = File::create(&path);
+    let file = opened.map_err(|error| {
+        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
+    })?;
+    file.try_lock().map_err(|_| {
+        Error::usage(format!(
+            "another llmdbench follows the agents of `{}`",
+            results.results.display()
+        ))
+        .hint("it collects what they have; `llmdbench status` shows when it has")
+    })?;
+    Ok(file)
+}
+
+/// Whether another process follows the agents of a load run.
+pub(crate) fn is_followed(results: &Results) -> bool {
+    let file = File::open(results.agents().join(LOCK));
+    file.is_ok_and(|file| file.try_lock().is_err())
+}
+
+/// Whether agents may have what is missing here.
+pub(crate) fn may_have_more(results: &Results) -> bool {
+    left(results).is_some_and(|record| record.agents.iter().any(|agent| agent.may_have_more))
 }
 
 /// Whether agents in the cluster make the load, into a target that is known or that the plan will have.
@@ -238,13 +286,13 @@ fn follow(
     results: &Results,
     archive: Option<&Path>,
     printer: &Printer,
-) -> Result<Outcome> {
+) -> Result<(Outcome, Crew)> {
     let folder = results.agents();
     let crew = kubernetes.ask(|cluster| {
         let (namespace, job, shards) =
             (record.namespace.clone(), record.job.clone(), record.shards);
-        let folder = folder.clone();
-        async move { Crew::of(&cluster, &namespace, &job, shards, &folder).await }
+        let (folder, known) = (folder.clone(), record.agents.clone());
+        async move { Crew::of(&cluster, &namespace, &job, shards, &folder, &known).await }
     })?;
     let attending: Vec<_> = (0..crew.shards())
         .map(|shard| kubernetes.spawn(crew.clone().attend(shard, archive.map(Path::to_owned))))
@@ -259,7 +307,8 @@ fn follow(
         std::thread::sleep(TICK);
         let wished = interrupt::count();
         if wished > told {
-            told = wished;
+            // Each wish is passed on: the first asks for an orderly end, the second for a quick one.
+            told += 1;
             printer.step(
                 "interrupted: nothing new starts, requests under way may end; once more ends them",
             );
@@ -272,6 +321,8 @@ fn follow(
         started |= crew.seen().any(|seen| matches!(seen.state, Some(State::Running)));
         if !started && ready == crew.shards() as usize {
             started = true;
+            record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
+            run_dir::write_json(&results.agents_record(), record)?;
             if let Err(why) = kubernetes.drive(crew.start()) {
                 let error =
                     Error::new(Exit::Run, "the agents could not be started together").cause(why);
@@ -306,11 +357,19 @@ fn follow(
             outcome.join_new(ended);
         }
     }
-    Ok(outcome)
+    Ok((outcome, crew))
 }
 
-/// The progress line of all agents.
+/// The progress line of all agents, with what keeps one of them from being asked.
 fn line(crew: &Crew) -> String {
+    let trouble = crew.seen().find_map(|seen| {
+        let trouble = seen.trouble.as_ref()?;
+        Some(format!(" | agent {} cannot be asked just now: {trouble}", seen.facts.shard))
+    });
+    state(crew) + &trouble.unwrap_or_default()
+}
+
+fn state(crew: &Crew) -> String {
     if crew.shards() == 1 {
         let line = crew.seen().next().map(|seen| seen.report.line.clone()).unwrap_or_default();
         return if line.is_empty() { "the agent makes ready".to_owned() } else { line };
@@ -338,7 +397,6 @@ fn line(crew: &Crew) -> String {
 fn put_together(
     plan: &Plan,
     secrets: &Secrets,
-    target: &Target,
     record: &Record,
     results: &Results,
     mut outcome: Outcome,
@@ -351,18 +409,25 @@ fn put_together(
         let path = Crew::journal(&folder, agent.shard);
         let reader = File::open(&path).ok().and_then(|file| Reader::new(BufReader::new(file)).ok());
         if let Some(why) = &agent.lost {
-            lost.push(format!("agent {} of {} was lost: {why}", agent.shard, record.shards));
+            let text = format!("agent {} of {} was lost: {why}", agent.shard, record.shards);
+            let error = Error::new(Exit::Run, text.clone()).cause(match kept(&path) {
+                Some((requests, last)) => format!(
+                    "its records end {:.1} s after the begin of the load: {requests} requests are kept, and its part is missing from then on; the results are partial",
+                    last as f64 / 1e9
+                ),
+                None => "it left nothing: its part of the load is missing".to_owned(),
+            });
+            let error = match why.contains("OOMKilled") {
+                true => error.hint("give agents more memory with `load.memory`"),
+                false => error,
+            };
+            outcome.fail(Exit::Run, &error);
+            lost.push(text);
         }
         if let Some(reader) = reader {
             header.get_or_insert_with(|| reader.header().clone());
             files.push((agent.shard as usize, reader));
         }
-    }
-    for lost in &lost {
-        let error = Error::new(Exit::Run, lost.clone()).hint(
-            "its part of the load is missing from then on, and what came before is kept: the results are partial",
-        );
-        outcome.fail(Exit::Run, &error);
     }
     let Some(header) = header else {
         return Err(outcome.into_error(Error::new(Exit::Run, "no agent measured anything")));
@@ -390,14 +455,28 @@ fn put_together(
     let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
     run["run"] = plan.run.clone().into();
     run["plugins"] = serde_json::to_value(&plan.plugins).unwrap_or_default();
-    let mut target = target.clone();
+    let mut target = record.target.clone();
     target.facts.insert("load".to_owned(), how_made(record));
     run["target"] = serde_json::to_value(&target).unwrap_or_default();
+    run["settings"] = record.settings.clone();
     run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
     run["exit"] = (outcome.exit() as i32).into();
     let text = serde_json::to_string_pretty(&run).unwrap_or_default();
     run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())?;
     Ok(outcome)
+}
+
+/// How many requests a journal has, and when the last one ended. None: it has none.
+fn kept(journal: &Path) -> Option<(u64, u64)> {
+    let reader = Reader::new(BufReader::new(File::open(journal).ok()?)).ok()?;
+    let ends = reader.map_while(|entry| entry.ok()).filter_map(|entry| match entry {
+        Entry::Record(record) => Some(record.finished),
+        Entry::Event(_) => None,
+    });
+    ends.fold(None, |kept: Option<(u64, u64)>, end| {
+        let (requests, last) = kept.unwrap_or_default();
+        Some((requests + 1, last.max(end)))
+    })
 }
 
 /// How the load was made, for the report.
@@ -415,13 +494,6 @@ fn how_made(record: &Record) -> String {
     }
 }
 
-/// Says in `run.json` where settings came from, which agents do not know.
-fn add_to_run(results: &Results, prepared: &Prepared) -> Result<()> {
-    let Some(mut run) = run_dir::read_json::<Value>(&results.run())? else { return Ok(()) };
-    run["settings"] = environment::with_sources(&prepared.settings);
-    run_dir::write_json(&results.run(), &run)
-}
-
 /// Removes the Job and its Secret, unless an agent that could not be asked may still have something.
 fn clear(
     kubernetes: &Kubernetes,
@@ -437,13 +509,12 @@ fn clear(
         )
         .hint("an agent keeps what it has for a day; `llmdbench run --attach` collects it"));
     }
-    let begin = Instant::now();
-    kubernetes.remove_for_run(
-        &[("batch/v1", "Job", &record.job), ("v1", "Secret", &record.job)],
-        &record.namespace,
-        dir,
-    )?;
-    printer.detail(&format!("the agents are gone after {}", crate::unit::show(begin.elapsed())));
+    let objects = [("batch/v1", "Job", record.job.as_str()), ("v1", "Secret", &record.job)];
+    let left = kubernetes.remove_for_run(&objects, &record.namespace, REMOVAL, dir)?;
+    if !left.is_empty() {
+        let left = left.join("; ");
+        printer.step(&format!("still there: {left}; `llmdbench teardown` waits until it is gone"));
+    }
     record.is_collected = true;
     run_dir::write_json(&results.agents_record(), record)
 }

@@ -27,8 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(900);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Times that clocks are compared; the quickest answer counts.
 const COMPARED: usize = 9;
+/// So long one tries to tell an agent that it shall begin.
+const START: Duration = Duration::from_secs(60);
 /// So long after the order to begin the run's clock reads 0.
 const LEAD: Duration = Duration::from_secs(2);
+
+/// Written when everything that an agent had is here: its last state.
+const COLLECTED: &str = "collected.json";
 
 /// What of an agent is told in `results/agents.json`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -60,6 +65,8 @@ pub(crate) struct Seen {
     address: String,
     pub(crate) state: Option<State>,
     pub(crate) report: Report,
+    /// Why it cannot be asked just now.
+    pub(crate) trouble: Option<String>,
     /// When it said something last.
     heard: Option<Instant>,
     /// Nothing more comes from it.
@@ -96,13 +103,14 @@ struct Loss {
 type Trouble = String;
 
 impl Crew {
-    /// The agents of a Job as its pods are now.
+    /// The agents of a Job as its pods are now, with what was known of them before.
     pub(crate) async fn of(
         cluster: &Cluster,
         namespace: &str,
         job: &str,
         shards: u32,
         folder: &Path,
+        known: &[Facts],
     ) -> cluster::Result<Self> {
         let labels = format!("batch.kubernetes.io/job-name={job}");
         let pods = cluster.get(&Selection::labelled("v1", "Pod", namespace, &labels)).await?;
@@ -111,7 +119,13 @@ impl Crew {
             let pod = pods.iter().find(|pod| {
                 pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == index
             });
-            Mutex::new(seen(shard, pod))
+            let mut seen = seen(shard, pod);
+            if let Some(known) = known.iter().find(|known| known.shard == shard) {
+                let pod = std::mem::take(&mut seen.facts.pod);
+                seen.facts = Facts { lost: None, may_have_more: false, ..known.clone() };
+                seen.facts.pod = pod;
+            }
+            Mutex::new(seen)
         });
         Ok(Self {
             cluster: cluster.clone(),
@@ -145,18 +159,21 @@ impl Crew {
     }
 
     async fn try_attend(&self, shard: u32, bundle: Option<&Path>) -> Result<(), Loss> {
+        if let Some(state) = self.collected(shard) {
+            // Another process had everything, and ended before it was put together.
+            self.agent(shard).state = Some(state);
+            return Ok(());
+        }
         if self.pod(shard).is_empty() {
             return Err(Loss { why: "its pod is not there".to_owned(), is_gone: true });
         }
         if let Some(bundle) = bundle {
             self.insist(shard, Errand::HandOver(bundle)).await?;
+            self.insist(shard, Errand::CompareClocks).await?;
         }
-        self.insist(shard, Errand::CompareClocks).await?;
         self.insist(shard, Errand::Listen).await?;
         self.insist(shard, Errand::Collect).await?;
         self.keep_log(shard).await;
-        // Not to be told that it may end makes it wait, and the Job's removal ends it then.
-        let _ = self.order(shard, &["done"]).await;
         Ok(())
     }
 
@@ -179,7 +196,7 @@ impl Crew {
                 let why = format!("it cannot be asked any more: {trouble}");
                 return Err(Loss { why, is_gone: false });
             }
-            self.agent(shard).facts.reconnected += 1;
+            self.agent(shard).trouble = Some(trouble);
             sleep(AGAIN).await;
         }
     }
@@ -255,7 +272,12 @@ impl Crew {
             let Some((frame, bytes)) = heard.map_err(|error| error.to_string())? else {
                 return Err("the connection ended".to_owned());
             };
-            self.agent(shard).heard = Some(Instant::now());
+            let mut seen = self.agent(shard);
+            seen.heard = Some(Instant::now());
+            if seen.trouble.take().is_some() {
+                seen.facts.reconnected += 1;
+            }
+            drop(seen);
             match frame {
                 Frame::Journal(_) => journal.write_all(&bytes).map_err(said)?,
                 Frame::Report(report) => self.agent(shard).report = report,
@@ -277,9 +299,19 @@ impl Crew {
         let read = timeout(PATIENCE, pipe.output.read_to_end(&mut archive)).await;
         read.map_err(|_| "its results do not come".to_owned())?
             .map_err(|error| error.to_string())?;
+        if !matches!(timeout(ORDER, pipe.end()).await, Ok(Some(0))) {
+            return Err("its results did not come whole".to_owned());
+        }
         let folder = self.folder.join(shard.to_string());
         let unpacked = tar::Archive::new(archive.as_slice()).unpack(&folder);
-        unpacked.map_err(|error| format!("its results are broken: {error}"))
+        unpacked.map_err(|error| format!("its results are broken: {error}"))?;
+        let state = self.agent(shard).state.clone();
+        run_dir::write_json(&folder.join(COLLECTED), &state).map_err(|error| error.to_string())
+    }
+
+    /// The last state of an agent of which everything is here. None: something may be missing.
+    fn collected(&self, shard: u32) -> Option<State> {
+        run_dir::read_json(&self.folder.join(shard.to_string()).join(COLLECTED)).ok()?
     }
 
     /// Keeps what the agent printed, as far as it can be had.
@@ -294,7 +326,7 @@ impl Crew {
         }
     }
 
-    /// Starts all of them in one instant.
+    /// Starts all of them in one instant. One that hears of it too late begins late, which its records show.
     pub(crate) async fn start(&self) -> Result<(), Trouble> {
         let zero = SystemTime::now() + LEAD;
         let first = self.seen().find_map(|seen| match &seen.state {
@@ -306,9 +338,7 @@ impl Crew {
         });
         let orders = (0..self.shards()).map(|shard| {
             let seen = self.agent(shard);
-            let (offset, error) = (seen.facts.clock_offset_ms, seen.facts.clock_error_ms);
-            // An offset that may as well be none is none.
-            let offset = offset.filter(|offset| offset.abs() > error.unwrap_or(0.0)).unwrap_or(0.0);
+            let offset = seen.facts.clock_offset_ms.unwrap_or(0.0);
             drop(seen);
             let theirs = unix_ns(zero).saturating_add_signed((offset * 1e6) as i64).to_string();
             let first = first.clone().filter(|_| shard > 0);
@@ -317,10 +347,23 @@ impl Crew {
                 if let Some(first) = &first {
                     order.extend(["--first", first.as_str()]);
                 }
-                self.order(shard, &order).await.map_err(|why| format!("agent {shard}: {why}"))
+                let begin = Instant::now();
+                loop {
+                    match self.order(shard, &order).await {
+                        Err(_) if begin.elapsed() < START => sleep(AGAIN).await,
+                        told => break told.map_err(|why| format!("agent {shard}: {why}")),
+                    }
+                }
             }
         });
         futures::future::try_join_all(orders).await.map(drop)
+    }
+
+    /// Lets all of them end: nothing of theirs is wanted any more.
+    pub(crate) async fn dismiss(&self) {
+        // One that is not told waits, and the Job's removal ends it.
+        let orders = (0..self.shards()).map(|shard| self.order(shard, &["done"]));
+        futures::future::join_all(orders).await;
     }
 
     /// Asks all of them to end.
