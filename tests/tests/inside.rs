@@ -175,7 +175,8 @@ fn an_agent_that_goes_away_is_named_and_what_was_measured_is_kept() {
     let second = name(second.unwrap());
     stand.delete_pod(&second);
     let ended = running.wait().expect(4);
-    let ended = ended.says("agent 1 of 3 was lost").says(&second).says("partial");
+    let ended =
+        ended.says("agent 1 of 3 was lost").says(&second).says("requests are kept").says("partial");
     drop(ended);
     let log = Log::read(&stand.bench.path("w/results/records.jsonl"));
     let of = |shard: u64| log.records.iter().filter(|record| record.session % 3 == shard).count();
@@ -193,6 +194,10 @@ fn agents_go_on_without_their_controller_and_another_collects_everything() {
     let running = stand.bench.start(&["run", "e.yaml", "-j", "2"]);
     let journal = stand.bench.path("w/results/agents/0/records.jsonl");
     until("a record", || has_begun(&journal));
+    // Two that follow would write every line twice.
+    let status = stand.bench.run(&["status"]).expect(0);
+    assert!(status.stdout.contains("which another process follows"), "{}", status.stdout);
+    stand.bench.run(&["run", "--attach"]).expect(2).says("another llmdbench follows the agents");
     running.signal(Signal::SIGKILL);
     drop(running.wait());
     let status = stand.bench.run(&["status"]).expect(0);

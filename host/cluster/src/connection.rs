@@ -349,6 +349,17 @@ mod tests {
         assert_eq!(shown["clusters"][0]["cluster"], cluster);
     }
 
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_understood_is_not_shown() {
+        let folder = std::env::temp_dir().join(format!("kubeconfig-{}", std::process::id()));
+        std::fs::write(&folder, "users:\n- name: a\n  user: {token: hidden-token\nclusters: [")
+            .unwrap();
+        let access = Access::Kubeconfig { file: Some(folder.clone()), context: None };
+        let why = access.config().await.unwrap_err();
+        std::fs::remove_file(folder).unwrap();
+        assert!(why.contains("line") && !why.contains("hidden-token"), "{why}");
+    }
+
     #[test]
     fn a_token_is_not_printed() {
         let access = Access::Server {

@@ -248,3 +248,26 @@ impl<W: Write> Archive<W> {
 fn failed(error: &dyn std::error::Error) -> Error {
     Error::unexpected("cannot make the archive for the agents").cause(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_comes_again_is_taken_and_changes_nothing() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::at(temporary.path());
+        let mut bytes = Vec::new();
+        let mut archive = Archive { tar: tar::Builder::new(&mut bytes), files: 0 };
+        archive.json("experiment.yaml", &Value::from("x")).unwrap();
+        archive.tar.finish().unwrap();
+        drop(archive);
+        for _ in 0..2 {
+            let mut from = bytes.as_slice();
+            unpack(&mut from, bytes.len() as u64, &folder, 1, 3).unwrap();
+            assert!(from.is_empty(), "all of it is read");
+        }
+        assert_eq!(shard(&folder.bundle()).unwrap(), Shard { index: 1, count: 3 });
+        assert!(experiment(&folder.bundle()).is_file());
+    }
+}

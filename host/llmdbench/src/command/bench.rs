@@ -66,7 +66,7 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
         Ok(ended) => outcome.join(ended),
         Err(error) => outcome.fail(error.exit, &error),
     }
-    let has_more = dir.all_results().iter().any(|results| phase::inside::may_have_more(results));
+    let has_more = dir.all_results().iter().any(phase::inside::may_have_more);
     if args.keep || has_more {
         printer.step(&format!(
             "the stack is kept; `llmdbench teardown --workdir {}` takes it down",
