@@ -275,6 +275,40 @@ fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
 }
 
 #[test]
+fn the_scenarios_of_the_original_are_carried_out_in_small() {
+    let Some(stand) = stand("original", "standalone", small) else { return };
+    if !stand.has_hub() {
+        return;
+    }
+    let mut whole = stand.bench.json("e.yaml");
+    let standalone = whole["deploy"]["settings"].take();
+    // Method, model and number of replicas are the scenario's; sizes, nodes and volumes those of this cluster.
+    whole["deploy"] = json!({
+        "platform": "kubernetes",
+        "settings_by_method": {"standalone": standalone, "deployer": llm_d(&stand)},
+    });
+    stand.bench.write("e.yaml", whole.to_string());
+    for (scenario, model, replicas) in [
+        ("kubernetes_H200_deployer_llama-8b", "Llama-3.1-8B-Instruct", 1),
+        ("ocp_H100MIG_deployer_llama-3b", "Llama-3.2-3B-Instruct", 1),
+        ("ocp_H100MIG_deployer_llama-8b", "Llama-3.1-8B-Instruct", 2),
+        ("ocp_H100_deployer_llama-70b", "Llama-3.1-70B-Instruct", 2),
+        ("ocp_H100_standalone_llama-70b", "Llama-3.1-70B-Instruct", 2),
+        ("ocp_L40_standalone_llama-8b", "Llama-3.1-8B-Instruct", 1),
+    ] {
+        let ended = stand.bench.run(&["bench", "e.yaml", "-c", scenario, "--workdir", scenario]);
+        assert!([0, 7].contains(&ended.code), "{scenario}: {}", ended.output());
+        has_run(&stand, scenario);
+        let target = stand.bench.json(&format!("{scenario}/target.json"));
+        assert!(target["model"].as_str().unwrap().ends_with(model), "{scenario}: {target}");
+        let asked = stand.bench.json(&format!("{scenario}/setup/smoketest.json")).to_string();
+        let pods = asked.matches("pod ").count();
+        assert!(pods >= replicas, "{scenario}: {asked}");
+    }
+    remove_definition(&stand);
+}
+
+#[test]
 fn a_release_of_somebody_else_is_refused_and_stays() {
     let Some(stand) = stand("foreign", "deployer", llm_d) else { return };
     let own = &stand.namespace;
