@@ -282,17 +282,18 @@ fn the_scenarios_of_the_original_are_carried_out_in_small() {
     }
     let mut whole = stand.bench.json("e.yaml");
     let standalone = whole["deploy"]["settings"].take();
-    // Method, model and number of replicas are the scenario's; sizes, nodes and volumes those of this cluster.
+    // Method, model and replicas are the scenario's; sizes, nodes and volumes those of this cluster.
     whole["deploy"] = json!({
         "platform": "kubernetes",
         "settings_by_method": {"standalone": standalone, "deployer": llm_d(&stand)},
     });
     stand.bench.write("e.yaml", whole.to_string());
+    // The original's deployer ignores the number of replicas that is common to all methods.
     for (scenario, model, replicas) in [
         ("kubernetes_H200_deployer_llama-8b", "Llama-3.1-8B-Instruct", 1),
         ("ocp_H100MIG_deployer_llama-3b", "Llama-3.2-3B-Instruct", 1),
-        ("ocp_H100MIG_deployer_llama-8b", "Llama-3.1-8B-Instruct", 2),
-        ("ocp_H100_deployer_llama-70b", "Llama-3.1-70B-Instruct", 2),
+        ("ocp_H100MIG_deployer_llama-8b", "Llama-3.1-8B-Instruct", 1),
+        ("ocp_H100_deployer_llama-70b", "Llama-3.1-70B-Instruct", 1),
         ("ocp_H100_standalone_llama-70b", "Llama-3.1-70B-Instruct", 2),
         ("ocp_L40_standalone_llama-8b", "Llama-3.1-8B-Instruct", 1),
     ] {
