@@ -53,33 +53,45 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
         say(&format!(
             "xtask: testing on the cluster of KUBECONFIG with the image {image}, which {IMAGE} names, and helm of PATH"
         ));
-        return carry_out(tests(arguments).env(IMAGE, image));
+        return carry_out(tests(TESTS, arguments).env(IMAGE, image));
     }
     carry_out(cargo().args(["build", "--package", "llmdbench"]))?;
     let file = image::write(Some(&target().join("debug/llmdbench")))?;
     install()?;
     let stays = output(script().arg("status"))? != "down";
-    let line = output(script().arg("up"))?;
-    let kubeconfig = line.rsplit('=').next().unwrap_or_default();
-    let name = image::NAME.trim_start_matches("localhost/");
-    let pushed = carry_out(script().arg("push").arg(file).arg(name));
-    // Helm is built beside the cluster.
-    let run = Path::new(kubeconfig).parent().unwrap_or(Path::new(""));
-    let path = std::env::var("PATH").unwrap_or_default();
-    let path = format!("{}:{path}", run.with_file_name("bin").display());
-    let mut tests = tests(arguments);
-    tests.env("KUBECONFIG", kubeconfig).env(IMAGE, image::NAME).env("PATH", path);
-    let tested = pushed.and_then(|()| carry_out(&mut tests));
+    let tested = on_own(TESTS, &file, arguments).and_then(|()| {
+        carry_out(script().arg("down"))?;
+        on_own(LAST, &file, arguments)
+    });
     if !stays {
         carry_out(script().arg("down"))?;
     }
     tested
 }
 
-fn tests(arguments: &[&str]) -> Command {
+/// Tests on the cluster of this repository, which has the image then.
+fn on_own(names: &[&str], image: &Path, arguments: &[&str]) -> Result<()> {
+    let line = output(script().arg("up"))?;
+    let kubeconfig = line.rsplit('=').next().unwrap_or_default();
+    let name = image::NAME.trim_start_matches("localhost/");
+    carry_out(script().arg("push").arg(image).arg(name))?;
+    // Helm is built beside the cluster.
+    let run = Path::new(kubeconfig).parent().unwrap_or(Path::new(""));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", run.with_file_name("bin").display());
+    let mut tests = tests(names, arguments);
+    carry_out(tests.env("KUBECONFIG", kubeconfig).env(IMAGE, image::NAME).env("PATH", path))
+}
+
+/// What can be tried on any cluster.
+const TESTS: &[&str] = &["broken", "charts", "inside", "kubernetes", "real"];
+/// What needs a cluster whose parts it can stop, and leaves it slow for minutes.
+const LAST: &[&str] = &["outage"];
+
+fn tests(names: &[&str], arguments: &[&str]) -> Command {
     let mut command = cargo();
     command.args(["test", "--package", "cluster", "--package", "acceptance"]);
-    for name in ["real", "kubernetes", "broken", "charts", "inside", "outage"] {
+    for name in names {
         command.args(["--test", name]);
     }
     command.args(arguments);
