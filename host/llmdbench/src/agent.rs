@@ -27,7 +27,7 @@ use load::{Shard, Together};
 use meeting::Meeting;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often files are looked for.
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// So long the agent waits for what it shall do, and then for the moment to begin.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// So long it keeps what it has measured for somebody to collect it.
-pub(crate) const KEEP: Duration = Duration::from_secs(24 * 3600);
+const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// How often it reports.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -237,7 +237,7 @@ impl Agent {
             .map_err(|error| {
                 Error::unexpected("no port can be opened for the other agents").because(error)
             })?;
-        let port = hosted.as_ref().map(|meeting| meeting.port());
+        let (hosted, port) = hosted.unzip();
         self.folder.set_state(&State::Ready { meeting: port })?;
         let start = wait(PATIENCE, "for the moment to begin", || self.folder.start())?;
         self.folder.set_state(&State::Running)?;
@@ -298,8 +298,9 @@ fn wait<T>(most: Duration, what: &str, look: impl Fn() -> Result<Option<T>>) -> 
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// What a thread that panicked held is whole all the same.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Nanoseconds of the epoch.

@@ -1,12 +1,13 @@
 //! Where several agents agree on when a stage begins: the first one listens, the others come to it. Who goes away
 //! is waited for no more; when the first one goes, each goes on by itself.
 
+use super::lock;
 use load::{Agreement, Readiness};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,11 +24,7 @@ const TRY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) enum Meeting {
     /// The first agent.
-    Host {
-        /// Where it listens.
-        port: u16,
-        room: Arc<Room>,
-    },
+    Host(Arc<Room>),
     /// Another one. None: the first one cannot be reached, or has gone.
     Guest(Mutex<Option<BufReader<TcpStream>>>),
 }
@@ -76,8 +73,8 @@ struct Agreed {
 }
 
 impl Meeting {
-    /// Opens a meeting of so many agents.
-    pub(crate) fn host(run: &str, count: u32) -> io::Result<Self> {
+    /// Opens a meeting of so many agents. Gives the port at which the others find it, too.
+    pub(crate) fn host(run: &str, count: u32) -> io::Result<(Self, u16)> {
         let any = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), (Ipv4Addr::UNSPECIFIED, 0).into()];
         let listener = TcpListener::bind(&any[..])?;
         let port = listener.local_addr()?.port();
@@ -95,7 +92,7 @@ impl Meeting {
                     .spawn(move || room.hear(stream, &run));
             }
         })?;
-        Ok(Self::Host { port, room })
+        Ok((Self::Host(room), port))
     }
 
     /// Comes to the meeting of the first agent.
@@ -119,14 +116,6 @@ impl Meeting {
         Self::Guest(Mutex::new(greeted))
     }
 
-    /// Where the others find it; 0 where nobody does.
-    pub(crate) fn port(&self) -> u16 {
-        match self {
-            Self::Host { port, .. } => *port,
-            Self::Guest(_) => 0,
-        }
-    }
-
     /// Whether this agent could not agree with the first one, and went on alone.
     pub(crate) fn went_alone(&self) -> bool {
         matches!(self, Self::Guest(way) if lock(way).is_none())
@@ -136,7 +125,7 @@ impl Meeting {
     pub(crate) fn agree(&self, own: Readiness) -> Agreement {
         let said = Said { stage: own.stage, ready: own.ready, next_id: own.next_id };
         let agreed = match self {
-            Self::Host { room, .. } => Some(room.agree(said)),
+            Self::Host(room) => Some(room.agree(said)),
             Self::Guest(way) => {
                 let mut way = lock(way);
                 let agreed = way.as_mut().and_then(|reader| {
@@ -226,10 +215,6 @@ fn say(stream: &mut TcpStream, what: &impl Serialize) -> io::Result<()> {
     stream.write_all(&line)
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,8 +225,8 @@ mod tests {
 
     #[test]
     fn all_begin_when_the_last_is_ready_and_with_the_highest_number() {
-        let host = Meeting::host("r", 3).unwrap();
-        let first = format!("127.0.0.1:{}", host.port());
+        let (host, port) = Meeting::host("r", 3).unwrap();
+        let first = format!("127.0.0.1:{port}");
         let guests: Vec<_> = [(1, 50, 7), (2, 20, 9)]
             .into_iter()
             .map(|(index, at, id)| {
@@ -262,8 +247,8 @@ mod tests {
 
     #[test]
     fn who_goes_away_is_waited_for_no_more() {
-        let host = Meeting::host("r", 3).unwrap();
-        let first = format!("127.0.0.1:{}", host.port());
+        let (host, port) = Meeting::host("r", 3).unwrap();
+        let first = format!("127.0.0.1:{port}");
         let stays = {
             let first = first.clone();
             thread::spawn(move || Meeting::join(&first, "r", 2).agree(ready(0, 5, 0)))
@@ -288,8 +273,8 @@ mod tests {
 
     #[test]
     fn a_guest_of_another_run_is_turned_away() {
-        let host = Meeting::host("r", 2).unwrap();
-        let first = format!("127.0.0.1:{}", host.port());
+        let (_host, port) = Meeting::host("r", 2).unwrap();
+        let first = format!("127.0.0.1:{port}");
         let guest = Meeting::join(&first, "other", 1);
         assert_eq!(guest.agree(ready(0, 5, 3)).first_id, None);
     }

@@ -14,6 +14,7 @@ use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase::environment;
 use crate::phase::plan::Prepared;
+use crate::phase::run::INTERRUPTED;
 use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
@@ -134,18 +135,14 @@ pub(crate) fn run(
         appear(&kubernetes, &record, settings, printer)?;
         follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
     })();
-    let conclusion = outcome.and_then(|(outcome, crew)| {
+    let concluded = outcome.and_then(|(outcome, crew)| {
         let put = put_together(&prepared.plan, &prepared.secrets, &record, &results, outcome);
         kubernetes.drive(crew.dismiss());
         put
     });
-    let cleared = clear(&kubernetes, &mut record, dir, &results, printer);
+    let outcome = close(concluded, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
-    let mut outcome = conclusion?;
-    if let Err(error) = cleared {
-        outcome.fail(error.exit, &error);
-    }
-    Ok((results, outcome))
+    Ok((results, outcome?))
 }
 
 /// Goes on where another process left agents alone: collects what they have.
@@ -171,15 +168,28 @@ pub(crate) fn attach(
         record.namespace
     ));
     let (outcome, crew) = follow(&kubernetes, &mut record, &results, None, printer)?;
-    let conclusion = put_together(&plan, &Secrets::default(), &record, &results, outcome);
+    let put = put_together(&plan, &Secrets::default(), &record, &results, outcome);
     kubernetes.drive(crew.dismiss());
-    let cleared = clear(&kubernetes, &mut record, dir, &results, printer);
+    let outcome = close(put, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
-    let mut outcome = conclusion?;
+    Ok((results, outcome?))
+}
+
+/// Takes the agents down and joins how that went to how the load ended.
+fn close(
+    concluded: Result<Outcome>,
+    kubernetes: &Kubernetes,
+    record: &mut Record,
+    dir: &RunDir,
+    results: &Results,
+    printer: &Printer,
+) -> Result<Outcome> {
+    let cleared = clear(kubernetes, record, dir, results, printer);
+    let mut outcome = concluded?;
     if let Err(error) = cleared {
         outcome.fail(error.exit, &error);
     }
-    Ok((results, outcome))
+    Ok(outcome)
 }
 
 /// Keeps others from following the same agents, as long as the file lives.
@@ -309,9 +319,7 @@ fn follow(
         if wished > told {
             // Each wish is passed on: the first asks for an orderly end, the second for a quick one.
             told += 1;
-            printer.step(
-                "interrupted: nothing new starts, requests under way may end; once more ends them",
-            );
+            printer.step(INTERRUPTED);
             stopped = true;
             kubernetes.drive(crew.stop());
         }
@@ -437,10 +445,15 @@ fn put_together(
             .cause(error.to_string())
     };
     let new = results.records().with_extension("jsonl.new");
-    let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
-    let told = lost.join("; ");
-    let lost = (!told.is_empty()).then_some(told.as_str());
-    records::merge(&header, files, lost, out).map_err(|error| failed(&error))?;
+    if record.shards == 1 && lost.is_empty() {
+        // The journal of the only agent is that of the run.
+        std::fs::copy(Crew::journal(&folder, 0), &new).map_err(|error| failed(&error))?;
+    } else {
+        let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
+        let told = lost.join("; ");
+        let lost = (!told.is_empty()).then_some(told.as_str());
+        records::merge(&header, files, lost, out).map_err(|error| failed(&error))?;
+    }
     std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
     for shared in [results.server_metrics(), results.cache()] {
         let name = shared.file_name().unwrap_or_default();

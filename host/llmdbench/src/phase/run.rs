@@ -31,6 +31,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokenizers::Tokenizer;
 
+/// What a first interruption does.
+pub(crate) const INTERRUPTED: &str =
+    "interrupted: nothing new starts, requests under way may end; once more ends them";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -229,9 +232,11 @@ fn follow(
         let wished = interrupt::count();
         if wished > told {
             if told == 0 {
-                printer.step("interrupted: nothing new starts, requests under way may end; once more ends them");
+                printer.step(INTERRUPTED);
                 running.stop();
-            } else {
+            }
+            // Both may have come since the last look.
+            if wished > 1 {
                 running.stop_now();
             }
             told = wished;

@@ -2,7 +2,7 @@
 //! instant, follows their journals over broken connections, collects what they have.
 
 use crate::agent::follow::{self, Frame, PULSE};
-use crate::agent::{Report, State, unix_ns};
+use crate::agent::{Report, State, lock, unix_ns};
 use crate::outcome::Outcome;
 use crate::phase::inside::job::CONTAINER;
 use crate::run_dir;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::{sleep, timeout};
@@ -122,8 +122,7 @@ impl Crew {
             let mut seen = seen(shard, pod);
             if let Some(known) = known.iter().find(|known| known.shard == shard) {
                 let pod = std::mem::take(&mut seen.facts.pod);
-                seen.facts = Facts { lost: None, may_have_more: false, ..known.clone() };
-                seen.facts.pod = pod;
+                seen.facts = Facts { pod, lost: None, may_have_more: false, ..known.clone() };
             }
             Mutex::new(seen)
         });
@@ -478,10 +477,6 @@ fn seen(shard: u32, pod: Option<&Value>) -> Seen {
 
 fn command<'a>(order: &[&'a str]) -> Vec<&'a str> {
     ["llmdbench", "agent"].into_iter().chain(order.iter().copied()).collect()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
