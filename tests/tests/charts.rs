@@ -143,6 +143,10 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
     ended
         .says("smoketest: http://llm-d-inference-gateway.llmdbench-llm-d-")
         .says("answers as org/model");
+    // What the chart made is seen and kept, too.
+    let pods = bench.json("w/setup/pods.json").to_string();
+    assert!(pods.contains("-decode-") && pods.contains("sha256:"), "{pods}");
+    assert!(bench.read("w/setup/events.json").contains("-decode-"));
     // Definitions that are there are left as they are.
     bench
         .run(&["standup", "e.yaml", "-s", "2"])

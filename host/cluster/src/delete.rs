@@ -200,8 +200,8 @@ impl Cluster {
         Ok(found)
     }
 
-    /// What somebody has in a namespace who is none of these owners, in the order of application: what the cluster itself puts into every namespace,
-    /// or makes of other objects, is nobody's.
+    /// What somebody has in a namespace who is none of these owners, in the order of application: what the cluster
+    /// itself puts into every namespace, or makes of other objects, is nobody's.
     ///
     /// # Errors
     /// When the API server does not say which kinds there are.

@@ -261,7 +261,15 @@ impl Kubernetes {
     /// What there is to see of what the commands on a run folder put here.
     pub(crate) fn evidence(&self, inventory: &Inventory) -> Result<cluster::Evidence> {
         let objects = inventory.objects.iter().map(|recorded| recorded.object.clone());
-        let objects: Vec<ObjectRef> = objects.collect();
+        let mut objects: Vec<ObjectRef> = objects.collect();
+        if !inventory.releases.is_empty() {
+            // What charts made is known by its label alone.
+            let namespaces = inventory.releases.iter().filter_map(|r| r.namespace.as_deref());
+            let namespaces: Vec<&str> = namespaces.collect();
+            let run = Owner::Run(inventory.run.clone());
+            let found = self.finish(self.cluster.find(&run, &namespaces))?;
+            objects.extend(found.into_iter().map(|found| found.object));
+        }
         self.finish(async { Ok(self.cluster.evidence(&objects).await) })
     }
 
@@ -293,14 +301,7 @@ impl Kubernetes {
         run: &str,
         dir: &RunDir,
     ) -> Result<String> {
-        let mut inventory = Inventory::read(dir)?;
-        run.clone_into(&mut inventory.run);
-        self.cluster.server().clone_into(&mut inventory.server);
-        for namespace in &self.namespaces {
-            if !inventory.namespaces.contains(namespace) {
-                inventory.namespaces.push(namespace.clone());
-            }
-        }
+        let mut inventory = self.inventory(run, dir)?;
         let mut told = Vec::new();
         let mut kept = Ok(());
         let mut done = |applied: Applied| {
@@ -319,6 +320,19 @@ impl Kubernetes {
         let applied = self.finish(self.cluster.apply(objects, within, owner, &mut done));
         kept?;
         applied.map(|()| told.join("\n"))
+    }
+
+    /// The inventory of a folder, which says whose it is and where.
+    fn inventory(&self, run: &str, dir: &RunDir) -> Result<Inventory> {
+        let mut inventory = Inventory::read(dir)?;
+        run.clone_into(&mut inventory.run);
+        self.cluster.server().clone_into(&mut inventory.server);
+        for namespace in &self.namespaces {
+            if !inventory.namespaces.contains(namespace) {
+                inventory.namespaces.push(namespace.clone());
+            }
+        }
+        Ok(inventory)
     }
 
     fn selection(&self, objects: &action::Objects) -> Selection {

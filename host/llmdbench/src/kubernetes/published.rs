@@ -79,9 +79,7 @@ impl Kubernetes {
             run_dir::write(&dir.yaml(&values.file), values.yaml.as_bytes())?;
         }
         if *owner != Owner::Stranger {
-            let mut inventory = Inventory::read(dir)?;
-            run.clone_into(&mut inventory.run);
-            self.cluster.server().clone_into(&mut inventory.server);
+            let mut inventory = self.inventory(run, dir)?;
             inventory.releases.retain(|other| *other != reference);
             inventory.releases.push(reference.clone());
             run_dir::write_json(&dir.objects(), &inventory)?;
