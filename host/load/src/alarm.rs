@@ -61,6 +61,19 @@ impl Alarm {
         }
     }
 
+    /// Wakes everybody: they look around, and sleep on if their time has not come.
+    pub(crate) fn wake_all(&self) {
+        let sleepers = std::mem::take(&mut *self.sleepers.borrow_mut());
+        sleepers.into_values().for_each(Waker::wake);
+    }
+
+    /// Has the timer expire at this time at the latest.
+    pub(crate) fn expire_by(&self, at: Nanos) {
+        if at < self.armed.get() {
+            self.arm(at);
+        }
+    }
+
     fn arm(&self, at: Nanos) {
         self.armed.set(at);
         let at: TimeSpec = self.clock.timespec(at);
@@ -96,9 +109,7 @@ impl Future for Sleep<'_> {
         }
         sleepers.insert(self.key, context.waker().clone());
         self.waits = true;
-        if self.key.0 < alarm.armed.get() {
-            alarm.arm(self.key.0);
-        }
+        alarm.expire_by(self.key.0);
         Poll::Pending
     }
 }

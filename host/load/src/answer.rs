@@ -4,19 +4,24 @@ use crate::api::{self, Output, Piece, Usage};
 use crate::http::{Head, Malformed, Part, Reader};
 use crate::plan::{Api, Nanos};
 use crate::sse::{Event, Splitter};
-use crate::template::Template;
+use crate::template::Templates;
+use crate::times::Times;
 use records::{Failure, FailureKind, Record, UsageSource};
 
+/// The media type of a stream of events.
+const STREAM: &str = "text/event-stream";
 /// Of an error body so much is looked at; a message is cut further when it is recorded.
 const LONGEST_ERROR: usize = 64 * 1024;
 
-/// An answer under way.
+/// An answer under way. There may be very many at a time: what few have, or have at their end only,
+/// is boxed.
 #[derive(Debug)]
 pub(crate) struct Answer {
     facts: Facts,
     body: Body,
     streamed: bool,
-    head: Head,
+    /// HTTP status. 0: none has come.
+    status: u16,
     first_byte: Option<Nanos>,
 }
 
@@ -34,22 +39,38 @@ enum Body {
 #[derive(Debug)]
 struct Facts {
     api: Api,
-    tokens: Vec<Nanos>,
-    /// Tokens in each of `tokens` by running counts; judged at the end.
-    chunk_tokens: Vec<u32>,
-    /// Output tokens by the last running count that came with output.
-    counted: u32,
-    first_answer: Option<Nanos>,
-    usage: Option<Usage>,
     finished: bool,
     done: bool,
     /// Some output was seen; in a whole answer it has no arrival.
     output: bool,
+    /// When each chunk of output arrived.
+    chunks: Times,
+    /// Which of the chunks was the first that was not reasoning.
+    first_answer: Option<u32>,
+    more: Option<Box<More>>,
+}
+
+/// What few answers have, or have at their end only.
+#[derive(Debug, Default)]
+struct More {
+    /// The head, where it says more than that all is well.
+    head: Option<Head>,
+    usage: Option<Usage>,
+    counts: Counts,
+    /// The server says that something is wrong; what it said first.
     server_error: Option<String>,
+    /// What it says cannot be understood; the first of that.
     bad: Option<String>,
     texts: Texts,
-    /// An event that others are expected to resemble.
-    template: Option<Template>,
+}
+
+/// Tokens by the running counts of a server.
+#[derive(Debug, Default)]
+struct Counts {
+    /// In each chunk; judged at the end.
+    chunk_tokens: Vec<u32>,
+    /// In all, by the last count that came with output.
+    total: u32,
 }
 
 /// What is kept of an answer's text.
@@ -63,7 +84,7 @@ pub(crate) enum Keep {
 }
 
 /// The texts of an answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Texts {
     /// None: not kept.
     pub(crate) answer: Option<String>,
@@ -93,25 +114,20 @@ impl Texts {
 impl Answer {
     /// An answer to come.
     pub(crate) fn new(api: Api, streamed: bool, keep: Keep) -> Self {
+        let texts = || Box::new(More { texts: Texts::kept(keep), ..More::default() });
         Self {
             facts: Facts {
                 api,
-                tokens: Vec::new(),
-                chunk_tokens: Vec::new(),
-                counted: 0,
-                first_answer: None,
-                usage: None,
                 finished: false,
                 done: false,
                 output: false,
-                server_error: None,
-                bad: None,
-                texts: Texts::kept(keep),
-                template: None,
+                chunks: Times::default(),
+                first_answer: None,
+                more: (keep != Keep::Nothing).then(texts),
             },
             body: Body::Whole(Vec::new()),
             streamed,
-            head: Head::default(),
+            status: 0,
             first_byte: None,
         }
     }
@@ -120,13 +136,14 @@ impl Answer {
     pub(crate) fn take(
         &mut self,
         reader: &mut Reader,
+        templates: &mut Templates,
         mut input: &[u8],
         at: Nanos,
     ) -> Result<bool, Malformed> {
         loop {
             match reader.next(&mut input)? {
                 Part::Head(head) => self.head(head),
-                Part::Body(bytes) => self.body(bytes, at),
+                Part::Body(bytes) => self.body(bytes, at, templates),
                 Part::End => return Ok(true),
                 Part::More => return Ok(false),
             }
@@ -134,24 +151,31 @@ impl Answer {
     }
 
     fn head(&mut self, head: Head) {
-        self.body = if !is_good(&head) || head.content_encoding.is_some() {
+        self.status = head.status;
+        let is_good = self.is_good() && head.content_encoding.is_none();
+        self.body = if !is_good {
             Body::Other(Vec::new())
         } else if self.streamed {
             Body::Events(Splitter::default())
         } else {
             Body::Whole(Vec::new())
         };
-        self.head = head;
+        let is_plain = is_good && (!self.streamed || head.content_type == STREAM);
+        if !is_plain {
+            self.facts.more().head = Some(head);
+        }
     }
 
-    fn body(&mut self, bytes: &[u8], at: Nanos) {
+    fn body(&mut self, bytes: &[u8], at: Nanos, templates: &mut Templates) {
         // Some servers name no content type, or a wrong one; but no stream begins like JSON.
         if self.first_byte.is_none() && bytes.first() == Some(&b'{') && self.streamed {
             self.body = Body::Other(Vec::new());
         }
         self.first_byte.get_or_insert(at);
         match &mut self.body {
-            Body::Events(splitter) => splitter.feed(bytes, |event| self.facts.event(event, at)),
+            Body::Events(splitter) => {
+                splitter.feed(bytes, |event| self.facts.event(event, at, templates));
+            }
             Body::Whole(body) => body.extend_from_slice(bytes),
             Body::Other(body) => {
                 let room = LONGEST_ERROR.saturating_sub(body.len());
@@ -162,49 +186,51 @@ impl Answer {
 
     /// Output chunks that have arrived.
     pub(crate) fn chunks(&self) -> usize {
-        self.facts.tokens.len()
+        self.facts.chunks.len()
     }
 
     /// Judges the answer once its body has ended: `complete`, or cut off for this reason.
     pub(crate) fn end(&mut self, at: Nanos, cut: Option<&str>) -> Result<(), Failure> {
-        let is_good = is_good(&self.head);
-        let facts = &mut self.facts;
         let fail = |kind, message: String| Err(Failure::new(kind, message));
+        let is_good = self.is_good();
+        let facts = &mut self.facts;
         let mut half = false;
         match &mut self.body {
             // Whatever lies behind the last whole event of a stream that was cut is no event.
             Body::Events(_) if cut.is_some() => {}
             Body::Events(splitter) => {
-                let bad = facts.bad.take();
-                splitter.end(|event| facts.event(event, at));
-                half = facts.bad.take().is_some();
-                facts.bad = bad;
+                let bad = facts.more().bad.take();
+                splitter.end(|event| facts.event(event, at, &mut Templates::default()));
+                half = facts.more().bad.take().is_some();
+                facts.more().bad = bad;
             }
             Body::Whole(body) if cut.is_none() => facts.whole(body),
             Body::Whole(_) => {}
-            Body::Other(body) if !is_good && self.head.status != 0 => {
-                return fail(FailureKind::HttpStatus, refusal(&self.head, body));
+            Body::Other(body) if !is_good && self.status != 0 => {
+                let text = refusal(self.status, facts.more().head.as_ref(), body);
+                return fail(FailureKind::HttpStatus, text);
             }
-            Body::Other(_) if self.head.content_encoding.is_some() => {
-                let text = format!(
-                    "the answer is {}, which holds tokens back; switch compression off at the \
-                     server or the proxy before it",
-                    compressed(&self.head)
-                );
-                return fail(FailureKind::BadStream, text);
-            }
-            Body::Other(body) => match api::read(facts.api, body).ok().and_then(|p| p.error) {
-                Some(error) => facts.server_error = Some(error),
-                None => {
-                    let text = "the server answered with JSON where a stream was asked for";
-                    facts.bad.get_or_insert(text.to_owned());
+            Body::Other(body) => {
+                if let Some(coding) = compression(facts.more().head.as_ref()) {
+                    let text = format!(
+                        "the answer is {coding}, which holds tokens back; switch compression off \
+                         at the server or the proxy before it"
+                    );
+                    return fail(FailureKind::BadStream, text);
                 }
-            },
+                match api::read(facts.api, body).ok().and_then(|piece| piece.error) {
+                    Some(error) => facts.more().server_error = Some(error),
+                    None => {
+                        let text = "the server answered with JSON where a stream was asked for";
+                        facts.more().bad.get_or_insert(text.to_owned());
+                    }
+                }
+            }
         }
-        if let Some(error) = facts.server_error.take() {
+        if let Some(error) = facts.more().server_error.take() {
             return fail(FailureKind::ServerError, error);
         }
-        if let Some(bad) = facts.bad.take() {
+        if let Some(bad) = facts.more().bad.take() {
             return fail(FailureKind::BadStream, bad);
         }
         if let Some(reason) = cut {
@@ -215,8 +241,8 @@ impl Answer {
             return fail(FailureKind::StreamCut, text.to_owned());
         }
         if !facts.output {
-            let kind = &*self.head.content_type;
-            let is_odd = self.streamed && !["", "text/event-stream"].contains(&kind);
+            let kind = facts.more().head.as_ref().map_or("", |head| &head.content_type);
+            let is_odd = self.streamed && !["", STREAM].contains(&kind);
             let note = if is_odd { format!("; its content type is {kind}") } else { String::new() };
             return fail(FailureKind::EmptyAnswer, format!("the answer has no output token{note}"));
         }
@@ -229,78 +255,80 @@ impl Answer {
 
     /// Moves the facts into the record and gives the texts.
     pub(crate) fn into_record(self, record: &mut Record) -> Texts {
-        let facts = self.facts;
-        record.status = self.head.status;
+        let more = self.facts.more.map(|more| *more).unwrap_or_default();
+        record.status = self.status;
         record.first_byte = self.first_byte;
-        record.first_answer = facts.first_answer;
+        record.tokens = self.facts.chunks.to_vec();
+        let first = self.facts.first_answer;
+        record.first_answer = first.map(|chunk| record.tokens[chunk as usize]);
         // The counts are used only if each chunk had one, and kept only if they say something.
-        let counted = facts.chunk_tokens.len() == facts.tokens.len();
-        if counted && facts.chunk_tokens.iter().any(|&n| n != 1) {
-            record.chunk_tokens = facts.chunk_tokens;
+        let counts = more.counts.chunk_tokens;
+        if counts.len() == record.tokens.len() && counts.iter().any(|&n| n != 1) {
+            record.chunk_tokens = counts;
         }
-        record.tokens = facts.tokens;
-        if let Some(usage) = facts.usage {
+        if let Some(usage) = more.usage {
             record.usage = UsageSource::Server;
             record.input_tokens = usage.prompt_tokens;
             record.output_tokens = usage.completion_tokens;
             record.cached_tokens = usage.cached_tokens();
             record.reasoning_tokens = usage.reasoning_tokens();
         }
-        facts.texts
+        more.texts
     }
-}
 
-fn is_good(head: &Head) -> bool {
-    (200..300).contains(&head.status)
+    fn is_good(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
 }
 
 /// What a status that is no success says.
-fn refusal(head: &Head, body: &[u8]) -> String {
-    let mut text = match (&head.location, &head.content_encoding) {
+fn refusal(status: u16, head: Option<&Head>, body: &[u8]) -> String {
+    let location = head.and_then(|head| head.location.as_ref());
+    let mut text = match (location, compression(head)) {
         (Some(location), _) => format!("redirects to {location}"),
-        (None, Some(_)) => format!("status {}; its body is {}", head.status, compressed(head)),
+        (None, Some(coding)) => format!("status {status}; its body is {coding}"),
         (None, None) => api::error_text(body),
     };
     if text.is_empty() {
-        text = format!("status {}", head.status);
+        text = format!("status {status}");
     }
-    if let Some(after) = &head.retry_after {
+    if let Some(after) = head.and_then(|head| head.retry_after.as_ref()) {
         let unit = if after.bytes().all(|byte| byte.is_ascii_digit()) { " s" } else { "" };
         text.push_str(&format!("; retry after {after}{unit}"));
     }
     text
 }
 
-fn compressed(head: &Head) -> String {
-    let coding = head.content_encoding.as_deref().unwrap_or_default();
-    format!("compressed (content-encoding: {coding})")
+/// How a body is compressed, if it is.
+fn compression(head: Option<&Head>) -> Option<String> {
+    let coding = head?.content_encoding.as_ref()?;
+    Some(format!("compressed (content-encoding: {coding})"))
 }
 
 impl Facts {
-    fn event(&mut self, event: Event<'_>, at: Nanos) {
+    fn event(&mut self, event: Event<'_>, at: Nanos, templates: &mut Templates) {
         if event.data == b"[DONE]" {
             self.done = true;
             return;
         }
         if event.error {
-            self.server_error.get_or_insert_with(|| api::error_text(event.data));
+            let text = || api::error_text(event.data);
+            self.more().server_error.get_or_insert_with(text);
             return;
         }
         if event.data.is_empty() {
             return;
         }
-        if let Some(piece) = self.template.as_ref().and_then(|known| known.read(event.data)) {
+        if let Some(piece) = templates.read(self.api, event.data) {
             return self.piece(piece, Some(at));
         }
         match api::read(self.api, event.data) {
             Ok(piece) => {
-                if let Some(template) = Template::of(event.data, &piece) {
-                    self.template = Some(template);
-                }
+                templates.learn(self.api, event.data, &piece);
                 self.piece(piece, Some(at));
             }
             Err(error) => {
-                self.bad.get_or_insert_with(|| {
+                self.more().bad.get_or_insert_with(|| {
                     let data = String::from_utf8_lossy(event.data);
                     format!("an event is not the JSON of this API ({error}): {data}")
                 });
@@ -312,16 +340,19 @@ impl Facts {
         match api::read(self.api, body) {
             Ok(piece) => self.piece(piece, None),
             Err(error) => {
-                self.bad = Some(format!("the body is not the JSON of this API ({error})"))
+                let text = format!("the body is not the JSON of this API ({error})");
+                self.more().bad = Some(text);
             }
         }
     }
 
     fn piece(&mut self, piece: Piece<'_>, at: Option<Nanos>) {
         self.finished |= piece.finished;
-        self.texts.add(&piece);
+        if let Some(more) = &mut self.more {
+            more.texts.add(&piece);
+        }
         if let Some(error) = piece.error {
-            self.server_error.get_or_insert(error);
+            self.more().server_error.get_or_insert(error);
         }
         if let Some(output) = piece.output {
             self.output = true;
@@ -330,18 +361,24 @@ impl Facts {
             }
         }
         if piece.usage.is_some() {
-            self.usage = piece.usage;
+            self.more().usage = piece.usage;
         }
     }
 
     fn chunk(&mut self, output: Output, usage: Option<Usage>, at: Nanos) {
-        self.tokens.push(at);
         if output == Output::Answer {
-            self.first_answer.get_or_insert(at);
+            let index = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+            self.first_answer.get_or_insert(index);
         }
+        self.chunks.push(at);
         if let Some(total) = usage.and_then(|usage| usage.completion_tokens) {
-            self.chunk_tokens.push(total.saturating_sub(self.counted));
-            self.counted = total;
+            let counts = &mut self.more().counts;
+            counts.chunk_tokens.push(total.saturating_sub(counts.total));
+            counts.total = total;
         }
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
     }
 }

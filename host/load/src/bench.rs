@@ -4,6 +4,7 @@ use crate::answer::{Answer, Keep};
 use crate::http::Reader;
 use crate::plan::Api;
 use crate::sse::Splitter;
+use crate::template::Templates;
 use records::Record;
 
 /// Splits a stream into events and counts them.
@@ -17,9 +18,10 @@ pub fn count_events(stream: &[u8]) -> usize {
 pub fn read_response(pieces: &[&[u8]]) -> Record {
     let mut reader = Reader::new();
     let mut answer = Answer::new(Api::Chat, true, Keep::Nothing);
+    let mut templates = Templates::default();
     let mut record = Record::default();
     for (piece, at) in pieces.iter().zip(1..) {
-        if let Ok(true) = answer.take(&mut reader, piece, at) {
+        if let Ok(true) = answer.take(&mut reader, &mut templates, piece, at) {
             record.error = answer.end(at, None).err();
             answer.into_record(&mut record);
             return record;

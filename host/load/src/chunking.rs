@@ -4,6 +4,7 @@
 use crate::answer::{Answer, Keep};
 use crate::http::Reader;
 use crate::plan::{Api, Nanos};
+use crate::template::Templates;
 use records::{Failure, FailureKind, Record};
 
 /// A whole response, after which the connection is closed.
@@ -90,13 +91,14 @@ fn converse(
     ends: &[usize],
     finished: &mut Nanos,
 ) -> Result<(), Failure> {
+    let mut templates = Templates::default();
     let mut begin = 0;
     for &end in ends {
         let input = &bytes[begin..end];
         *finished = end as Nanos;
         begin = end;
         let complete = answer
-            .take(reader, input, *finished)
+            .take(reader, &mut templates, input, *finished)
             .map_err(|bad| Failure::new(FailureKind::BadStream, bad.to_string()))?;
         if complete {
             return answer.end(*finished, None);

@@ -1,24 +1,23 @@
 //! The connections of a load thread: opened ahead of need, kept, and used for one HTTP exchange
-//! after the other. The only place that stamps times of the network.
+//! after the other. With `wire`, the only place that stamps times of the network.
 //!
 //! The thread's loop hands in every event of a socket ([`Client::ready`]). What an answer brings is
 //! read and understood right there; the session that waits for it is woken once, at its end.
 
 use crate::alarm::Alarm;
-use crate::answer::Answer;
-use crate::clock::Clock;
+use crate::exchange::{Broken, Talk};
 use crate::health::StampLag;
-use crate::http::{Malformed, Reader};
 use crate::plan::Nanos;
 use crate::resolve::Addresses;
 use crate::run::Shared;
 use crate::tasks::Tasks;
+use crate::template::Templates;
 use crate::tls;
 use crate::wire::Wire;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use records::{Connection, Failure, FailureKind};
+use records::{Failure, FailureKind};
 use rustls::pki_types::ServerName;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -39,8 +38,8 @@ const OPENING: usize = 64;
 
 /// The connections of a load thread.
 pub(crate) struct Client {
-    shared: Arc<Shared>,
-    alarm: Rc<Alarm>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) alarm: Rc<Alarm>,
     tasks: Rc<Tasks>,
     registry: Registry,
     sockets: RefCell<Slab<Socket>>,
@@ -50,8 +49,12 @@ pub(crate) struct Client {
     /// When what is read now may have become readable, at the earliest.
     readable: Cell<Nanos>,
     stamp_lag: Arc<StampLag>,
+    /// When the time of an exchange is up, at the earliest.
+    until: Cell<Nanos>,
     /// All connections read into this.
     scratch: RefCell<Box<[u8]>>,
+    /// What the events of all answers are compared with.
+    templates: RefCell<Templates>,
 }
 
 /// The connections of a load thread to one endpoint.
@@ -81,87 +84,26 @@ enum Task {
     Talk(Rc<RefCell<Talk>>),
 }
 
-/// One HTTP exchange: what happened so far, also where it is broken off in the middle.
-pub(crate) struct Talk {
-    pub(crate) answer: Answer,
-    /// When the last byte of the request was written.
-    pub(crate) sent: Option<Nanos>,
-    /// Whether the request found a connection open.
-    pub(crate) connection: Connection,
-    /// Times that it was sent again.
-    pub(crate) retries: u32,
-    reader: Reader,
-    /// The request, until the answer has begun: then it will not be sent again.
-    request: Vec<u8>,
-    /// How much of it the socket has taken.
-    written: usize,
-    /// When the answer's last byte arrived, or why it did not.
-    outcome: Option<Result<Nanos, Broken>>,
-    waiting: Option<Waker>,
-}
-
-/// Why an answer did not come to its end.
-enum Broken {
-    /// The connection is gone.
-    Cut(String),
-    Malformed(Malformed),
-}
-
-impl Talk {
-    /// An exchange to come.
-    pub(crate) fn new(request: Vec<u8>, answer: Answer) -> Self {
-        Self {
-            answer,
-            sent: None,
-            connection: Connection::New,
-            retries: 0,
-            reader: Reader::new(),
-            request,
-            written: 0,
-            outcome: None,
-            waiting: None,
-        }
-    }
-
-    /// Goes on writing the request.
-    fn write(&mut self, wire: &mut Wire, clock: &Clock) -> Result<(), Broken> {
-        let mut rest = &self.request[self.written..];
-        let written = wire.write(&mut rest, clock);
-        self.written = self.request.len() - rest.len();
-        self.sent = written
-            .map_err(|error| Broken::Cut(format!("the request could not be sent: {error}")))?;
-        Ok(())
-    }
-}
-
-/// A connection that somebody has taken; it is closed where it is dropped without being put back.
-struct Held {
+/// A connection that somebody has taken; it is closed where it is dropped without being let go.
+pub(crate) struct Held {
     client: Rc<Client>,
     key: usize,
     kept: bool,
 }
 
+impl Held {
+    /// Gives its key, for whoever closes it or puts it back.
+    pub(crate) fn let_go(mut self) -> usize {
+        self.kept = true;
+        self.key
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.kept {
-            self.client.sockets.borrow_mut().remove(self.key);
+            self.client.close(self.key);
         }
-    }
-}
-
-/// Counts a connection as used for as long as it lives.
-struct Used<'a>(&'a Cell<usize>);
-
-impl<'a> Used<'a> {
-    fn of(pool: &'a Pool) -> Self {
-        pool.used.set(pool.used.get() + 1);
-        Self(&pool.used)
-    }
-}
-
-impl Drop for Used<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -191,71 +133,13 @@ impl Client {
             opening: Semaphore::new(OPENING),
             readable: Cell::new(0),
             stamp_lag: shared.threads.stamp_lag(),
+            until: Cell::new(Nanos::MAX),
             scratch: RefCell::new(vec![0; READ_SIZE].into()),
+            templates: RefCell::default(),
             shared,
             alarm,
             tasks,
             registry,
-        }
-    }
-
-    /// Sends a request and reads its answer. With `more_may_come` further requests may start while
-    /// it is under way, and connections are kept ready for them. Gives when it ended.
-    pub(crate) async fn exchange(
-        self: &Rc<Self>,
-        endpoint: usize,
-        more_may_come: bool,
-        talk: &Rc<RefCell<Talk>>,
-    ) -> Result<Nanos, Failure> {
-        loop {
-            let first = talk.borrow().retries == 0;
-            let kept = if first { self.take_idle(endpoint) } else { None };
-            let reused = kept.is_some();
-            let held = match kept {
-                Some(held) => {
-                    talk.borrow_mut().connection = Connection::Reused;
-                    held
-                }
-                None => {
-                    talk.borrow_mut().connection = Connection::New;
-                    // Boxed, since few requests need it and all would have room for it.
-                    Box::pin(self.open(endpoint)).await?
-                }
-            };
-            let _used = Used::of(&self.pools[endpoint]);
-            if more_may_come {
-                self.keep_spare(endpoint);
-            }
-            self.send(held.key, talk);
-            let outcome = poll_fn(|context| {
-                let mut talk = talk.borrow_mut();
-                match talk.outcome.take() {
-                    Some(outcome) => Poll::Ready(outcome),
-                    None => {
-                        talk.waiting = Some(context.waker().clone());
-                        Poll::Pending
-                    }
-                }
-            })
-            .await;
-            let mut talk = talk.borrow_mut();
-            match outcome {
-                Ok(at) => {
-                    if talk.reader.keep_alive() && talk.sent.is_some() {
-                        self.put_back(held, endpoint);
-                    }
-                    return talk.answer.end(at, None).map(|()| at);
-                }
-                Err(Broken::Malformed(malformed)) => {
-                    return Err(Failure::new(FailureKind::BadStream, malformed.to_string()));
-                }
-                // The server closed a kept connection before it saw this request.
-                Err(Broken::Cut(_)) if reused && !talk.reader.begun() => talk.retries += 1,
-                Err(Broken::Cut(reason)) => {
-                    let at = self.shared.clock.now();
-                    return talk.answer.end(at, Some(&reason)).map(|()| at);
-                }
-            }
         }
     }
 
@@ -305,23 +189,78 @@ impl Client {
                     // Its session has not gone on yet.
                     socket.spent |= event.is_readable();
                 } else if let Some(outcome) = self.hear(&mut socket.wire, &mut talk, event) {
-                    talk.outcome = Some(outcome);
-                    if let Some(waker) = talk.waiting.take() {
-                        waker.wake();
-                    }
+                    talk.outcome = Some(outcome.map_err(Box::new));
+                    talk.wake();
                 }
             }
         }
     }
 
-    /// Begins an exchange on a connection.
-    fn send(&self, key: usize, talk: &Rc<RefCell<Talk>>) {
+    /// Begins an exchange on a connection. With `more_may_come` further requests may start while it
+    /// is under way, and connections are kept ready for them.
+    pub(crate) fn send(
+        self: &Rc<Self>,
+        endpoint: usize,
+        key: usize,
+        more_may_come: bool,
+        talk: &Rc<RefCell<Talk>>,
+    ) {
+        let pool = &self.pools[endpoint];
+        pool.used.set(pool.used.get() + 1);
+        if more_may_come {
+            self.keep_spare(endpoint);
+        }
         let mut sockets = self.sockets.borrow_mut();
         let socket = &mut sockets[key];
         socket.task = Task::Talk(talk.clone());
         let mut talk = talk.borrow_mut();
-        (talk.reader, talk.written, talk.sent) = (Reader::new(), 0, None);
-        talk.outcome = talk.write(&mut socket.wire, &self.shared.clock).err().map(Err);
+        if talk.until < self.until.get() {
+            self.until.set(talk.until);
+            self.alarm.expire_by(talk.until);
+        }
+        talk.begin(&mut socket.wire, &self.shared.clock);
+    }
+
+    /// The connection of an exchange that is over, or is broken off, can be used again, or cannot.
+    pub(crate) fn done(&self, endpoint: usize, key: usize, reusable: bool) {
+        let pool = &self.pools[endpoint];
+        pool.used.set(pool.used.get() - 1);
+        if reusable {
+            self.put_back(key, endpoint);
+        } else {
+            self.close(key);
+        }
+    }
+
+    /// The timer has expired: wakes the exchanges whose time is up.
+    pub(crate) fn ring(&self) {
+        let now = self.shared.clock.now();
+        if now >= self.until.get() {
+            // Looking at all of them is rare: not before the longest that one may take has passed.
+            let mut next = Nanos::MAX;
+            self.each_talk(|talk| {
+                if talk.until <= now {
+                    talk.wake();
+                } else {
+                    next = next.min(talk.until);
+                }
+            });
+            self.until.set(next);
+        }
+        self.alarm.expire_by(self.until.get());
+    }
+
+    /// Wakes all exchanges: they may have been broken off.
+    pub(crate) fn wake_all(&self) {
+        self.each_talk(Talk::wake);
+    }
+
+    fn each_talk(&self, mut act: impl FnMut(&mut Talk)) {
+        for (_, socket) in self.sockets.borrow().iter() {
+            if let Task::Talk(talk) = &socket.task {
+                act(&mut talk.borrow_mut());
+            }
+        }
     }
 
     /// Goes on with an exchange. Some: it is over.
@@ -376,7 +315,9 @@ impl Client {
             *request = Vec::new();
         }
         let before = answer.chunks();
-        let complete = answer.take(reader, bytes, at).map_err(Broken::Malformed)?;
+        let mut templates = self.templates.borrow_mut();
+        let taken = answer.take(reader, &mut templates, bytes, at);
+        let complete = taken.map_err(Broken::Malformed)?;
         let new = answer.chunks() - before;
         if new > 0 {
             self.shared.live.output_tokens.fetch_add(new as u64, Relaxed);
@@ -384,21 +325,23 @@ impl Client {
         Ok(complete.then_some(at))
     }
 
-    fn take_idle(self: &Rc<Self>, endpoint: usize) -> Option<Held> {
-        let key = self.pools[endpoint].idle.borrow_mut().pop()?;
-        Some(Held { client: self.clone(), key, kept: false })
+    /// A connection that is open and that nothing happens on.
+    pub(crate) fn take_idle(&self, endpoint: usize) -> Option<usize> {
+        self.pools[endpoint].idle.borrow_mut().pop()
     }
 
-    /// Puts a connection on which nothing is under way into its pool.
-    fn put_back(&self, mut held: Held, endpoint: usize) {
+    fn put_back(&self, key: usize, endpoint: usize) {
         let mut sockets = self.sockets.borrow_mut();
-        let socket = &mut sockets[held.key];
-        if !socket.spent {
-            held.kept = true;
-            socket.task = Task::Idle(endpoint);
-            self.pools[endpoint].idle.borrow_mut().push(held.key);
+        if sockets[key].spent {
+            sockets.remove(key);
+        } else {
+            sockets[key].task = Task::Idle(endpoint);
+            self.pools[endpoint].idle.borrow_mut().push(key);
         }
-        drop(sockets);
+    }
+
+    fn close(&self, key: usize) {
+        self.sockets.borrow_mut().remove(key);
     }
 
     /// Opens connections ahead of the requests that will want them, some more than would do if
@@ -421,14 +364,14 @@ impl Client {
             let pool = &client.pools[endpoint];
             pool.coming.set(pool.coming.get() - 1);
             if let Ok(held) = opened {
-                client.put_back(held, endpoint);
+                client.put_back(held.let_go(), endpoint);
             }
             drop(done);
         });
     }
 
     /// Opens a connection.
-    async fn open(self: &Rc<Self>, endpoint: usize) -> Result<Held, Failure> {
+    pub(crate) async fn open(self: &Rc<Self>, endpoint: usize) -> Result<Held, Failure> {
         let until = self.shared.clock.now() + CONNECT_TIMEOUT;
         let mut step = FailureKind::Connect;
         let outcome = tokio::select! {

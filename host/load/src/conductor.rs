@@ -195,6 +195,7 @@ impl Conductor {
             let now = self.shared.clock.now();
             if drain.is_some_and(|drain| now >= drained.saturating_add(drain)) {
                 stage.cancel();
+                self.loads.iter().for_each(|load| load.commands.send(Command::LookUp));
             }
             thread::park_timeout(Duration::from_nanos(TICK));
         }

@@ -48,7 +48,7 @@ pub(crate) enum Malformed {
 pub(crate) struct Reader {
     state: State,
     /// The beginning of a head whose end has not come.
-    head: Vec<u8>,
+    head: Box<[u8]>,
     keep_alive: bool,
     begun: bool,
 }
@@ -74,7 +74,7 @@ enum State {
 
 impl Reader {
     pub(crate) fn new() -> Self {
-        Self { state: State::Head, head: Vec::new(), keep_alive: true, begun: false }
+        Self { state: State::Head, head: Box::default(), keep_alive: true, begun: false }
     }
 
     /// Whether any byte has come.
@@ -167,12 +167,12 @@ impl Reader {
 
     /// Reads a head, 1xx ones over.
     fn head(&mut self, input: &mut &[u8]) -> Result<Option<Head>, Malformed> {
-        let before = self.head.len();
-        let joined = before > 0;
-        if joined {
-            self.head.extend_from_slice(input);
+        let mut joined = std::mem::take(&mut self.head).into_vec();
+        let before = joined.len();
+        if before > 0 {
+            joined.extend_from_slice(input);
         }
-        let bytes: &[u8] = if joined { &self.head } else { input };
+        let bytes: &[u8] = if before > 0 { &joined } else { input };
         let is_long = bytes.len() > LONGEST_HEAD;
         let bytes = &bytes[..bytes.len().min(LONGEST_HEAD)];
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
@@ -181,16 +181,13 @@ impl Reader {
             httparse::Status::Complete(length) => length,
             httparse::Status::Partial if is_long => return Err(Malformed::LongHead),
             httparse::Status::Partial => {
-                if !joined {
-                    self.head.extend_from_slice(input);
-                }
+                self.head = if before > 0 { joined.into() } else { (*input).into() };
                 *input = &[];
                 return Ok(None);
             }
         };
         let framing = Framing::of(&response)?;
         *input = &input[length - before..];
-        self.head.clear();
         if (100..200).contains(&framing.head.status) {
             return Ok(None);
         }

@@ -2,7 +2,7 @@
 
 use crate::api::{self, BodyError, Past};
 use crate::endpoint::Endpoint;
-use crate::plan::{Request, Session, Target};
+use crate::plan::{Request, Target};
 use secrecy::ExposeSecret;
 use std::fmt::Write;
 
@@ -50,7 +50,7 @@ pub(crate) fn message(
     past: Past<'_>,
 ) -> Result<Message, PrepareError> {
     let body = api::body(target, request, past)?;
-    let path = endpoint.path(&api::path(target, request));
+    let path = endpoint.path(api::path(target, request));
     let accept = if request.streamed { "text/event-stream" } else { "application/json" };
     let mut head = format!(
         "POST {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: llmdbench/{}\r\naccept: {accept}\r\n\
@@ -87,16 +87,6 @@ pub(crate) fn message(
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(&body);
     Ok(Message { bytes, number })
-}
-
-/// The first request of a session.
-pub(crate) fn first(
-    target: &Target,
-    endpoint: &Endpoint,
-    session: &Session,
-) -> Result<Message, PrepareError> {
-    let turn = session.turns.first().ok_or(PrepareError::Empty)?;
-    message(target, endpoint, &turn.request, Past { turns: &[], answers: &[] })
 }
 
 /// Whether HTTP allows a header.

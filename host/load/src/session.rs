@@ -3,116 +3,152 @@
 
 use crate::answer::{Answer, Keep, Texts};
 use crate::api::{self, Past};
-use crate::client::Talk;
+use crate::exchange::{Exchange, Talk};
 use crate::hide;
 use crate::journal::Note;
-use crate::plan::{Nanos, Pacing, Prompt, Session, Target};
-use crate::prepare;
+use crate::plan::{Api, Nanos, Pacing, Prompt, Session, Target};
+use crate::prepare::{self, Message, PrepareError};
 use crate::run::{NotFound, Shared};
-use crate::stage::{Phase, StageNow, is_closed};
+use crate::stage::{StageNow, is_closed};
 use crate::worker::Worker;
 use records::{EndReason, Entry, Failure, FailureKind, Record, UsageSource};
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
-/// A session that is ready to be sent.
+/// A session that is ready to be sent, and how far it has come.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) session: Box<Session>,
-    /// Its first request, as it goes over the wire.
-    pub(crate) first: prepare::Message,
     /// Index of the endpoint that it talks to.
-    pub(crate) endpoint: usize,
+    endpoint: usize,
     /// When the schedule wants it to start. None: a closed loop.
     pub(crate) due: Option<Nanos>,
+    /// Index of the turn that comes next.
+    next: usize,
+    /// Its request as it goes over the wire, once it is ready.
+    message: Option<Message>,
+    /// The answers to the turns before.
+    answers: Vec<String>,
+    clock: TurnClock,
 }
 
 impl Job {
     /// Makes a session ready. None: it is impossible, and the run has been ended for it.
     pub(crate) fn prepare(
         shared: &Shared,
-        mut session: Box<Session>,
+        session: Box<Session>,
         due: Option<Nanos>,
     ) -> Option<Box<Self>> {
-        let target = &shared.plan.target;
-        let endpoint = shared.next_endpoint();
-        match prepare::first(target, &target.endpoints[endpoint], &session) {
-            Ok(first) => {
-                if let [only] = &mut session.turns[..]
-                    && !matches!(only.request.prompt, Prompt::Raw(_))
-                {
-                    // It is in the message, and no later turn quotes it.
-                    only.request.prompt = Prompt::Text(String::new());
-                }
-                Some(Box::new(Self { session, first, endpoint, due }))
-            }
-            Err(error) => {
-                refuse(shared, session.id, 0, &error);
-                None
-            }
+        let mut job = Box::new(Self {
+            session,
+            endpoint: shared.next_endpoint(),
+            due,
+            next: 0,
+            message: None,
+            answers: Vec::new(),
+            clock: TurnClock::default(),
+        });
+        if !job.make_message(shared) {
+            return None;
         }
+        if let [only] = &mut job.session.turns[..]
+            && !matches!(only.request.prompt, Prompt::Raw(_))
+        {
+            // It is in the message, and no later turn quotes it.
+            only.request.prompt = Prompt::Text(String::new());
+        }
+        Some(job)
+    }
+
+    /// Makes the next request ready, if it is not. False: it is impossible, and the run has been
+    /// ended for it.
+    fn make_message(&mut self, shared: &Shared) -> bool {
+        if self.message.is_some() {
+            return true;
+        }
+        let target = &shared.plan.target;
+        let (before, rest) = self.session.turns.split_at(self.next);
+        let past = Past { turns: before, answers: &self.answers };
+        let made = match rest.first() {
+            Some(turn) => {
+                prepare::message(target, &target.endpoints[self.endpoint], &turn.request, past)
+            }
+            None => Err(PrepareError::Empty),
+        };
+        match made {
+            Ok(message) => self.message = Some(message),
+            Err(error) => refuse(shared, self.session.id, self.next, &error),
+        }
+        self.message.is_some()
+    }
+
+    /// When the next turn starts.
+    fn start(&self, stage: &StageNow) -> Nanos {
+        let pacing = self.session.turns[self.next].pacing;
+        stage.on_quantum(self.clock.start_of(pacing))
     }
 }
 
-fn refuse(shared: &Shared, session: u64, turn: usize, error: &prepare::PrepareError) {
+fn refuse(shared: &Shared, session: u64, turn: usize, error: &PrepareError) {
     let message = format!("the workload's session {session}, turn {turn}, cannot be sent: {error}");
     shared.end(EndReason::PluginFailed, message, false);
 }
 
 /// Plays a session.
-pub(crate) async fn play(worker: &Worker, stage: &StageNow, job: Box<Job>) {
-    let Job { session, first, endpoint, due } = *job;
-    let mut phase = stage.phase(worker.index);
+///
+/// There may be very many at a time, nearly all of them in their last or only turn, waiting for an
+/// answer: what is not needed then is dropped before, or boxed while it is.
+pub(crate) async fn play(worker: &Worker, stage: &StageNow, mut job: Box<Job>) {
     let mut waited = false;
-    let Some(_place) = place(stage.session_places.as_ref(), &mut phase, &mut waited).await else {
-        return;
-    };
-    let shared = &worker.shared;
-    let mut first = Some(first);
-    let mut clock = TurnClock::new(due, shared.clock.now());
-    let mut answers: Vec<String> = Vec::new();
-    for (index, turn) in session.turns.iter().enumerate() {
-        let message = first.take().map_or_else(
-            || {
-                let target = &shared.plan.target;
-                let past = Past { turns: &session.turns[..index], answers: &answers };
-                prepare::message(target, &target.endpoints[endpoint], &turn.request, past)
-            },
-            Ok,
-        );
-        let message = match message {
-            Ok(message) => message,
-            Err(error) => return refuse(shared, session.id, index, &error),
-        };
-        let start = stage.on_quantum(clock.start_of(turn.pacing));
-        let sleeping = worker.alarm.sleep_until(start);
-        if before_close(&mut phase, sleeping).await.is_none()
-            || (index > 0 && !stage.start_request())
-        {
+    let places = stage.session_places.as_ref();
+    let Some(_place) = place(worker, stage, places, &mut waited).await else { return };
+    job.clock = TurnClock::new(job.due, worker.shared.clock.now());
+    let mut left = Some(job);
+    while let Some(job) = &mut left {
+        let first = job.next == 0;
+        if !job.make_message(&worker.shared) {
+            return;
+        }
+        let start = job.start(stage);
+        if start > worker.shared.clock.now() {
+            let sleep = until_close(worker, stage, worker.alarm.sleep_until(start));
+            if Box::pin(sleep).await.is_none() {
+                return;
+            }
+        }
+        if !first && !stage.start_request() {
             return;
         }
         // The first turn has waited for the session's place, too.
-        let mut held = index == 0 && waited;
-        let place = place(stage.request_places.as_ref(), &mut phase, &mut held).await;
-        let (Some(_place), true) = (place, stage.is_open()) else { return };
-        waited |= held;
-        if index == 0 {
+        let mut held = first && waited;
+        let places = stage.request_places.as_ref();
+        let Some(_place) = place(worker, stage, places, &mut held).await else { return };
+        let Some(mut under_way) = UnderWay::begin(worker, stage, job, start) else { return };
+        if first {
+            waited = held;
             stage.first_turns_sent.fetch_add(1, Relaxed);
             stage.capped.fetch_add(u64::from(waited), Relaxed);
         }
-        let exchange =
-            Exchange { worker, stage, session: &session, index, endpoint, due: due.map(|_| start) };
-        let Some(ended) = exchange.run(message, &mut phase).await else { return };
-        // The planned start counts, or the lateness of every turn would add to that of the next
-        // ones. A turn that was kept waiting on purpose has moved them all.
-        clock.ended(if held { ended.started } else { start }, ended.finished);
-        answers.push(ended.text);
+        job.next += 1;
+        if job.next == job.session.turns.len() {
+            left = None;
+        }
+        let outcome = (&mut under_way).await;
+        let Some(ended) = under_way.end(outcome) else { return };
+        if let Some(job) = &mut left {
+            // The planned start counts, or the lateness of every turn would add to that of the
+            // next ones. A turn that was kept waiting on purpose has moved them all.
+            job.clock.ended(if held { ended.started } else { start }, ended.finished);
+            job.answers.push(ended.text);
+        }
     }
 }
 
 /// When the turns of a session start.
+#[derive(Debug, Default)]
 struct TurnClock {
     session_start: Nanos,
     before_start: Nanos,
@@ -147,163 +183,211 @@ struct Ended {
     text: String,
 }
 
-struct Exchange<'a> {
-    worker: &'a Worker,
-    stage: &'a StageNow,
-    session: &'a Session,
-    index: usize,
-    endpoint: usize,
+/// What a request's record says before it is sent, and what is done with its answer.
+struct Asked {
+    session: u64,
+    user: u64,
+    turn: u32,
+    endpoint: u32,
     due: Option<Nanos>,
+    input_tokens: Option<u32>,
+    output_tokens: Option<u32>,
+    api: Api,
+    /// A later turn quotes the answer.
+    quoted: bool,
+    rare: Option<Box<Rare>>,
 }
 
-impl Exchange<'_> {
-    /// Sends the request and records what happened. None: it failed.
-    async fn run(
-        &self,
-        message: prepare::Message,
-        phase: &mut watch::Receiver<Phase>,
-    ) -> Option<Ended> {
-        let shared = &self.worker.shared;
-        let request = &self.session.turns[self.index].request;
-        let keep = self.text_to_keep();
-        let api = api::of(&shared.plan.target, request);
+/// What few requests say.
+#[derive(Default, PartialEq)]
+struct Rare {
+    cancel_after: Option<Nanos>,
+    model: Option<String>,
+    path: Option<String>,
+    labels: BTreeMap<String, String>,
+}
+
+impl Asked {
+    /// Of the next turn of a session, which starts at this time.
+    fn new(job: &Job, target: &Target, start: Nanos) -> Self {
+        let session = &*job.session;
+        let request = &session.turns[job.next].request;
+        let api = api::of(target, request);
+        let path = Some(api::path(target, request)).filter(|&path| path != api::path_of(api));
+        let mut labels = session.labels.clone();
+        labels.extend(request.labels.clone());
+        let rare = Rare {
+            cancel_after: request.cancel_after,
+            model: request.model.clone().filter(|model| *model != target.model),
+            path: path.map(str::to_owned),
+            labels,
+        };
+        let small = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        Self {
+            session: session.id,
+            user: session.user,
+            turn: small(job.next),
+            endpoint: small(job.endpoint),
+            due: job.due.map(|_| start),
+            input_tokens: request.asked_input_tokens,
+            output_tokens: request.max_output_tokens,
+            api,
+            quoted: api::is_quoted(&session.turns, job.next),
+            rare: (rare != Rare::default()).then(|| Box::new(rare)),
+        }
+    }
+
+    fn cancel_after(&self) -> Option<Nanos> {
+        self.rare.as_ref()?.cancel_after
+    }
+}
+
+/// A request under way. Gives when its answer ended, or what ended it before.
+struct UnderWay<'a> {
+    worker: &'a Worker,
+    stage: &'a StageNow,
+    asked: Asked,
+    id: u64,
+    started: Nanos,
+    exchange: Exchange,
+}
+
+impl<'a> UnderWay<'a> {
+    /// Sends the next request of a session. None: none may start any more.
+    fn begin(worker: &'a Worker, stage: &'a StageNow, job: &mut Job, start: Nanos) -> Option<Self> {
+        let shared = &worker.shared;
+        let message = job.message.take().filter(|_| stage.is_open())?;
+        let asked = Asked::new(job, &shared.plan.target, start);
         shared.live.sent.fetch_add(1, Relaxed);
-        let (id, started) = (shared.numbers.next(), shared.clock.now());
-        let talk = Talk::new(message.numbered(id), Answer::new(api, request.streamed, keep));
-        let talk = Rc::new(RefCell::new(talk));
-        let more_may_come = !is_closed(&self.stage.plan);
         shared.live.in_flight.fetch_add(1, Relaxed);
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.worker.client.exchange(self.endpoint, more_may_come, &talk) => outcome,
-            failure = interruption(self.worker, request.cancel_after, phase) => Err(failure),
-        };
-        let finished = match outcome {
-            Ok(finished) => finished,
-            Err(_) => shared.clock.now(),
-        };
-        let talk = Rc::into_inner(talk).expect("the connection has let go of it").into_inner();
-        shared.live.in_flight.fetch_sub(1, Relaxed);
-        let mut record = Box::new(Record {
-            sent: talk.sent,
-            finished,
-            connection: talk.connection,
-            retries: talk.retries,
-            error: outcome.err().map(|failure| Failure {
-                message: hide::secrets(&shared.plan.target, failure.message),
-                ..failure
-            }),
-            ..self.record(id, started)
-        });
-        let texts = talk.answer.into_record(&mut record);
-        let text = match self.is_quoted() {
-            true => texts.answer.clone().unwrap_or_default(),
-            false => String::new(),
-        };
-        let ended = Ended { started, finished, text };
-        self.keep(record, texts).then_some(ended)
-    }
-
-    fn is_quoted(&self) -> bool {
-        api::is_quoted(&self.session.turns, self.index)
-    }
-
-    fn text_to_keep(&self) -> Keep {
-        if self.worker.shared.plan.count_tokens.is_some() {
+        let keep = if shared.plan.count_tokens.is_some() {
             // Whether the server counts is known at the end only.
             Keep::All
-        } else if self.is_quoted() {
+        } else if asked.quoted {
             Keep::Answer
         } else {
             Keep::Nothing
-        }
+        };
+        let streamed = job.session.turns[job.next].request.streamed;
+        let answer = Answer::new(asked.api, streamed, keep);
+        let limit = shared.plan.request_timeout;
+        let limit = asked.cancel_after().map_or(limit, |after| after.min(limit));
+        let (id, started) = (shared.numbers.next(), shared.clock.now());
+        let talk = Talk::new(message.numbered(id), answer, started.saturating_add(limit));
+        let more_may_come = !is_closed(&stage.plan);
+        let exchange = Exchange::begin(&worker.client, asked.endpoint, more_may_come, talk);
+        Some(Self { worker, stage, asked, id, started, exchange })
     }
 
-    /// A record with all that is known before the request is sent.
-    fn record(&self, id: u64, started: Nanos) -> Record {
-        let shared = &self.worker.shared;
-        let (session, stage) = (self.session, self.stage);
-        let request = &session.turns[self.index].request;
-        let settled = stage.begin.saturating_add(stage.plan.settle);
-        let mut labels = session.labels.clone();
-        labels.extend(request.labels.clone());
-        let target: &Target = &shared.plan.target;
-        Record {
-            id,
-            session: session.id,
-            user: session.user,
-            turn: u32::try_from(self.index).unwrap_or(u32::MAX),
-            stage: stage.index,
-            warmup: stage.plan.warm_up || self.due.unwrap_or(started) < settled,
-            due: self.due,
-            started,
-            asked_input_tokens: request.asked_input_tokens,
-            asked_output_tokens: request.max_output_tokens,
-            model: request.model.clone().filter(|model| *model != target.model),
-            labels,
-            ..Record::default()
-        }
-    }
-
-    /// Counts and journals a record. Whether it ended well.
-    fn keep(&self, record: Box<Record>, texts: Texts) -> bool {
-        let shared = &self.worker.shared;
-        let ok = record.error.is_none();
-        shared.live.ended(self.worker.index, &record);
-        self.stage.last_end.fetch_max(record.finished, Relaxed);
-        if !ok {
-            self.stage.failed();
-        }
-        if record.status == 404 && shared.live.succeeded.load(Relaxed) == 0 {
-            let target = &shared.plan.target;
-            let request = &self.session.turns[self.index].request;
-            let url = target.endpoints[self.endpoint].url(&api::path(target, request));
-            let body = record.error.as_ref().map_or_else(String::new, |e| e.message.clone());
-            shared.not_found(NotFound { url, body });
-        }
-        self.worker.journal(match texts {
-            Texts { answer: Some(answer), reasoning: Some(reasoning) }
-                if ok && record.usage == UsageSource::None =>
-            {
-                Note::Uncounted { record, texts: [reasoning, answer] }
-            }
-            _ => Note::Entry(Entry::Record(record)),
-        });
-        ok
-    }
-}
-
-/// Waits for what ends a request from outside.
-async fn interruption(
-    worker: &Worker,
-    cancel_after: Option<Nanos>,
-    phase: &mut watch::Receiver<Phase>,
-) -> Failure {
-    let limit = worker.shared.plan.request_timeout;
-    let asked = cancel_after.filter(|&after| after < limit);
-    let until = worker.shared.clock.now().saturating_add(asked.unwrap_or(limit));
-    tokio::select! {
-        _ = phase.wait_for(|&phase| phase == Phase::Cancelled) => {
-            Failure::new(FailureKind::Cancelled, "broken off when load stopped")
-        }
-        () = worker.alarm.sleep_until(until) => match asked {
+    fn too_long(&self) -> Failure {
+        let limit = self.worker.shared.plan.request_timeout;
+        match self.asked.cancel_after().filter(|&after| after < limit) {
             Some(after) => {
-                let text = format!("broken off after {} ms, as the workload asked", after / 1_000_000);
+                let text =
+                    format!("broken off after {} ms, as the workload asked", after / 1_000_000);
                 Failure::new(FailureKind::Cancelled, text)
             }
             None => {
                 let text = format!("no whole answer within {} s", limit as f64 / 1e9);
                 Failure::new(FailureKind::Timeout, text)
             }
-        },
+        }
     }
+
+    /// Records what happened. None: it failed.
+    fn end(self, outcome: Result<Nanos, Failure>) -> Option<Ended> {
+        let Self { worker, stage, asked, id, started, exchange } = self;
+        let shared = &worker.shared;
+        let finished = match outcome {
+            Ok(finished) => finished,
+            Err(_) => shared.clock.now(),
+        };
+        let talk = exchange.into_talk();
+        shared.live.in_flight.fetch_sub(1, Relaxed);
+        let settled = stage.begin.saturating_add(stage.plan.settle);
+        let Rare { model, path, labels, .. } = asked.rare.map(|rare| *rare).unwrap_or_default();
+        let mut record = Box::new(Record {
+            id,
+            session: asked.session,
+            user: asked.user,
+            turn: asked.turn,
+            stage: stage.index,
+            warmup: stage.plan.warm_up || asked.due.unwrap_or(started) < settled,
+            due: asked.due,
+            started,
+            sent: talk.sent,
+            finished,
+            asked_input_tokens: asked.input_tokens,
+            asked_output_tokens: asked.output_tokens,
+            connection: talk.connection,
+            retries: talk.retries,
+            error: outcome.err().map(|failure| Failure {
+                message: hide::secrets(&shared.plan.target, failure.message),
+                ..failure
+            }),
+            model,
+            labels,
+            ..Record::default()
+        });
+        let texts = talk.answer.into_record(&mut record);
+        if record.status == 404 && shared.live.succeeded.load(Relaxed) == 0 {
+            let path = path.as_deref().unwrap_or_else(|| api::path_of(asked.api));
+            let url = shared.plan.target.endpoints[asked.endpoint as usize].url(path);
+            let body = record.error.as_ref().map_or_else(String::new, |e| e.message.clone());
+            shared.not_found(NotFound { url, body });
+        }
+        let text = match asked.quoted {
+            true => texts.answer.clone().unwrap_or_default(),
+            false => String::new(),
+        };
+        let ended = Ended { started, finished, text };
+        keep(worker, stage, record, texts).then_some(ended)
+    }
+}
+
+impl Future for UnderWay<'_> {
+    type Output = Result<Nanos, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(outcome) = Pin::new(&mut self.exchange).poll(context) {
+            return Poll::Ready(outcome);
+        }
+        if self.stage.is_cancelled() {
+            let text = "broken off when load stopped";
+            return Poll::Ready(Err(Failure::new(FailureKind::Cancelled, text)));
+        }
+        if self.worker.shared.clock.now() >= self.exchange.until() {
+            return Poll::Ready(Err(self.too_long()));
+        }
+        Poll::Pending
+    }
+}
+
+/// Counts and journals a record. Whether it ended well.
+fn keep(worker: &Worker, stage: &StageNow, record: Box<Record>, texts: Texts) -> bool {
+    let ok = record.error.is_none();
+    worker.shared.live.ended(worker.index, &record);
+    stage.last_end.fetch_max(record.finished, Relaxed);
+    if !ok {
+        stage.failed();
+    }
+    worker.journal(match texts {
+        Texts { answer: Some(answer), reasoning: Some(reasoning) }
+            if ok && record.usage == UsageSource::None =>
+        {
+            Note::Uncounted { record, texts: [reasoning, answer] }
+        }
+        _ => Note::Entry(Entry::Record(record)),
+    });
+    ok
 }
 
 /// A place under a limit; at once, with no place to give back, where there is no limit. None: the
 /// stage closed first.
 async fn place<'a>(
+    worker: &Worker,
+    stage: &StageNow,
     places: Option<&'a Semaphore>,
-    phase: &mut watch::Receiver<Phase>,
     waited: &mut bool,
 ) -> Option<Option<SemaphorePermit<'a>>> {
     let Some(places) = places else { return Some(None) };
@@ -311,17 +395,26 @@ async fn place<'a>(
         return Some(Some(place));
     }
     *waited = true;
-    before_close(phase, places.acquire()).await?.ok().map(Some)
+    Box::pin(until_close(worker, stage, places.acquire())).await?.ok().map(Some)
 }
 
 /// What `wait` gives, unless the stage lets nothing start any more before it does.
+async fn until_close<T>(
+    worker: &Worker,
+    stage: &StageNow,
+    wait: impl Future<Output = T>,
+) -> Option<T> {
+    before_close(&mut stage.closing(worker.index), wait).await
+}
+
+/// What `wait` gives, unless a stage lets nothing start any more before it does.
 pub(crate) async fn before_close<T>(
-    phase: &mut watch::Receiver<Phase>,
+    closing: &mut watch::Receiver<bool>,
     wait: impl Future<Output = T>,
 ) -> Option<T> {
     tokio::select! {
         biased;
-        _ = phase.wait_for(|&phase| phase >= Phase::Draining) => None,
+        _ = closing.wait_for(|&closed| closed) => None,
         value = wait => Some(value),
     }
 }

@@ -17,10 +17,11 @@ pub(crate) struct Event<'a> {
 /// What is known of the event under way. Holds bytes only where a read ended inside an event.
 #[derive(Debug, Default)]
 pub(crate) struct Splitter {
-    /// The beginning of a line whose end has not come.
-    line: Vec<u8>,
-    /// Data of the event so far, each line followed by LF.
-    data: Vec<u8>,
+    /// Data of the event so far, each line followed by LF; behind it the beginning of a line whose
+    /// end has not come.
+    held: Vec<u8>,
+    /// How much of `held` is data.
+    data: u32,
     error: bool,
 }
 
@@ -30,28 +31,21 @@ impl Splitter {
         while let Some(end) = memchr(b'\n', input) {
             let (line, rest) = (&input[..end], &input[end + 1..]);
             input = rest;
-            if self.line.is_empty() {
-                // By far the commonest event is one data line and the empty line after it, both
-                // in one read: its data is handed out where it lies.
-                if self.data.is_empty()
-                    && let Some(data) = field(without_cr(line), b"data")
-                    && let Some(rest) = after_empty_line(input)
-                {
-                    on_event(Event { error: self.error, data });
-                    self.error = false;
-                    input = rest;
-                } else {
-                    self.line(without_cr(line), &mut on_event);
-                }
+            // By far the commonest event is one data line and the empty line after it, both
+            // in one read: its data is handed out where it lies.
+            if self.held.is_empty()
+                && let Some(data) = field(without_cr(line), b"data")
+                && let Some(rest) = after_empty_line(input)
+            {
+                on_event(Event { error: self.error, data });
+                self.error = false;
+                input = rest;
             } else {
-                let mut whole = std::mem::take(&mut self.line);
-                whole.extend_from_slice(line);
-                self.line(without_cr(&whole), &mut on_event);
-                whole.clear();
-                self.line = whole;
+                self.held.extend_from_slice(line);
+                self.line(&mut on_event);
             }
         }
-        self.line.extend_from_slice(input);
+        self.held.extend_from_slice(input);
     }
 
     /// Hands out an event that lacks only the empty line after it: the stream has ended.
@@ -59,20 +53,33 @@ impl Splitter {
         self.feed(b"\n\n", &mut on_event);
     }
 
-    fn line(&mut self, line: &[u8], on_event: &mut impl FnMut(Event<'_>)) {
+    /// Takes the line at the end of `held`, which is whole.
+    fn line(&mut self, on_event: &mut impl FnMut(Event<'_>)) {
+        let begin = self.data as usize;
+        let line = without_cr(&self.held[begin..]);
+        let length = line.len();
         if line.is_empty() {
-            if let Some(data) = self.data.strip_suffix(b"\n") {
+            if let Some(data) = self.held[..begin].strip_suffix(b"\n") {
                 on_event(Event { error: self.error, data });
             }
-            self.data.clear();
+            self.held.clear();
+            self.data = 0;
             self.error = false;
-        } else if let Some(data) = field(line, b"data") {
-            self.data.extend_from_slice(data);
-            self.data.push(b'\n');
-        } else if let Some(name) = field(line, b"event") {
+            return;
+        }
+        if let Some(data) = field(line, b"data") {
+            let name = length - data.len();
+            self.held.truncate(begin + length);
+            self.held.drain(begin..begin + name);
+            self.held.push(b'\n');
+            self.data = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
+            return;
+        }
+        if let Some(name) = field(line, b"event") {
             self.error = name == b"error";
         }
         // Comments, `id` and `retry` say nothing about the answer.
+        self.held.truncate(begin);
     }
 }
 

@@ -4,21 +4,13 @@ use crate::plan::{Arrival, Nanos, Ramp, Ramped, Stage};
 use crate::ring::Supply;
 use crate::schedule;
 use crate::together::Shard;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use tokio::sync::{Semaphore, watch};
-
-/// How far a stage is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Requests may start.
-    Open,
-    /// None may start; those under way go on.
-    Draining,
-    /// Those under way are broken off.
-    Cancelled,
-}
 
 /// A stage under way.
 #[derive(Debug)]
@@ -45,12 +37,15 @@ pub(crate) struct StageNow {
     pub(crate) capped: AtomicU64,
     /// When its last request ended; 0: none has.
     pub(crate) last_end: AtomicU64,
-    /// No request may start any more, whatever `phases` still says.
+    /// No request may start any more, whatever `closing` still says.
     closed: AtomicBool,
+    /// Requests under way are broken off.
+    cancelled: AtomicBool,
     /// A slot of a closed loop found no further session.
     pub(crate) used_up: AtomicBool,
-    /// One for each load thread, so that they do not wait for each other.
-    phases: Vec<watch::Sender<Phase>>,
+    /// Tells what waits for its start that nothing may start any more. One for each load thread,
+    /// so that they do not wait for each other.
+    closing: Vec<watch::Sender<bool>>,
     /// Woken when the stage may be over.
     pacer: OnceLock<Thread>,
 }
@@ -85,8 +80,9 @@ impl StageNow {
             capped: AtomicU64::new(0),
             last_end: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
             used_up: AtomicBool::new(false),
-            phases: (0..threads).map(|_| watch::Sender::new(Phase::Open)).collect(),
+            closing: (0..threads).map(|_| watch::Sender::new(false)).collect(),
             pacer,
             shard,
             plan,
@@ -132,17 +128,24 @@ impl StageNow {
     pub(crate) fn close(&self) {
         self.closed.store(true, Relaxed);
         self.supply.close();
-        self.enter(Phase::Draining);
+        for sender in &self.closing {
+            sender.send_replace(true);
+        }
     }
 
-    /// Breaks off what is under way.
+    /// Breaks off what is under way, once the load threads have been told to look.
     pub(crate) fn cancel(&self) {
-        self.enter(Phase::Cancelled);
+        self.cancelled.store(true, SeqCst);
     }
 
-    /// Tells a load thread how far the stage is.
-    pub(crate) fn phase(&self, thread: usize) -> watch::Receiver<Phase> {
-        self.phases[thread].subscribe()
+    /// Whether requests under way are to be broken off.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(SeqCst)
+    }
+
+    /// Tells a load thread when nothing may start any more.
+    pub(crate) fn closing(&self, thread: usize) -> watch::Receiver<bool> {
+        self.closing[thread].subscribe()
     }
 
     pub(crate) fn active(&self) -> usize {
@@ -157,12 +160,6 @@ impl StageNow {
                 self.shard.share_u32(total)
             }
             _ => self.plan.concurrency.unwrap_or(1),
-        }
-    }
-
-    fn enter(&self, phase: Phase) {
-        for sender in &self.phases {
-            sender.send_replace(phase);
         }
     }
 

@@ -1,28 +1,117 @@
-//! [`Template`]: recognises the events of a stream that differ from an earlier one in nothing but
-//! their text, so that they need not be parsed. Pure.
+//! [`Templates`]: recognises the events of streams that differ from an earlier one in nothing but
+//! their text and what names the answer, so that they need not be parsed. Pure.
 //!
 //! A chat chunk is some 200 bytes of JSON around a few bytes of text. What stands around the text
-//! stays the same within a stream, as a rule, and comparing it costs a tenth of parsing it.
+//! stays the same, within a stream and, but for the answer's `id` and the time at which it was
+//! `created`, between the streams of a server; comparing it costs a tenth of parsing it.
 
 use crate::api::{Output, Piece};
+use crate::plan::Api;
+use memchr::memchr;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// The event that later ones are compared with.
+/// Shapes that are remembered: those of a few models, of reasoning and of answers.
+const MOST: usize = 8;
+/// Shapes are learned so often without use; from then on only as they prove useful.
+const TRIALS: u64 = 64;
+
+/// The shapes of events that were seen, the one met last first.
+#[derive(Debug, Default)]
+pub(crate) struct Templates {
+    known: Vec<Template>,
+    learned: u64,
+    met: u64,
+}
+
+impl Templates {
+    /// What `event` says, if it has a shape that is known.
+    pub(crate) fn read<'a>(&mut self, api: Api, event: &'a [u8]) -> Option<Piece<'a>> {
+        let found = |(index, known): (usize, &Template)| {
+            let piece = if known.api == api { known.read(event) } else { None };
+            piece.map(|piece| (index, piece))
+        };
+        let (index, piece) = self.known.iter().enumerate().find_map(found)?;
+        self.known[..=index].rotate_right(1);
+        self.met += 1;
+        Some(piece)
+    }
+
+    /// Remembers the shape of an event whose meaning is known, if others can be told by it.
+    pub(crate) fn learn(&mut self, api: Api, event: &[u8], piece: &Piece<'_>) {
+        // Where no event is like another, it would be tried in vain for each of them.
+        if self.learned > TRIALS + self.met / 8 {
+            return;
+        }
+        if let Some(template) = Template::of(api, event, piece) {
+            self.learned += 1;
+            self.known.truncate(MOST - 1);
+            self.known.insert(0, template);
+        }
+    }
+}
+
+/// The event that others are compared with.
 #[derive(Debug)]
-pub(crate) struct Template {
+struct Template {
+    api: Api,
     /// All of the event's bytes.
-    event: Vec<u8>,
-    /// Where its text begins in them: just behind a string's opening quote.
-    begin: usize,
-    /// Where its text ends: at the closing quote.
-    end: usize,
+    event: Box<[u8]>,
+    /// Where others may differ, in order.
+    holes: Vec<Hole>,
     /// What the event carries.
     output: Output,
 }
 
+/// A stretch of an event.
+#[derive(Debug, Clone, Copy)]
+struct Hole {
+    kind: Kind,
+    begin: usize,
+    end: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The text that matters, from behind its opening quote to its closing one.
+    Text,
+    /// A string that does not matter, likewise.
+    Name,
+    /// A number that does not matter.
+    Number,
+}
+
+impl Hole {
+    /// Where a part of an event lies in it. None: it lies elsewhere.
+    fn at(kind: Kind, part: &str, event: &[u8]) -> Option<Self> {
+        let begin = (part.as_ptr() as usize).checked_sub(event.as_ptr() as usize)?;
+        let end = begin.checked_add(part.len()).filter(|&end| end <= event.len())?;
+        Some(Self { kind, begin, end })
+    }
+
+    /// Takes what may stand here off the front of an event.
+    fn fill<'a>(&self, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let end = match self.kind {
+            Kind::Text | Kind::Name => memchr(b'"', rest)?,
+            Kind::Number => rest.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+        };
+        let (found, behind) = rest.split_at(end);
+        *rest = behind;
+        let is_good = match self.kind {
+            // Every byte is looked at: that goes faster than a stop at the first bad one.
+            Kind::Text | Kind::Name => {
+                !found.iter().fold(false, |bad, &byte| bad | (byte < b' ') | (byte == b'\\'))
+            }
+            Kind::Number => found.len() == 1 || !found.starts_with(b"0"),
+        };
+        (is_good && !found.is_empty()).then_some(found)
+    }
+}
+
 impl Template {
     /// A template of an event whose meaning is known. None: it says more than its text.
-    pub(crate) fn of(event: &[u8], piece: &Piece<'_>) -> Option<Self> {
+    fn of(api: Api, event: &[u8], piece: &Piece<'_>) -> Option<Self> {
         let output = piece.output?;
         let (text, other) = match output {
             Output::Answer => (&piece.text, &piece.reasoning),
@@ -34,22 +123,29 @@ impl Template {
         }
         // Text with escapes was copied and lies nowhere in the event.
         let Cow::Borrowed(text) = text else { return None };
-        let begin = (text.as_ptr() as usize).checked_sub(event.as_ptr() as usize)?;
-        let end = begin.checked_add(text.len()).filter(|&end| end <= event.len())?;
-        Some(Self { event: event.to_vec(), begin, end, output })
+        let mut holes = vec![Hole::at(Kind::Text, text, event)?];
+        holes.extend(names(event));
+        holes.sort_unstable_by_key(|hole| hole.begin);
+        Some(Self { api, event: event.into(), holes, output })
     }
 
-    /// What `event` says, if it is this one with another text.
-    pub(crate) fn read<'a>(&self, event: &'a [u8]) -> Option<Piece<'a>> {
-        let text =
-            event.strip_prefix(&self.event[..self.begin])?.strip_suffix(&self.event[self.end..])?;
-        // Equal bytes around a string that neither ends early nor has escapes: the two events are
-        // the same JSON but for this string.
-        let plain = |&byte: &u8| byte >= b' ' && byte != b'"' && byte != b'\\';
-        if text.is_empty() || !text.iter().all(plain) {
+    /// What `event` says, if it is this one but for its holes.
+    fn read<'a>(&self, event: &'a [u8]) -> Option<Piece<'a>> {
+        // Equal bytes around strings that neither end early nor have escapes, and around numbers:
+        // the two events are the same JSON but for these.
+        let (mut rest, mut at, mut text) = (event, 0, None);
+        for hole in &self.holes {
+            rest = rest.strip_prefix(&self.event[at..hole.begin])?;
+            let found = hole.fill(&mut rest)?;
+            if hole.kind == Kind::Text {
+                text = Some(found);
+            }
+            at = hole.end;
+        }
+        if *rest != self.event[at..] {
             return None;
         }
-        let text = std::str::from_utf8(text).ok()?;
+        let text = std::str::from_utf8(text?).ok()?;
         let mut piece = Piece { output: Some(self.output), ..Piece::default() };
         match self.output {
             Output::Answer => piece.text = text.into(),
@@ -57,6 +153,27 @@ impl Template {
         }
         Some(piece)
     }
+}
+
+/// Where an event says which answer it belongs to.
+fn names(event: &[u8]) -> impl Iterator<Item = Hole> {
+    #[derive(Default, Deserialize)]
+    struct Names<'a> {
+        #[serde(borrow)]
+        id: Option<&'a RawValue>,
+        #[serde(borrow)]
+        created: Option<&'a RawValue>,
+    }
+    let Names { id, created } = serde_json::from_slice(event).unwrap_or_default();
+    let id = id.and_then(|id| {
+        let id = id.get().strip_prefix('"')?.strip_suffix('"')?;
+        Hole::at(Kind::Name, id, event).filter(|_| !id.is_empty() && !id.contains('\\'))
+    });
+    let created = created.and_then(|created| {
+        let digits = created.get().bytes().all(|byte| byte.is_ascii_digit());
+        Hole::at(Kind::Number, created.get(), event).filter(|_| digits)
+    });
+    id.into_iter().chain(created)
 }
 
 #[cfg(test)]
@@ -68,9 +185,9 @@ mod tests {
 
     /// What a template of `first` says about `second`: its text, if it knows it.
     fn known(api: Api, first: &str, second: &str) -> Option<String> {
-        let piece = api::read(api, first.as_bytes()).unwrap();
-        let template = Template::of(first.as_bytes(), &piece)?;
-        let piece = template.read(second.as_bytes())?;
+        let mut templates = Templates::default();
+        templates.learn(api, first.as_bytes(), &api::read(api, first.as_bytes()).unwrap());
+        let piece = templates.read(api, second.as_bytes())?;
         assert_eq!(piece, api::read(api, second.as_bytes()).unwrap(), "{second}");
         Some(format!("{}{}", piece.text, piece.reasoning))
     }
@@ -101,6 +218,65 @@ mod tests {
     }
 
     #[test]
+    fn an_event_of_another_stream_is_known_whatever_its_id_and_time() {
+        let event = |id: &str, created: &str, text: &str| {
+            format!(
+                r#"{{"id":{id},"created":{created},"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#
+            )
+        };
+        let first = event(r#""chat-1""#, "1764418000", "a");
+        let check = |id: &str, created: &str, text: Option<&str>| {
+            let second = event(id, created, "b");
+            assert_eq!(known(Api::Chat, &first, &second).as_deref(), text, "{second}");
+        };
+        check(r#""chat-22""#, "1764418001", Some("b"));
+        check(r#""""#, "1764418001", None);
+        check(r#""a"b""#, "1764418001", None);
+        check("null", "1764418001", None);
+        check(r#""c""#, "-1", None);
+        check(r#""c""#, "1.5", None);
+        let other = |text: &str| {
+            format!(r#"{{"choices":[{{"text":"{text}"}}],"created":7,"id":"x{text}","z":1}}"#)
+        };
+        assert_eq!(known(Api::Completions, &other("a"), &other("b")), Some("b".into()));
+    }
+
+    #[test]
+    fn shapes_are_told_apart_by_api_and_the_last_ones_stay() {
+        let mut templates = Templates::default();
+        let event = |model: usize, text: &str| {
+            format!(r#"{{"m":{model},"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#)
+        };
+        let learn = |templates: &mut Templates, event: &str| {
+            let piece = api::read(Api::Chat, event.as_bytes()).unwrap();
+            templates.learn(Api::Chat, event.as_bytes(), &piece);
+        };
+        for model in 0..=MOST {
+            learn(&mut templates, &event(model, "a"));
+        }
+        let knows = |templates: &mut Templates, api, model| {
+            templates.read(api, event(model, "b").as_bytes()).is_some()
+        };
+        for model in [MOST, 1, 5, 1] {
+            assert!(knows(&mut templates, Api::Chat, model), "{model}");
+            assert!(!knows(&mut templates, Api::Completions, model), "{model}");
+        }
+        assert!(!knows(&mut templates, Api::Chat, 0));
+    }
+
+    #[test]
+    fn where_no_event_is_like_another_learning_ends() {
+        let mut templates = Templates::default();
+        for number in 0..1000 {
+            let event = chat(&format!(r#""content":"a","n":{number}"#));
+            assert_eq!(templates.read(Api::Chat, event.as_bytes()), None);
+            let piece = api::read(Api::Chat, event.as_bytes()).unwrap();
+            templates.learn(Api::Chat, event.as_bytes(), &piece);
+        }
+        assert_eq!(templates.learned, TRIALS + 1);
+    }
+
+    #[test]
     fn events_that_end_a_stream_or_count_teach_nothing() {
         let check = |first: &str| assert_eq!(known(Api::Chat, first, first), None, "{first}");
         check(r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}"#);
@@ -113,7 +289,7 @@ mod tests {
     fn text_that_is_not_utf8_is_left_to_the_parser() {
         let first = chat(r#""content":"Z""#);
         let piece = api::read(Api::Chat, first.as_bytes()).unwrap();
-        let template = Template::of(first.as_bytes(), &piece).unwrap();
+        let template = Template::of(Api::Chat, first.as_bytes(), &piece).unwrap();
         let with = |z: u8| first.bytes().map(|b| if b == b'Z' { z } else { b }).collect::<Vec<_>>();
         assert!(template.read(&with(b'Y')).is_some());
         assert_eq!(template.read(&with(0xff)), None);

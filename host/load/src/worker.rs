@@ -6,7 +6,7 @@ use crate::journal::Note;
 use crate::plan::{Arrival, Nanos};
 use crate::run::Shared;
 use crate::session::{self, Job, before_close};
-use crate::stage::{Active, Phase, StageNow};
+use crate::stage::{Active, StageNow};
 use crate::tasks::{Bell, Tasks};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     OpenAhead(usize, Arc<Countdown>),
     /// Play a session, now.
     Play(Active, Box<Job>),
+    /// Requests under way may have been broken off.
+    LookUp,
     /// Play one session after the other: the slot of this number of a closed loop.
     Slot(Active, u32),
 }
@@ -159,7 +161,10 @@ fn serve(
         worker.client.readable_since(if woke - asked < AT_ONCE { before } else { woke });
         for event in &events {
             match event.token() {
-                TIMER => worker.alarm.ring(),
+                TIMER => {
+                    worker.alarm.ring();
+                    worker.client.ring();
+                }
                 BELL => {}
                 _ => worker.client.ready(event),
             }
@@ -171,6 +176,10 @@ fn obey(worker: &Rc<Worker>, tasks: &Tasks, command: Command) {
     let worker = worker.clone();
     match command {
         Command::OpenAhead(wanted, done) => worker.client.open_ahead(wanted, &done),
+        Command::LookUp => {
+            worker.alarm.wake_all();
+            worker.client.wake_all();
+        }
         // The pacer knows by `Active` when a session has ended.
         Command::Play(active, job) => {
             tasks.spawn(async move { session::play(&worker, active.stage(), job).await });
@@ -184,17 +193,17 @@ fn obey(worker: &Rc<Worker>, tasks: &Tasks, command: Command) {
 /// One session after the other. The next one is made ready while its forerunner is under way.
 async fn slot(worker: &Worker, active: &Active, number: u32) {
     let stage = active.stage();
-    let mut phase = stage.phase(worker.index);
+    let mut closing = stage.closing(worker.index);
     let wanted = || stage.is_open() && number < stage.slots(worker.shared.clock.now());
-    let mut next = if wanted() { next_job(worker, stage, &mut phase).await } else { None };
+    let mut next = if wanted() { next_job(worker, stage, &mut closing).await } else { None };
     while let Some(job) = next {
         let play = session::play(worker, stage, job);
         // Where slots end before the stage does, a session that was taken ahead would be lost.
         next = if matches!(stage.plan.arrival, Arrival::Closed) {
-            tokio::join!(play, next_job(worker, stage, &mut phase)).1
+            tokio::join!(play, next_job(worker, stage, &mut closing)).1
         } else {
             play.await;
-            if wanted() { next_job(worker, stage, &mut phase).await } else { None }
+            if wanted() { next_job(worker, stage, &mut closing).await } else { None }
         };
         if !wanted() {
             return;
@@ -206,10 +215,10 @@ async fn slot(worker: &Worker, active: &Active, number: u32) {
 async fn next_job(
     worker: &Worker,
     stage: &StageNow,
-    phase: &mut watch::Receiver<Phase>,
+    closing: &mut watch::Receiver<bool>,
 ) -> Option<Box<Job>> {
     let session = match stage.start_session() {
-        true => before_close(phase, stage.supply.take()).await.flatten(),
+        true => before_close(closing, stage.supply.take()).await.flatten(),
         false => None,
     };
     let Some(session) = session else {

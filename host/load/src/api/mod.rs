@@ -36,13 +36,18 @@ pub(crate) fn of(target: &Target, request: &Request) -> Api {
 }
 
 /// Where a request is posted to.
-pub(crate) fn path(target: &Target, request: &Request) -> String {
+pub(crate) fn path<'a>(target: &Target, request: &'a Request) -> &'a str {
     match (&request.prompt, &request.path) {
-        (Prompt::Raw(_), Some(path)) => path.clone(),
-        _ => match of(target, request) {
-            Api::Chat => chat::PATH.to_owned(),
-            Api::Completions => completions::PATH.to_owned(),
-        },
+        (Prompt::Raw(_), Some(path)) => path,
+        _ => path_of(of(target, request)),
+    }
+}
+
+/// Where requests of a dialect are posted to, unless they say otherwise.
+pub(crate) fn path_of(api: Api) -> &'static str {
+    match api {
+        Api::Chat => chat::PATH,
+        Api::Completions => completions::PATH,
     }
 }
 
