@@ -199,7 +199,7 @@ fn a_workload_that_panics_is_told_with_its_words_and_where() {
 
 #[test]
 fn a_workload_that_returns_a_million_sessions_is_stopped() {
-    check_misbehaviour("flood", "misbehave 0.1.0 (workload): returned 1000000 sessions");
+    check_misbehaviour("flood", "misbehave 0.1.0 (workload): returned 100000 sessions");
 }
 
 #[test]

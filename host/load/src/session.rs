@@ -126,7 +126,8 @@ pub(crate) async fn play(worker: &Worker, stage: &StageNow, mut job: Box<Job>) {
         let mut held = first && waited;
         let places = stage.request_places.as_ref();
         let Some(_place) = place(worker, stage, places, &mut held).await else { return };
-        let Some(mut under_way) = UnderWay::begin(worker, stage, job, start) else { return };
+        let asked = Asked::new(job, &worker.shared.plan.target, start, held);
+        let Some(mut under_way) = UnderWay::begin(worker, stage, job, asked) else { return };
         if first {
             waited = held;
             stage.first_turns_sent.fetch_add(1, Relaxed);
@@ -189,7 +190,12 @@ struct Asked {
     user: u64,
     turn: u32,
     endpoint: u32,
-    due: Option<Nanos>,
+    /// When it was to start.
+    start: Nanos,
+    /// A schedule said so.
+    scheduled: bool,
+    /// It was kept waiting on purpose.
+    held: bool,
     input_tokens: Option<u32>,
     output_tokens: Option<u32>,
     api: Api,
@@ -208,8 +214,8 @@ struct Rare {
 }
 
 impl Asked {
-    /// Of the next turn of a session, which starts at this time.
-    fn new(job: &Job, target: &Target, start: Nanos) -> Self {
+    /// Of the next turn of a session.
+    fn new(job: &Job, target: &Target, start: Nanos, held: bool) -> Self {
         let session = &*job.session;
         let request = &session.turns[job.next].request;
         let api = api::of(target, request);
@@ -228,7 +234,9 @@ impl Asked {
             user: session.user,
             turn: small(job.next),
             endpoint: small(job.endpoint),
-            due: job.due.map(|_| start),
+            start,
+            scheduled: job.due.is_some(),
+            held,
             input_tokens: request.asked_input_tokens,
             output_tokens: request.max_output_tokens,
             api,
@@ -239,6 +247,15 @@ impl Asked {
 
     fn cancel_after(&self) -> Option<Nanos> {
         self.rare.as_ref()?.cancel_after
+    }
+
+    fn due(&self) -> Option<Nanos> {
+        self.scheduled.then_some(self.start)
+    }
+
+    fn wanted(&self) -> Option<Nanos> {
+        let later_turn = !self.scheduled && self.turn > 0;
+        (later_turn && !self.held).then_some(self.start)
     }
 }
 
@@ -254,10 +271,9 @@ struct UnderWay<'a> {
 
 impl<'a> UnderWay<'a> {
     /// Sends the next request of a session. None: none may start any more.
-    fn begin(worker: &'a Worker, stage: &'a StageNow, job: &mut Job, start: Nanos) -> Option<Self> {
+    fn begin(worker: &'a Worker, stage: &'a StageNow, job: &mut Job, asked: Asked) -> Option<Self> {
         let shared = &worker.shared;
         let message = job.message.take().filter(|_| stage.is_open())?;
-        let asked = Asked::new(job, &shared.plan.target, start);
         shared.live.sent.fetch_add(1, Relaxed);
         shared.live.in_flight.fetch_add(1, Relaxed);
         let keep = if shared.plan.count_tokens.is_some() {
@@ -305,6 +321,7 @@ impl<'a> UnderWay<'a> {
         let talk = exchange.into_talk();
         shared.live.in_flight.fetch_sub(1, Relaxed);
         let settled = stage.begin.saturating_add(stage.plan.settle);
+        let (due, wanted) = (asked.due(), asked.wanted());
         let Rare { model, path, labels, .. } = asked.rare.map(|rare| *rare).unwrap_or_default();
         let mut record = Box::new(Record {
             id,
@@ -312,8 +329,9 @@ impl<'a> UnderWay<'a> {
             user: asked.user,
             turn: asked.turn,
             stage: stage.index,
-            warmup: stage.plan.warm_up || asked.due.unwrap_or(started) < settled,
-            due: asked.due,
+            warmup: stage.plan.warm_up || due.unwrap_or(started) < settled,
+            due,
+            wanted,
             started,
             sent: talk.sent,
             finished,

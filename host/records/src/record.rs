@@ -23,6 +23,10 @@ pub struct Record {
     /// a certain time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub due: Option<u64>,
+    /// When a later turn of a closed loop was to start: at the end of the turn before and its pause.
+    /// None: no such turn, or one that was kept waiting on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<u64>,
     /// When the client began to send it, a new connection included.
     pub started: u64,
     /// Just before the write that handed its last byte to the socket. None: it never got that far.

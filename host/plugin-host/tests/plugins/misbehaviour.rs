@@ -62,8 +62,8 @@ fn a_panic_is_told_with_its_text_and_where() {
 }
 
 #[test]
-fn a_million_sessions_are_refused() {
-    check("flood", &Fault::TooMuch, "returned 1000000 sessions, at most 256 are allowed");
+fn too_many_sessions_are_refused() {
+    check("flood", &Fault::TooMuch, "returned 100000 sessions, at most 256 are allowed");
 }
 
 #[test]

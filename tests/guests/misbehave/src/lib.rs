@@ -26,7 +26,7 @@ pub enum How {
     Allocate,
     /// Panic with a text.
     Panic,
-    /// Return a million sessions, or a hundred thousand stages.
+    /// Return a hundred thousand sessions or stages.
     Flood,
     /// Answer with an error of the plugin's own.
     Refuse,
@@ -64,7 +64,7 @@ impl Misbehave {
                 }
             }
             How::Panic => panic!("the workload lost its {}", "marbles"),
-            How::Flood => Ok(1_000_000),
+            How::Flood => Ok(100_000),
             How::Refuse => Err(Error::invalid_settings("I would rather not")
                 .at("/how")
                 .hint("ask somebody else")),
@@ -112,8 +112,7 @@ impl Harness for Misbehave {
     }
 
     fn plan(&mut self) -> Result<Execution, Error> {
-        // A tenth, for a million stages break the memory limit first.
-        let count = self.misbehave()?.div_ceil(10);
+        let count = self.misbehave()?;
         let stage = |number: u64| Stage::new(number.to_string(), Arrival::Constant(1.0));
         let stages = (0..count).map(stage).collect();
         Ok(Execution::Load(LoadPlan { stages, request_timeout: None, tick_every: None }))
