@@ -121,7 +121,7 @@ fn later_turns_of_a_closed_loop_say_when_they_were_wanted_unless_a_limit_held_th
     let with = |stage| {
         let done = begin(plan(&server.url(), vec![stage]), vec![feed((0..).map(session))]).finish();
         assert_sound(&done);
-        done.records()
+        done.records().into_iter().cloned().collect::<Vec<_>>()
     };
     let records = with(Stage { concurrency: Some(1), ..closed(2) });
     for pair in records.windows(2).filter(|pair| pair[0].session == pair[1].session) {
