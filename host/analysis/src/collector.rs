@@ -51,6 +51,8 @@ pub(crate) struct Request {
     pub(crate) failure: Option<FailureKind>,
     /// Never set in a closed loop.
     pub(crate) due: Option<u64>,
+    /// Set only for later turns of a closed loop.
+    pub(crate) wanted: Option<u64>,
     pub(crate) started: u64,
     pub(crate) sent: Option<u64>,
     pub(crate) tokens: Option<Arrivals>,
@@ -223,6 +225,7 @@ impl Request {
             new_connection: record.connection == Connection::New,
             failure: record.error.as_ref().map(|failure| failure.kind),
             due: record.due.filter(|_| open),
+            wanted: record.wanted.filter(|_| !open),
             started: record.started,
             sent: record.sent,
             tokens: match record.tokens[..] {

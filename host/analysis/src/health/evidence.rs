@@ -157,19 +157,23 @@ pub(super) fn lateness(e: &Evidence) -> Found {
 }
 
 /// A closed loop of C sessions starts the (C + k)-th when the k-th has ended: whichever slot that
-/// was, so much later it was put to use again.
+/// was, so much later it was put to use again. Later turns of a session say when they were wanted.
 pub(super) fn closed_loop_gap(e: &Evidence) -> Found {
     let info = &e.part.stage.info;
     if info.kind == LoopKind::Open {
         return None;
     }
-    let slots = info.concurrency? as usize;
+    // Where the concurrency changes, only turns tell.
+    let slots = info.concurrency.map_or(usize::MAX, |slots| slots as usize);
     let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = e.part.sessions().into_iter().unzip();
     starts.sort_unstable();
     ends.sort_unstable();
     let again = starts.iter().skip(slots).zip(&ends);
     let measured = again.filter(|(start, _)| **start >= e.part.window.0);
-    let gaps: Vec<f64> = measured.map(|(&start, &end)| ms(end, start).max(0.0)).collect();
+    let sessions = measured.map(|(&start, &end)| ms(end, start).max(0.0));
+    let turns = e.part.requests.iter().filter(|request| request.started >= e.part.window.0);
+    let turns = turns.filter_map(|turn| Some(ms(turn.wanted?, turn.sent?).max(0.0)));
+    let gaps: Vec<f64> = sessions.chain(turns).collect();
     let n = gaps.len();
     Some((judging(n).of(&sorted(gaps))? / e.scale?, n))
 }

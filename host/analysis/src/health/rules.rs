@@ -102,8 +102,8 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "closed_loop_gap",
-        what: "time from the end of an answer to the next sending of a closed loop (p99; p90 below \
-            100 requests) against the TTFT p50",
+        what: "time from the end of an answer, and the pause after it, to the next sending of a closed \
+            loop (p99; p90 below 100 requests) against the TTFT p50",
         suspect: 0.05,
         invalid: 0.20,
         measure: Stage(evidence::closed_loop_gap),

@@ -212,6 +212,22 @@ fn the_pauses_within_the_sessions_of_a_closed_loop_are_no_gaps() {
 }
 
 #[test]
+fn a_later_turn_of_a_closed_loop_that_starts_after_its_pause_is_a_gap() {
+    let judged = |late: u64| {
+        let turn = |session: u64, turn: u32| {
+            let at = session * 1_500 + u64::from(turn) * 500;
+            let wanted = (turn > 0).then_some((at - late * u64::from(turn)) * MS);
+            Record { session, turn, wanted, ..answer(at, &[at + 80, at + 90], at + 500) }
+        };
+        let records = (0..40).flat_map(|session| (0..3).map(move |t| turn(session, t)));
+        closed_loop(1, records.collect()).analyse(&slo(&[])).summary.health
+    };
+    check(&judged(0), &[]);
+    check(&judged(3), &[("closed_loop_gap", Verdict::Suspect)]);
+    check(&judged(9), &[("closed_loop_gap", Verdict::Invalid)]);
+}
+
+#[test]
 fn time_stamps_that_come_late_touch_the_itl_alone() {
     // The ITL is 10 ms.
     let judged = |late: u64, lag_us: u64| {
