@@ -6,28 +6,29 @@
 
 mod crew;
 mod job;
+mod merging;
 
 use crate::agent::{State, bundle};
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
-use crate::phase::environment;
+use crate::phase::{environment, evidence};
 use crate::phase::plan::Prepared;
 use crate::phase::run::INTERRUPTED;
 use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
-use crate::secrets::Secrets;
+use crate::secrets::{Redaction, Secrets};
 use crate::settings::Settings;
-use cluster::{Condition, Selection};
+use cluster::{Condition, ObjectRef, Selection};
 use crew::{Crew, Facts};
 use job::Agents;
-use records::{Entry, Reader};
+use merging::put_together;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::BufWriter;
 use std::path::Path;
 use std::time::Duration;
 
@@ -140,6 +141,8 @@ pub(crate) fn run(
         kubernetes.drive(crew.dismiss());
         put
     });
+    let redaction = prepared.secrets.redaction();
+    keep_evidence(&kubernetes, &record, dir, &results, &redaction, printer);
     let outcome = close(concluded, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
@@ -170,9 +173,36 @@ pub(crate) fn attach(
     let (outcome, crew) = follow(&kubernetes, &mut record, &results, None, printer)?;
     let put = put_together(&plan, &Secrets::default(), &record, &results, outcome);
     kubernetes.drive(crew.dismiss());
+    let redaction = Redaction::default();
+    keep_evidence(&kubernetes, &record, dir, &results, &redaction, printer);
     let outcome = close(put, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
+}
+
+/// Keeps what there is to see of the agents, before they are removed: it says what became of one that was lost.
+fn keep_evidence(
+    kubernetes: &Kubernetes,
+    record: &Record,
+    dir: &RunDir,
+    results: &Results,
+    redaction: &Redaction,
+    printer: &Printer,
+) {
+    let inventory = Inventory::read(dir).unwrap_or_default();
+    let is_own = |object: &&ObjectRef| object.kind == "Job" && object.name == record.job;
+    let job = inventory.standing().filter(is_own).cloned();
+    let pods = record.agents.iter().filter(|agent| !agent.uid.is_empty()).map(|agent| ObjectRef {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: Some(record.namespace.clone()),
+        name: agent.pod.clone(),
+        uid: Some(agent.uid.clone()),
+    });
+    let objects: Vec<ObjectRef> = job.chain(pods).collect();
+    if !objects.is_empty() {
+        evidence::collect_agents(kubernetes, &objects, results, redaction, printer);
+    }
 }
 
 /// Takes the agents down and joins how that went to how the load ended.
@@ -399,112 +429,6 @@ fn state(crew: &Crew) -> String {
         stage + 1,
         agents_of(crew.shards()),
     )
-}
-
-/// Makes the results of one run of what the agents left.
-fn put_together(
-    plan: &Plan,
-    secrets: &Secrets,
-    record: &Record,
-    results: &Results,
-    mut outcome: Outcome,
-) -> Result<Outcome> {
-    let folder = results.agents();
-    let mut files = Vec::new();
-    let mut header = None;
-    let mut lost = Vec::new();
-    for agent in &record.agents {
-        let path = Crew::journal(&folder, agent.shard);
-        let reader = File::open(&path).ok().and_then(|file| Reader::new(BufReader::new(file)).ok());
-        if let Some(why) = &agent.lost {
-            let text = format!("agent {} of {} was lost: {why}", agent.shard, record.shards);
-            let error = Error::new(Exit::Run, text.clone()).cause(match kept(&path) {
-                Some((requests, last)) => format!(
-                    "its records end {:.1} s after the begin of the load: {requests} requests are kept, and its part is missing from then on; the results are partial",
-                    last as f64 / 1e9
-                ),
-                None => "it left nothing: its part of the load is missing".to_owned(),
-            });
-            let error = match why.contains("OOMKilled") {
-                true => error.hint("give agents more memory with `load.memory`"),
-                false => error,
-            };
-            outcome.fail(Exit::Run, &error);
-            lost.push(text);
-        }
-        if let Some(reader) = reader {
-            header.get_or_insert_with(|| reader.header().clone());
-            files.push((agent.shard as usize, reader));
-        }
-    }
-    let Some(header) = header else {
-        return Err(outcome.into_error(Error::new(Exit::Run, "no agent measured anything")));
-    };
-    let failed = |error: &dyn std::error::Error| {
-        Error::unexpected(format!("cannot merge what is in `{}`", folder.display()))
-            .cause(error.to_string())
-    };
-    let new = results.records().with_extension("jsonl.new");
-    if record.shards == 1 && lost.is_empty() {
-        // The journal of the only agent is that of the run.
-        std::fs::copy(Crew::journal(&folder, 0), &new).map_err(|error| failed(&error))?;
-    } else {
-        let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
-        let told = lost.join("; ");
-        let lost = (!told.is_empty()).then_some(told.as_str());
-        records::merge(&header, files, lost, out).map_err(|error| failed(&error))?;
-    }
-    std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
-    for shared in [results.server_metrics(), results.cache()] {
-        let name = shared.file_name().unwrap_or_default();
-        let theirs = folder.join("0").join(name);
-        if theirs.is_file() {
-            std::fs::rename(&theirs, &shared).map_err(|error| failed(&error))?;
-        }
-    }
-    let ran = (0..record.shards).find_map(|shard| {
-        run_dir::read_json::<Value>(&folder.join(shard.to_string()).join("run.json")).ok().flatten()
-    });
-    let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
-    run["run"] = plan.run.clone().into();
-    run["plugins"] = serde_json::to_value(&plan.plugins).unwrap_or_default();
-    let mut target = record.target.clone();
-    target.facts.insert("load".to_owned(), how_made(record));
-    run["target"] = serde_json::to_value(&target).unwrap_or_default();
-    run["settings"] = record.settings.clone();
-    run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
-    run["exit"] = (outcome.exit() as i32).into();
-    let text = serde_json::to_string_pretty(&run).unwrap_or_default();
-    run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())?;
-    Ok(outcome)
-}
-
-/// How many requests a journal has, and when the last one ended. None: it has none.
-fn kept(journal: &Path) -> Option<(u64, u64)> {
-    let reader = Reader::new(BufReader::new(File::open(journal).ok()?)).ok()?;
-    let ends = reader.map_while(|entry| entry.ok()).filter_map(|entry| match entry {
-        Entry::Record(record) => Some(record.finished),
-        Entry::Event(_) => None,
-    });
-    ends.fold(None, |kept: Option<(u64, u64)>, end| {
-        let (requests, last) = kept.unwrap_or_default();
-        Some((requests + 1, last.max(end)))
-    })
-}
-
-/// How the load was made, for the report.
-fn how_made(record: &Record) -> String {
-    let apart = |agent: &Facts| Some((agent.clock_offset_ms?, agent.clock_error_ms?));
-    let clocks: Option<Vec<(f64, f64)>> = record.agents.iter().map(apart).collect();
-    let agents = agents_of(record.shards);
-    match clocks {
-        Some(clocks) if record.shards > 1 => {
-            // What an offset may be wrong by is what two agents may begin apart.
-            let worst = clocks.iter().map(|(_, error)| *error).fold(0.0, f64::max);
-            format!("made inside the cluster by {agents}, which began within {:.1} ms", 2.0 * worst)
-        }
-        _ => format!("made inside the cluster by {agents}"),
-    }
 }
 
 /// Removes the Job and its Secret, unless an agent that could not be asked may still have something.

@@ -41,6 +41,9 @@ pub(crate) struct Facts {
     /// Which part of the load it made.
     pub(crate) shard: u32,
     pub(crate) pod: String,
+    /// What tells its pod from others of that name, also when it is gone.
+    #[serde(default)]
+    pub(crate) uid: String,
     pub(crate) node: String,
     /// The image with its digest.
     pub(crate) image: String,
@@ -466,6 +469,7 @@ fn seen(shard: u32, pod: Option<&Value>) -> Seen {
         facts: Facts {
             shard,
             pod: text(&pod["metadata"]["name"]),
+            uid: text(&pod["metadata"]["uid"]),
             node: text(&pod["spec"]["nodeName"]),
             image: text(&pod["status"]["containerStatuses"][0]["imageID"]),
             ..Facts::default()

@@ -1,0 +1,120 @@
+//! Makes the results of one run of what its agents left.
+
+use super::{Record, agents_of};
+use crate::error::{Error, Exit, Result};
+use crate::outcome::Outcome;
+use crate::phase::inside::crew::{Crew, Facts};
+use crate::plan::Plan;
+use crate::run_dir::{self, Results};
+use crate::secrets::Secrets;
+use records::{Entry, Reader};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::Path;
+
+/// Makes the results of one run of what the agents left.
+pub(super) fn put_together(
+    plan: &Plan,
+    secrets: &Secrets,
+    record: &Record,
+    results: &Results,
+    mut outcome: Outcome,
+) -> Result<Outcome> {
+    let folder = results.agents();
+    let mut files = Vec::new();
+    let mut header = None;
+    let mut lost = Vec::new();
+    for agent in &record.agents {
+        let path = Crew::journal(&folder, agent.shard);
+        let reader = File::open(&path).ok().and_then(|file| Reader::new(BufReader::new(file)).ok());
+        if let Some(why) = &agent.lost {
+            let text = format!("agent {} of {} was lost: {why}", agent.shard, record.shards);
+            let error = Error::new(Exit::Run, text.clone()).cause(match kept(&path) {
+                Some((requests, last)) => format!(
+                    "its records end {:.1} s after the begin of the load: {requests} requests are kept, and its part is missing from then on; the results are partial",
+                    last as f64 / 1e9
+                ),
+                None => "it left nothing: its part of the load is missing".to_owned(),
+            });
+            let error = match why.contains("OOMKilled") {
+                true => error.hint("give agents more memory with `load.memory`"),
+                false => error,
+            };
+            outcome.fail(Exit::Run, &error);
+            lost.push(text);
+        }
+        if let Some(reader) = reader {
+            header.get_or_insert_with(|| reader.header().clone());
+            files.push((agent.shard as usize, reader));
+        }
+    }
+    let Some(header) = header else {
+        return Err(outcome.into_error(Error::new(Exit::Run, "no agent measured anything")));
+    };
+    let failed = |error: &dyn std::error::Error| {
+        Error::unexpected(format!("cannot merge what is in `{}`", folder.display()))
+            .cause(error.to_string())
+    };
+    let new = results.records().with_extension("jsonl.new");
+    if record.shards == 1 && lost.is_empty() {
+        // The journal of the only agent is that of the run.
+        std::fs::copy(Crew::journal(&folder, 0), &new).map_err(|error| failed(&error))?;
+    } else {
+        let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
+        let told = lost.join("; ");
+        let lost = (!told.is_empty()).then_some(told.as_str());
+        records::merge(&header, files, lost, out).map_err(|error| failed(&error))?;
+    }
+    std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
+    for shared in [results.server_metrics(), results.cache()] {
+        let name = shared.file_name().unwrap_or_default();
+        let theirs = folder.join("0").join(name);
+        if theirs.is_file() {
+            std::fs::rename(&theirs, &shared).map_err(|error| failed(&error))?;
+        }
+    }
+    let ran = (0..record.shards).find_map(|shard| {
+        run_dir::read_json::<Value>(&folder.join(shard.to_string()).join("run.json")).ok().flatten()
+    });
+    let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
+    run["run"] = plan.run.clone().into();
+    run["plugins"] = serde_json::to_value(&plan.plugins).unwrap_or_default();
+    let mut target = record.target.clone();
+    target.facts.insert("load".to_owned(), how_made(record));
+    run["target"] = serde_json::to_value(&target).unwrap_or_default();
+    run["settings"] = record.settings.clone();
+    run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
+    run["exit"] = (outcome.exit() as i32).into();
+    let text = serde_json::to_string_pretty(&run).unwrap_or_default();
+    run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())?;
+    Ok(outcome)
+}
+
+/// How many requests a journal has, and when the last one ended. None: it has none.
+fn kept(journal: &Path) -> Option<(u64, u64)> {
+    let reader = Reader::new(BufReader::new(File::open(journal).ok()?)).ok()?;
+    let ends = reader.map_while(|entry| entry.ok()).filter_map(|entry| match entry {
+        Entry::Record(record) => Some(record.finished),
+        Entry::Event(_) => None,
+    });
+    ends.fold(None, |kept: Option<(u64, u64)>, end| {
+        let (requests, last) = kept.unwrap_or_default();
+        Some((requests + 1, last.max(end)))
+    })
+}
+
+/// How the load was made, for the report.
+fn how_made(record: &Record) -> String {
+    let apart = |agent: &Facts| Some((agent.clock_offset_ms?, agent.clock_error_ms?));
+    let clocks: Option<Vec<(f64, f64)>> = record.agents.iter().map(apart).collect();
+    let agents = agents_of(record.shards);
+    match clocks {
+        Some(clocks) if record.shards > 1 => {
+            // What an offset may be wrong by is what two agents may begin apart.
+            let worst = clocks.iter().map(|(_, error)| *error).fold(0.0, f64::max);
+            format!("made inside the cluster by {agents}, which began within {:.1} ms", 2.0 * worst)
+        }
+        _ => format!("made inside the cluster by {agents}"),
+    }
+}
