@@ -13,9 +13,9 @@ use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
-use crate::phase::{environment, evidence};
 use crate::phase::plan::Prepared;
 use crate::phase::run::INTERRUPTED;
+use crate::phase::{environment, evidence};
 use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
@@ -39,10 +39,10 @@ const LOCK: &str = "lock";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Whether agents of a load run are still to be collected.
+/// Whether agents of a load run are still to be collected, or what they left is still to be put together.
 pub(crate) fn left(results: &Results) -> Option<Record> {
     let record = run_dir::read_json::<Record>(&results.agents_record()).ok()??;
-    (!record.is_collected).then_some(record)
+    (!record.is_collected || record.is_unmerged).then_some(record)
 }
 
 /// Where the agents of a load run are, and what came of them: `results/agents.json`.
@@ -55,6 +55,9 @@ pub(crate) struct Record {
     pub(crate) shards: u32,
     /// Everything they had is here, and they are gone.
     pub(crate) is_collected: bool,
+    /// It could not be made the results of one run yet.
+    #[serde(default)]
+    pub(crate) is_unmerged: bool,
     pub(crate) agents: Vec<Facts>,
     /// What they are given to load.
     target: Target,
@@ -105,6 +108,7 @@ pub(crate) fn run(
         namespace: namespace.to_owned(),
         shards,
         is_collected: false,
+        is_unmerged: false,
         agents: Vec::new(),
         target: target.clone(),
         settings: environment::with_sources(settings),
@@ -137,7 +141,7 @@ pub(crate) fn run(
         follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
     })();
     let concluded = outcome.and_then(|(outcome, crew)| {
-        let put = put_together(&prepared.plan, &prepared.secrets, &record, &results, outcome);
+        let put = put_together(&prepared.plan, &prepared.secrets, &mut record, &results, outcome);
         kubernetes.drive(crew.dismiss());
         put
     });
@@ -163,6 +167,15 @@ pub(crate) fn attach(
     let plan = Plan::read_file(&results.plan())?
         .ok_or_else(|| Error::usage(format!("`{}` is not there", results.plan().display())))?;
     let lock = lock(&results)?;
+    let secrets = Secrets::default();
+    if record.is_collected {
+        printer.step("the agents are gone, and what they measured is here: it is put together");
+        let outcome = said(&record, &results);
+        let put = put_together(&plan, &secrets, &mut record, &results, outcome);
+        run_dir::write_json(&results.agents_record(), &record)?;
+        drop(lock);
+        return Ok((results, put?));
+    }
     let kubernetes = Kubernetes::of(&Inventory::read(dir)?, settings)?;
     printer.step(&format!(
         "attached to {} of {} in {}",
@@ -171,13 +184,25 @@ pub(crate) fn attach(
         record.namespace
     ));
     let (outcome, crew) = follow(&kubernetes, &mut record, &results, None, printer)?;
-    let put = put_together(&plan, &Secrets::default(), &record, &results, outcome);
+    let put = put_together(&plan, &secrets, &mut record, &results, outcome);
     kubernetes.drive(crew.dismiss());
-    let redaction = Redaction::default();
-    keep_evidence(&kubernetes, &record, dir, &results, &redaction, printer);
+    keep_evidence(&kubernetes, &record, dir, &results, &secrets.redaction(), printer);
     let outcome = close(put, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
+}
+
+/// What agents that are gone said went wrong.
+fn said(record: &Record, results: &Results) -> Outcome {
+    let mut outcome = Outcome::default();
+    for agent in record.agents.iter().filter(|agent| agent.lost.is_none()) {
+        if let Some(State::Ended { outcome: ended }) =
+            crew::collected(&results.agents(), agent.shard)
+        {
+            outcome.join_new(&ended);
+        }
+    }
+    outcome
 }
 
 /// Keeps what there is to see of the agents, before they are removed: it says what became of one that was lost.

@@ -124,8 +124,10 @@ impl Crew {
             });
             let mut seen = seen(shard, pod);
             if let Some(known) = known.iter().find(|known| known.shard == shard) {
+                // One that could not be asked may be asked again; what is gone stays lost.
+                let lost = known.lost.clone().filter(|_| !known.may_have_more);
                 let pod = std::mem::take(&mut seen.facts.pod);
-                seen.facts = Facts { pod, lost: None, may_have_more: false, ..known.clone() };
+                seen.facts = Facts { pod, lost, may_have_more: false, ..known.clone() };
             }
             Mutex::new(seen)
         });
@@ -161,10 +163,13 @@ impl Crew {
     }
 
     async fn try_attend(&self, shard: u32, bundle: Option<&Path>) -> Result<(), Loss> {
-        if let Some(state) = self.collected(shard) {
+        if let Some(state) = collected(&self.folder, shard) {
             // Another process had everything, and ended before it was put together.
             self.agent(shard).state = Some(state);
             return Ok(());
+        }
+        if let Some(why) = self.agent(shard).facts.lost.clone() {
+            return Err(Loss { why, is_gone: true });
         }
         if self.pod(shard).is_empty() {
             return Err(Loss { why: "its pod is not there".to_owned(), is_gone: true });
@@ -311,11 +316,6 @@ impl Crew {
         run_dir::write_json(&folder.join(COLLECTED), &state).map_err(|error| error.to_string())
     }
 
-    /// The last state of an agent of which everything is here. None: something may be missing.
-    fn collected(&self, shard: u32) -> Option<State> {
-        run_dir::read_json(&self.folder.join(shard.to_string()).join(COLLECTED)).ok()?
-    }
-
     /// Keeps what the agent printed, as far as it can be had.
     async fn keep_log(&self, shard: u32) {
         let options = LogOptions::default();
@@ -417,6 +417,11 @@ impl Crew {
     pub(crate) fn shards(&self) -> u32 {
         u32::try_from(self.agents.len()).unwrap_or(u32::MAX)
     }
+}
+
+/// The last state of an agent of which everything is here. None: something may be missing.
+pub(super) fn collected(folder: &Path, shard: u32) -> Option<State> {
+    run_dir::read_json(&folder.join(shard.to_string()).join(COLLECTED)).ok()?
 }
 
 impl Seen {

@@ -7,54 +7,79 @@ use crate::phase::inside::crew::{Crew, Facts};
 use crate::plan::Plan;
 use crate::run_dir::{self, Results};
 use crate::secrets::Secrets;
-use records::{Entry, Reader};
+use records::{Entry, Header, Reader};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
-/// Makes the results of one run of what the agents left.
+/// Makes the results of one run of what the agents left. What cannot be put together now can be later: all of it stays
+/// where it is.
 pub(super) fn put_together(
     plan: &Plan,
     secrets: &Secrets,
-    record: &Record,
+    record: &mut Record,
     results: &Results,
     mut outcome: Outcome,
 ) -> Result<Outcome> {
-    let folder = results.agents();
-    let mut files = Vec::new();
-    let mut header = None;
     let mut lost = Vec::new();
-    for agent in &record.agents {
-        let path = Crew::journal(&folder, agent.shard);
-        let reader = File::open(&path).ok().and_then(|file| Reader::new(BufReader::new(file)).ok());
-        if let Some(why) = &agent.lost {
-            let text = format!("agent {} of {} was lost: {why}", agent.shard, record.shards);
-            let error = Error::new(Exit::Run, text.clone()).cause(match kept(&path) {
-                Some((requests, last)) => format!(
-                    "its records end {:.1} s after the begin of the load: {requests} requests are kept, and its part is missing from then on; the results are partial",
-                    last as f64 / 1e9
-                ),
-                None => "it left nothing: its part of the load is missing".to_owned(),
-            });
-            let error = match why.contains("OOMKilled") {
-                true => error.hint("give agents more memory with `load.memory`"),
-                false => error,
-            };
-            outcome.fail(Exit::Run, &error);
-            lost.push(text);
-        }
-        if let Some(reader) = reader {
-            header.get_or_insert_with(|| reader.header().clone());
-            files.push((agent.shard as usize, reader));
-        }
+    for (agent, why) in record.agents.iter().filter_map(|a| Some((a, a.lost.as_ref()?))) {
+        let text = format!("agent {} of {} was lost: {why}", agent.shard, record.shards);
+        let error = Error::new(Exit::Run, text.clone()).cause(match kept(&results.agents(), agent) {
+            Some((requests, last)) => format!(
+                "its records end {:.1} s after the begin of the load: {requests} requests are kept, and its part is missing from then on; the results are partial",
+                last as f64 / 1e9
+            ),
+            None => "it left nothing: its part of the load is missing".to_owned(),
+        });
+        let error = match why.contains("OOMKilled") {
+            true => error.hint("give agents more memory with `load.memory`"),
+            false => error,
+        };
+        outcome.fail(Exit::Run, &error);
+        lost.push(text);
     }
-    let Some(header) = header else {
+    let files: Vec<(usize, Journal)> = record
+        .agents
+        .iter()
+        .filter_map(|agent| Some((agent.shard as usize, journal(&results.agents(), agent)?)))
+        .collect();
+    let Some(header) = files.first().map(|(_, reader)| reader.header().clone()) else {
         return Err(outcome.into_error(Error::new(Exit::Run, "no agent measured anything")));
     };
+    let written = write_records(record, results, &header, files, &lost)
+        .and_then(|()| write_run(plan, secrets, record, results, &outcome));
+    record.is_unmerged = written.is_err();
+    match written {
+        Ok(()) => Ok(outcome),
+        Err(error) => {
+            outcome.fail(error.exit, &error);
+            Err(outcome.into_error(error))
+        }
+    }
+}
+
+type Journal = Reader<BufReader<File>>;
+
+/// The journal of an agent. None: it left none.
+fn journal(folder: &Path, agent: &Facts) -> Option<Journal> {
+    let file = File::open(Crew::journal(folder, agent.shard)).ok()?;
+    Reader::new(BufReader::new(file)).ok()
+}
+
+/// Writes `records.jsonl`, and takes over what only the first agent writes.
+fn write_records(
+    record: &Record,
+    results: &Results,
+    header: &Header,
+    files: Vec<(usize, Journal)>,
+    lost: &[String],
+) -> Result<()> {
+    let folder = results.agents();
     let failed = |error: &dyn std::error::Error| {
         Error::unexpected(format!("cannot merge what is in `{}`", folder.display()))
             .cause(error.to_string())
+            .hint("nothing is lost: when the cause is gone, `llmdbench run --attach` merges it")
     };
     let new = results.records().with_extension("jsonl.new");
     if record.shards == 1 && lost.is_empty() {
@@ -64,7 +89,7 @@ pub(super) fn put_together(
         let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
         let told = lost.join("; ");
         let lost = (!told.is_empty()).then_some(told.as_str());
-        records::merge(&header, files, lost, out).map_err(|error| failed(&error))?;
+        records::merge(header, files, lost, out).map_err(|error| failed(&error))?;
     }
     std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
     for shared in [results.server_metrics(), results.cache()] {
@@ -74,8 +99,20 @@ pub(super) fn put_together(
             std::fs::rename(&theirs, &shared).map_err(|error| failed(&error))?;
         }
     }
+    Ok(())
+}
+
+/// Writes `run.json`.
+fn write_run(
+    plan: &Plan,
+    secrets: &Secrets,
+    record: &Record,
+    results: &Results,
+    outcome: &Outcome,
+) -> Result<()> {
     let ran = (0..record.shards).find_map(|shard| {
-        run_dir::read_json::<Value>(&folder.join(shard.to_string()).join("run.json")).ok().flatten()
+        let file = results.agent(&shard.to_string()).join("run.json");
+        run_dir::read_json::<Value>(&file).ok().flatten()
     });
     let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
     run["run"] = plan.run.clone().into();
@@ -87,17 +124,16 @@ pub(super) fn put_together(
     run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
     run["exit"] = (outcome.exit() as i32).into();
     let text = serde_json::to_string_pretty(&run).unwrap_or_default();
-    run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())?;
-    Ok(outcome)
+    run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())
 }
 
-/// How many requests a journal has, and when the last one ended. None: it has none.
-fn kept(journal: &Path) -> Option<(u64, u64)> {
-    let reader = Reader::new(BufReader::new(File::open(journal).ok()?)).ok()?;
-    let ends = reader.map_while(|entry| entry.ok()).filter_map(|entry| match entry {
-        Entry::Record(record) => Some(record.finished),
-        Entry::Event(_) => None,
-    });
+/// How many requests an agent's journal has, and when the last one ended. None: it has none.
+fn kept(folder: &Path, agent: &Facts) -> Option<(u64, u64)> {
+    let ends =
+        journal(folder, agent)?.map_while(|entry| entry.ok()).filter_map(|entry| match entry {
+            Entry::Record(record) => Some(record.finished),
+            Entry::Event(_) => None,
+        });
     ends.fold(None, |kept: Option<(u64, u64)>, end| {
         let (requests, last) = kept.unwrap_or_default();
         Some((requests + 1, last.max(end)))
