@@ -13,7 +13,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod follow;
-mod meeting;
+pub(crate) mod meeting;
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, Output, TargetArgs};
 use crate::error::{Error, Exit, Result};
@@ -53,7 +53,14 @@ pub(crate) enum State {
         meeting: Option<u16>,
     },
     /// It makes load, or is about to.
-    Running,
+    Running {
+        /// When the run's clock reads 0, as [`Start`] has it.
+        #[serde(default)]
+        zero: u64,
+        /// Where the others meet it, as before.
+        #[serde(default)]
+        meeting: Option<u16>,
+    },
     /// It has ended.
     Ended {
         /// Everything that went wrong.
@@ -240,7 +247,7 @@ impl Agent {
         let (hosted, port) = hosted.unzip();
         self.folder.set_state(&State::Ready { meeting: port })?;
         let start = wait(PATIENCE, "for the moment to begin", || self.folder.start())?;
-        self.folder.set_state(&State::Running)?;
+        self.folder.set_state(&State::Running { zero: start.zero, meeting: port })?;
         let meeting = match (hosted, &start.first) {
             (Some(hosted), _) => Some(hosted),
             (None, Some(first)) => Some(Meeting::join(first, &self.run, self.shard.index)),

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// So long the first one waits for the others to come.
-const COME: Duration = Duration::from_secs(30);
+pub(crate) const COME: Duration = Duration::from_secs(30);
 /// So long all wait for the last one to be ready: a request may go on for minutes at the end of a stage.
 const STAGE: Duration = Duration::from_secs(3600);
 /// A stage begins so long after the last one was ready, in nanoseconds: by then all know of it.

@@ -30,12 +30,16 @@ use serde_json::Value;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So long the agents' Job is waited for to go; results are not kept waiting for it.
 const REMOVAL: Duration = Duration::from_secs(10);
 /// The file in `agents/` that is locked by whoever follows them.
 const LOCK: &str = "lock";
+/// So long after a controller has ended agents may still be taking what it gave them.
+const GIVEN: Duration = Duration::from_secs(10);
+/// Why an agent measured nothing that was ready to.
+const LEFT_OUT: &str = "it was ready and nobody told it to begin: the llmdbench that started it ended between the orders to begin, and the others did not wait for it any longer";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -366,6 +370,9 @@ fn follow(
     let mut progress = printer.progress();
     let mut started = false;
     let mut stopped = false;
+    // Those that could not begin with the others any more.
+    let mut left_out = Vec::new();
+    let since = Instant::now();
     let before = interrupt::count();
     let mut told = before;
     while !attending.iter().all(tokio::task::JoinHandle::is_finished) {
@@ -378,24 +385,26 @@ fn follow(
             stopped = true;
             kubernetes.drive(crew.stop());
         }
-        let ready =
-            crew.seen().filter(|seen| matches!(seen.state, Some(State::Ready { .. }))).count();
-        let over = crew.seen().filter(|seen| seen.is_over || seen.outcome().is_some()).count();
-        started |= crew.seen().any(|seen| matches!(seen.state, Some(State::Running)));
-        if !started && ready == crew.shards() as usize {
+        if !started && crew.has_settled() {
             started = true;
             record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
             run_dir::write_json(&results.agents_record(), record)?;
-            if let Err(why) = kubernetes.drive(crew.start()) {
-                let error =
-                    Error::new(Exit::Run, "the agents could not be started together").cause(why);
-                outcome.fail(Exit::Run, &error);
-                stopped = true;
-                kubernetes.drive(crew.stop());
+            match begin(kubernetes, &crew) {
+                Ok(Begun::Together) => {}
+                Ok(Begun::Without(late)) => left_out = late,
+                Ok(Begun::Not) => stopped = true,
+                Err(error) => {
+                    outcome.fail(error.exit, &error);
+                    stopped = true;
+                    kubernetes.drive(crew.stop());
+                }
             }
-        } else if !started && over > 0 && ready + over == crew.shards() as usize {
-            // Without one of them the load would not be the one that was asked for.
+        } else if !started && archive.is_none() && crew.has_no_work() && since.elapsed() >= GIVEN {
             started = true;
+            let error = Error::new(Exit::Run, "the agents never got their work")
+                .cause("the llmdbench that started them ended before it had handed it over")
+                .hint("start the run again");
+            outcome.fail(Exit::Run, &error);
             stopped = true;
             kubernetes.drive(crew.stop());
         }
@@ -412,6 +421,9 @@ fn follow(
             let why = format!("its pod {pod} was told to end: it was deleted or evicted");
             seen.facts.lost = Some(why);
         }
+        if left_out.contains(&seen.facts.shard) {
+            seen.facts.lost = Some(LEFT_OUT.to_owned());
+        }
     }
     record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
     run_dir::write_json(&results.agents_record(), record)?;
@@ -421,6 +433,38 @@ fn follow(
         }
     }
     Ok((outcome, crew))
+}
+
+/// How it went to have agents begin.
+enum Begun {
+    /// Each makes its part of the load.
+    Together,
+    /// These are too late to make theirs.
+    Without(Vec<u32>),
+    /// None shall: without one of them the load would not be the one that was asked for.
+    Not,
+}
+
+/// Has all agents begin that are ready. Where a controller ended between its orders to begin, some have begun: the
+/// others follow as long as they are waited for, and are left out when they are not.
+fn begin(kubernetes: &Kubernetes, crew: &Crew) -> Result<Begun> {
+    let waiting = crew.waiting();
+    if waiting.is_empty() {
+        return Ok(Begun::Together);
+    }
+    let are_all_ready = waiting.len() == crew.shards() as usize;
+    if are_all_ready || (crew.has_begun() && crew.can_still_meet()) {
+        let told = kubernetes.drive(crew.start());
+        return told.map(|()| Begun::Together).map_err(|why| {
+            Error::new(Exit::Run, "the agents could not be started together").cause(why)
+        });
+    }
+    if crew.has_begun() {
+        kubernetes.drive(crew.stop_some(waiting.iter().copied()));
+        return Ok(Begun::Without(waiting));
+    }
+    kubernetes.drive(crew.stop());
+    Ok(Begun::Not)
 }
 
 /// The progress line of all agents, with what keeps one of them from being asked.
