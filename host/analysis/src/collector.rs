@@ -4,8 +4,8 @@ use crate::cache::CacheCounts;
 use crate::gaps::Gaps;
 use crate::{Analysis, Options};
 use records::{
-    ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header, LoopKind, Record,
-    StageEnd, StageInfo, StagePhase, UsageSource,
+    ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header, LoopKind, LostPart,
+    Record, StageEnd, StageInfo, StagePhase, UsageSource,
 };
 use std::collections::BTreeMap;
 
@@ -24,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) requests: Vec<Request>,
     pub(crate) samples: Vec<ClientSample>,
     pub(crate) end: Option<(EndReason, String)>,
+    /// What load generators that were lost did not send.
+    pub(crate) lost: Vec<LostPart>,
     /// The latest time in any entry.
     pub(crate) last_seen: u64,
     /// Entries of stages that the header does not know.
@@ -159,6 +161,7 @@ impl Collector {
             requests: Vec::new(),
             samples: Vec::new(),
             end: None,
+            lost: Vec::new(),
             last_seen: 0,
             strays: 0,
             tokens: Vec::new(),
@@ -305,6 +308,11 @@ impl Run {
             Event::Client(sample) => {
                 let at = sample.at;
                 self.samples.push(sample);
+                at
+            }
+            Event::Lost(part) => {
+                let at = part.at;
+                self.lost.push(part);
                 at
             }
             Event::End { at, reason, message } => {

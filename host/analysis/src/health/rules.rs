@@ -221,6 +221,17 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "lost_load",
+        what: "parts of the planned load, one for each stage and load generator, that were not sent to \
+            their end because the generator was lost",
+        suspect: 0.0,
+        invalid: 0.0,
+        least: 0,
+        measure: Run(evidence::lost_load),
+        cure: "the load was not the load asked for: see why the generator was lost, and run it again",
+        ..RULE
+    },
+    Rule {
         name: "new_connections",
         about: Server,
         what: "requests of an open loop that opened a connection, where that takes more than 5 % \

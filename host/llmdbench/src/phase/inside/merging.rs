@@ -37,7 +37,7 @@ pub(super) fn put_together(
             false => error,
         };
         outcome.fail(Exit::Run, &error);
-        lost.push(text);
+        lost.push((agent.shard as usize, text));
     }
     let files: Vec<(usize, Journal)> = record
         .agents
@@ -73,7 +73,7 @@ fn write_records(
     results: &Results,
     header: &Header,
     files: Vec<(usize, Journal)>,
-    lost: &[String],
+    lost: &[(usize, String)],
 ) -> Result<()> {
     let folder = results.agents();
     let failed = |error: &dyn std::error::Error| {
@@ -87,9 +87,7 @@ fn write_records(
         std::fs::copy(Crew::journal(&folder, 0), &new).map_err(|error| failed(&error))?;
     } else {
         let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
-        let told = lost.join("; ");
-        let lost = (!told.is_empty()).then_some(told.as_str());
-        records::merge(header, files, lost, out).map_err(|error| failed(&error))?;
+        records::merge(header, files, record.shards, lost, out).map_err(|error| failed(&error))?;
     }
     std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
     for shared in [results.server_metrics(), results.cache()] {
