@@ -91,10 +91,11 @@ fn left_alone(stand: &Stand) -> Vec<String> {
 }
 
 /// Tells an agent to begin, as the controller does.
-fn begin(stand: &Stand, agent: &str) {
+fn begin(stand: &Stand, agent: &str, more: &[&str]) {
     let zero = SystemTime::now() + Duration::from_secs(2);
     let zero = zero.duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
-    let _ = stand.exec(agent, &["llmdbench", "agent", "start", "--zero", &zero]);
+    let order = ["llmdbench", "agent", "start", "--zero", &zero];
+    let _ = stand.exec(agent, &[&order, more].concat());
     until("an agent that begins", || state(stand, agent) == "running");
 }
 
@@ -232,7 +233,7 @@ fn an_agent_that_goes_away_is_named_and_what_was_measured_is_kept() {
     let health = &stand.bench.summary()["health"];
     assert_eq!(health["verdict"], "invalid", "{health}");
     let reasons = health["reasons"].as_array().unwrap();
-    let lost = reasons.iter().find(|reason| reason["rule"] == "lost_load").unwrap();
+    let lost = reasons.iter().find(|reason| reason["rule"] == "not_as_planned").unwrap();
     assert_eq!((&lost["value"], &lost["limit"]), (&json!(1.0 / 3.0), &json!(0.0)));
     // Its pod is gone, and its events are not.
     let events: Value = stand.bench.json("w/results/agents/events.json");
@@ -317,14 +318,14 @@ fn what_could_not_be_merged_is_merged_later_and_needs_no_cluster_for_it() {
 fn a_controller_that_ends_between_its_orders_to_begin_is_stood_in_for() {
     let Some(stand) = stand("orders", &json!([{"rate": 20, "for": "4s"}])) else { return };
     stand.standup("5-8").expect(0);
-    begin(&stand, &left_alone(&stand)[0]);
+    begin(&stand, &left_alone(&stand)[0], &[]);
     drop(measured(stand.bench.run(&["run", "--attach"])).says("attached to 2 agents"));
     assert_eq!(Log::read(&stand.bench.path("w/results/records.jsonl")).records.len(), 80);
     assert_eq!(stand.bench.summary()["partial"], false);
 
     // The first one of them does not wait for ever: what it has sent is not the load that was asked for.
     let agents = left_alone(&stand);
-    begin(&stand, &agents[0]);
+    begin(&stand, &agents[0], &[]);
     until("the end of an agent without the other", || state(&stand, &agents[0]) == "ended");
     let ended = stand.bench.run(&["run", "--attach"]).expect(4);
     drop(ended.says("agent 1 of 2 was lost").says("nobody told it to begin"));
@@ -335,6 +336,24 @@ fn a_controller_that_ends_between_its_orders_to_begin_is_stood_in_for() {
         (&json!(true), &json!("invalid"))
     );
     assert!(stand.get("batch/v1", "Job").is_empty());
+}
+
+#[test]
+fn agents_that_do_not_find_each_other_do_not_make_the_load_that_was_asked_for() {
+    let stages = json!([{"rate": 20, "for": "2s"}, {"rate": 20, "for": "2s"}]);
+    let Some(stand) = stand("apart", &stages) else { return };
+    stand.standup("5-8").expect(0);
+    let agents = left_alone(&stand);
+    begin(&stand, &agents[0], &[]);
+    begin(&stand, &agents[1], &["--first", "127.0.0.1:1"]);
+    let ended = stand.bench.run(&["run", "--attach"]).expect(4);
+    drop(ended.says("agent 1 lost its way to the first one"));
+    assert_eq!(Log::read(&stand.bench.path("w/results/records.jsonl")).records.len(), 80);
+    let summary = stand.bench.summary();
+    assert_eq!(summary["partial"], false);
+    let reasons = summary["health"]["reasons"].as_array().unwrap();
+    let apart = reasons.iter().find(|reason| reason["rule"] == "not_as_planned").unwrap();
+    assert_eq!((&apart["verdict"], &apart["value"]), (&json!("invalid"), &json!(0.5)));
 }
 
 #[test]

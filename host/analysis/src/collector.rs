@@ -4,7 +4,7 @@ use crate::cache::CacheCounts;
 use crate::gaps::Gaps;
 use crate::{Analysis, Options};
 use records::{
-    ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header, LoopKind, LostPart,
+    Astray, ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header, LoopKind,
     Record, StageEnd, StageInfo, StagePhase, UsageSource,
 };
 use std::collections::BTreeMap;
@@ -24,8 +24,8 @@ pub(crate) struct Run {
     pub(crate) requests: Vec<Request>,
     pub(crate) samples: Vec<ClientSample>,
     pub(crate) end: Option<(EndReason, String)>,
-    /// What load generators that were lost did not send.
-    pub(crate) lost: Vec<LostPart>,
+    /// What load generators did not send as planned.
+    pub(crate) astray: Vec<Astray>,
     /// The latest time in any entry.
     pub(crate) last_seen: u64,
     /// Entries of stages that the header does not know.
@@ -161,7 +161,7 @@ impl Collector {
             requests: Vec::new(),
             samples: Vec::new(),
             end: None,
-            lost: Vec::new(),
+            astray: Vec::new(),
             last_seen: 0,
             strays: 0,
             tokens: Vec::new(),
@@ -310,9 +310,9 @@ impl Run {
                 self.samples.push(sample);
                 at
             }
-            Event::Lost(part) => {
+            Event::Astray(part) => {
                 let at = part.at;
-                self.lost.push(part);
+                self.astray.push(part);
                 at
             }
             Event::End { at, reason, message } => {

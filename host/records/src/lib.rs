@@ -13,7 +13,7 @@ mod merge;
 mod record;
 
 pub use event::{
-    ClientSample, EndReason, Event, LostPart, StageBegin, StageEnd, StagePhase, ThreadSample,
+    Astray, ClientSample, EndReason, Event, StageBegin, StageEnd, StagePhase, ThreadSample,
 };
 pub use file::{ReadError, Reader, Writer};
 pub use header::{FORMAT, Header, LoopKind, StageInfo, VERSION, VersionError};

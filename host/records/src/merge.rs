@@ -4,8 +4,8 @@
 //! stages of all files become one each, and samples of their health count for all of them.
 
 use crate::{
-    ClientSample, EndReason, Entry, Event, Header, LostPart, ReadError, Reader, StageBegin,
-    StageEnd, StagePhase, Writer,
+    Astray, ClientSample, EndReason, Entry, Event, Header, ReadError, Reader, StageBegin, StageEnd,
+    StagePhase, Writer,
 };
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
@@ -28,7 +28,7 @@ pub enum MergeError {
 
 /// Writes one file of several, each with the number of its load generator; `of` made the load together. One that was
 /// lost left a file without an end, or none: `lost` has their numbers, and what stands of each in the whole file's last
-/// line.
+/// line. `alone` has those that began stages without the others, from which one on.
 ///
 /// # Errors
 /// When a line of a file other than its last is broken, or the whole cannot be written.
@@ -37,6 +37,7 @@ pub fn merge<R: BufRead, W: Write>(
     files: Vec<(usize, Reader<R>)>,
     of: u32,
     lost: &[(usize, String)],
+    alone: &[(usize, u32)],
     out: W,
 ) -> Result<W, MergeError> {
     let mut merge = Merge {
@@ -77,17 +78,22 @@ pub fn merge<R: BufRead, W: Write>(
             Some(Entry::Event(Event::Stage(StagePhase::Begin(begin)))) => merge.begin(begin)?,
             Some(Entry::Event(Event::Stage(StagePhase::End(end)))) => merge.end(end, with_file)?,
             Some(Entry::Event(Event::Client(sample))) => merge.sample(shard, sample)?,
-            Some(Entry::Event(Event::Lost(part))) => merge.out.event(&Event::Lost(part))?,
+            Some(Entry::Event(Event::Astray(part))) => merge.out.event(&Event::Astray(part))?,
             Some(Entry::Event(Event::End { reason, message, .. })) => ends.push((reason, message)),
             None => {}
         }
     }
     let stages = u32::try_from(header.stages.len()).unwrap_or(u32::MAX);
-    for (shard, _) in lost {
-        let course = merge.courses.remove(shard).unwrap_or_default();
-        if let Some(stage) = course.cut().filter(|stage| *stage < stages) {
-            let generator = u32::try_from(*shard).unwrap_or(u32::MAX);
-            merge.out.event(&Event::Lost(LostPart { at: course.last, generator, of, stage }))?;
+    let cut = lost.iter().map(|(shard, _)| {
+        let course = merge.courses.get(shard);
+        (*shard, course.map_or(Some(0), Course::cut))
+    });
+    let alone = alone.iter().map(|(shard, stage)| (*shard, Some(*stage)));
+    for (shard, stage) in cut.chain(alone).collect::<Vec<_>>() {
+        if let Some(stage) = stage.filter(|stage| *stage < stages) {
+            let at = merge.courses.get(&shard).map_or(0, |course| course.last);
+            let generator = u32::try_from(shard).unwrap_or(u32::MAX);
+            merge.out.event(&Event::Astray(Astray { at, generator, of, stage }))?;
         }
     }
     let lost: Vec<&str> = lost.iter().map(|(_, why)| why.as_str()).collect();
@@ -104,7 +110,7 @@ fn time(entry: &Entry) -> u64 {
         Entry::Event(Event::Stage(StagePhase::Begin(begin))) => begin.at,
         Entry::Event(Event::Stage(StagePhase::End(end))) => end.at,
         Entry::Event(Event::Client(sample)) => sample.at,
-        Entry::Event(Event::Lost(part)) => part.at,
+        Entry::Event(Event::Astray(part)) => part.at,
         Entry::Event(Event::End { at, .. }) => *at,
     }
 }
@@ -318,7 +324,7 @@ mod tests {
         let readers = files.iter().map(|file| Reader::new(file.as_slice()).unwrap());
         let lost: Vec<_> = lost.iter().map(|(shard, why)| (*shard, (*why).to_owned())).collect();
         let readers = readers.enumerate().collect();
-        let whole = merge(&header(), readers, 3, &lost, Vec::new()).unwrap();
+        let whole = merge(&header(), readers, 3, &lost, &[], Vec::new()).unwrap();
         Reader::new(whole.as_slice()).unwrap().map(|entry| entry.unwrap()).collect()
     }
 
@@ -372,15 +378,15 @@ mod tests {
         let check = |left: &[Entry], stage: Option<u32>| {
             let whole = [begin(), end(60, 3, 0), over(61)];
             let whole = merged(&[file(&whole), file(left)], &[(1, "agent 1 was lost")]);
-            let lost: Vec<&LostPart> = whole
+            let lost: Vec<&Astray> = whole
                 .iter()
                 .filter_map(|entry| match entry {
-                    Entry::Event(Event::Lost(part)) => Some(part),
+                    Entry::Event(Event::Astray(part)) => Some(part),
                     _ => None,
                 })
                 .collect();
             let at = left.iter().map(time).max().unwrap_or(0);
-            let part = stage.map(|stage| LostPart { at, generator: 1, of: 3, stage });
+            let part = stage.map(|stage| Astray { at, generator: 1, of: 3, stage });
             assert_eq!(lost, part.iter().collect::<Vec<_>>(), "{left:?}");
         };
         let interrupted =
@@ -391,5 +397,17 @@ mod tests {
         check(&[begin(), end(60, 3, 1), Entry::Event(interrupted)], Some(0));
         // Lost when everything was sent: nothing is missing.
         check(&[begin(), end(60, 3, 0), over(61)], None);
+    }
+
+    #[test]
+    fn of_a_generator_that_went_on_by_itself_it_is_told_from_which_stage_on() {
+        let files = [file(&[begin(), over(61)]), file(&[begin(), record(1, 70), over(71)])];
+        let readers = files.iter().map(|file| Reader::new(file.as_slice()).unwrap());
+        let readers = readers.enumerate().collect();
+        let whole = merge(&header(), readers, 2, &[], &[(1, 1)], Vec::new()).unwrap();
+        let whole: Vec<Entry> =
+            Reader::new(whole.as_slice()).unwrap().map(|entry| entry.unwrap()).collect();
+        let astray = Event::Astray(Astray { at: 71, generator: 1, of: 2, stage: 1 });
+        assert_eq!(whole[whole.len() - 2..], [Entry::Event(astray), over(71)]);
     }
 }

@@ -271,14 +271,14 @@ pub(super) fn transient(e: &Evidence) -> Found {
     Some((if shows { cut as f64 / waits.len() as f64 } else { 0.0 }, waits.len()))
 }
 
-/// The share of the planned load that load generators which were lost did not send: of its parts, one for each stage
-/// and generator, those that did not come to their end.
-pub(super) fn lost_load(whole: &Whole) -> Found {
+/// The share of the planned load that was not sent as planned: of its parts, one for each stage and
+/// load generator, those of a generator that was lost or began stages by itself.
+pub(super) fn not_as_planned(whole: &Whole) -> Found {
     let stages = u32::try_from(whole.run.stages.len()).unwrap_or(u32::MAX);
-    let of = whole.run.lost.iter().map(|part| part.of).max()?;
-    let missing = whole.run.lost.iter().map(|part| stages.saturating_sub(part.stage));
+    let of = whole.run.astray.iter().map(|part| part.of).max()?;
+    let missing = whole.run.astray.iter().map(|part| stages.saturating_sub(part.stage));
     let all = f64::from(stages) * f64::from(of);
-    (all > 0.0).then(|| (f64::from(missing.sum::<u32>()) / all, 1))
+    (all > 0.0).then(|| ((f64::from(missing.sum::<u32>()) / all).min(1.0), 1))
 }
 
 /// 1, where every endpoint is this host by its name.

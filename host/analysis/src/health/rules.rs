@@ -221,14 +221,15 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
-        name: "lost_load",
-        what: "parts of the planned load, one for each stage and load generator, that were not sent to \
-            their end because the generator was lost",
+        name: "not_as_planned",
+        what: "parts of the planned load, one for each stage and load generator, of generators that \
+            were lost or began stages by themselves",
         suspect: 0.0,
         invalid: 0.0,
         least: 0,
-        measure: Run(evidence::lost_load),
-        cure: "the load was not the load asked for: see why the generator was lost, and run it again",
+        measure: Run(evidence::not_as_planned),
+        cure: "the load was not the load asked for: see why in what was told of the generators, and \
+            run it again",
         ..RULE
     },
     Rule {

@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp, LogNormal};
 use records::{
-    ClientSample, Connection, Entry, Event, LoopKind, LostPart, Record, StageEnd, StageInfo,
+    Astray, ClientSample, Connection, Entry, Event, LoopKind, Record, StageEnd, StageInfo,
     StagePhase, ThreadSample,
 };
 
@@ -63,14 +63,14 @@ fn a_load_of_which_a_part_was_lost_is_not_the_one_that_was_asked_for() {
         run.header.stages.push(stage("t", LoopKind::Open));
         let place = run.entries.len() - 1;
         let parts = lost.iter().map(|&(generator, stage)| {
-            Entry::Event(Event::Lost(LostPart { at: 0, generator, of: 4, stage }))
+            Entry::Event(Event::Astray(Astray { at: 0, generator, of: 4, stage }))
         });
         run.entries.splice(place..place, parts);
         run.analyse(&slo(&[])).summary.health
     };
     check(&of(&[]), &[]);
     let health = of(&[(1, 1)]);
-    check(&health, &[("lost_load", Verdict::Invalid)]);
+    check(&health, &[("not_as_planned", Verdict::Invalid)]);
     assert_eq!((health.reasons[0].value, health.reasons[0].limit), (0.125, 0.0));
     assert!(health.reasons[0].text.contains(": 12 %, limit 0.0 %: "), "{}", health.reasons[0].text);
     assert_eq!(of(&[(1, 1), (2, 0)]).reasons[0].value, 0.375);

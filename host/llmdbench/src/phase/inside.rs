@@ -200,7 +200,7 @@ pub(crate) fn attach(
 fn said(record: &Record, results: &Results) -> Outcome {
     let mut outcome = Outcome::default();
     for agent in record.agents.iter().filter(|agent| agent.lost.is_none()) {
-        if let Some(State::Ended { outcome: ended }) =
+        if let Some(State::Ended { outcome: ended, .. }) =
             crew::collected(&results.agents(), agent.shard)
         {
             outcome.join_new(&ended);
@@ -420,6 +420,9 @@ fn follow(
             let pod = &seen.facts.pod;
             let why = format!("its pod {pod} was told to end: it was deleted or evicted");
             seen.facts.lost = Some(why);
+        }
+        if let Some(State::Ended { alone_from, .. }) = seen.state {
+            seen.facts.alone_from = alone_from;
         }
         if left_out.contains(&seen.facts.shard) {
             seen.facts.lost = Some(LEFT_OUT.to_owned());

@@ -58,6 +58,9 @@ pub(crate) struct Facts {
     pub(crate) reconnected: u32,
     /// Why what it measured is not complete. None: it is.
     pub(crate) lost: Option<String>,
+    /// The first stage that it began without the others. None: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) alone_from: Option<u32>,
     /// It could not be asked any more, and may still have what is missing here.
     #[serde(default)]
     pub(crate) may_have_more: bool,
@@ -489,7 +492,7 @@ impl Seen {
     /// What the agent says went wrong. None: it has not ended.
     pub(crate) fn outcome(&self) -> Option<&Outcome> {
         match &self.state {
-            Some(State::Ended { outcome }) => Some(outcome),
+            Some(State::Ended { outcome, .. }) => Some(outcome),
             _ => None,
         }
     }

@@ -87,7 +87,11 @@ fn write_records(
         std::fs::copy(Crew::journal(&folder, 0), &new).map_err(|error| failed(&error))?;
     } else {
         let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
-        records::merge(header, files, record.shards, lost, out).map_err(|error| failed(&error))?;
+        let alone = record.agents.iter().filter(|agent| agent.lost.is_none());
+        let alone: Vec<_> =
+            alone.filter_map(|agent| Some((agent.shard as usize, agent.alone_from?))).collect();
+        records::merge(header, files, record.shards, lost, &alone, out)
+            .map_err(|error| failed(&error))?;
     }
     std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
     for shared in [results.server_metrics(), results.cache()] {
