@@ -55,7 +55,8 @@ fn agents(stand: &Stand, count: usize) -> Vec<String> {
     const INDEX: &str = "batch.kubernetes.io/job-completion-index";
     let running = || {
         let mut pods = stand.get("v1", "Pod");
-        pods.retain(|pod| pod["status"]["phase"] == "Running");
+        let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+        pods.retain(|pod| pod["status"]["phase"] == "Running" && stays(pod));
         let index = |pod: &Value| pod["metadata"]["labels"][INDEX].as_str().map(str::to_owned);
         let mut pods: Vec<(String, String)> = pods
             .iter()
