@@ -10,6 +10,7 @@ Hub: models of the organisation `gated` want the token `hf_good`; with `hf_stran
 licence, and without one they are refused. Models of `missing` do not exist. All others have two small files.
 """
 
+import hashlib
 import http.server
 import json
 import pathlib
@@ -73,7 +74,7 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             return self.refuse(403 if token == STRANGER else 401, "GatedRepo", text)
         headers = {"X-Repo-Commit": COMMIT}
         if path[0] == "api":
-            files = [{"rfilename": name} for name in FILES]
+            files = [listed(name, data) for name, data in FILES.items()]
             about = {"id": "/".join(model), "sha": COMMIT, "siblings": files}
             about["gated"] = "manual" if model[0] == "gated" else False
             return self.answer(200, json.dumps(about).encode(), {**headers, "Content-Type": "application/json"})
@@ -92,6 +93,15 @@ class StandIn(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def listed(name, data):
+    """A file as the hub lists it: weights are large files, all others are git's own."""
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    file = {"rfilename": name, "size": len(data), "blobId": blob}
+    if name.endswith(".safetensors"):
+        file["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 127}
+    return file
 
 
 def problem(code, message):

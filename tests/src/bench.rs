@@ -214,7 +214,7 @@ impl Log {
                 Entry::Record(record) => log.records.push(*record),
                 Entry::Event(Event::Client(sample)) => log.samples.push(sample),
                 Entry::Event(Event::End { reason, .. }) => log.end = Some(reason),
-                Entry::Event(Event::Stage(_)) => {}
+                Entry::Event(Event::Stage(_) | Event::Astray(_)) => {}
             }
         }
         log.truncated = reader.truncated();

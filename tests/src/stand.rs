@@ -162,6 +162,17 @@ impl Stand {
         self.runtime.block_on(self.cluster.logs(&self.namespace, pod, &options)).unwrap_or_default()
     }
 
+    /// What a command in a pod of one container prints; it must go well.
+    #[track_caller]
+    #[must_use]
+    pub fn exec(&self, pod: &str, command: &[&str]) -> String {
+        let asked = self.cluster.exec(&self.namespace, pod, None, command);
+        let output = self.runtime.block_on(asked).unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.code, Some(0), "{command:?} in {pod}: {errors}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Everything in the namespace that is no Secret, as text.
     #[must_use]
     pub fn everything(&self) -> String {

@@ -174,54 +174,6 @@ fn hopeless_set_ups_end_soon_with_the_reason_and_leave_nothing() {
 }
 
 #[test]
-fn an_account_without_rights_is_told_which_it_lacks() {
-    let Some(stand) = Stand::new("rights") else { return };
-    let Some(login) = stand.login("nobody") else { return };
-    let token = login[1].1.clone();
-    let mut nobody = stand.again().env("LLMDBENCH_HF_TOKEN", "hf_good");
-    for (name, value) in &login {
-        nobody = nobody.env(name, value);
-    }
-    nobody.experiment(&json!({}), &json!({}));
-    let ended = nobody.standup("5,6").expect(3);
-    let user = format!("User \"system:serviceaccount:{}:nobody\"", stand.namespace);
-    let ended = ended.says(&user).says("cannot get resource \"namespaces\"");
-    let ended = ended.says("kubectl auth can-i --list");
-    assert!(ended.took < Duration::from_secs(60), "{:?}", ended.took);
-    for file in nobody.bench.files() {
-        let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
-        assert!(!text.contains(&token), "{}", file.display());
-    }
-    nobody.bench.run(&["teardown", "-d"]).expect(0);
-}
-
-#[test]
-fn rights_in_the_namespace_alone_are_enough_where_somebody_has_made_it() {
-    let Some(stand) = Stand::new("local") else { return };
-    let Some(login) = stand.login("local-admin") else { return };
-    let subject =
-        json!({"kind": "ServiceAccount", "name": "local-admin", "namespace": stand.namespace});
-    stand.put(vec![json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-        "metadata": {"name": "local-admin"}, "subjects": [subject],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
-    })]);
-    let mut local = stand.again().env("LLMDBENCH_HF_TOKEN", "hf_good");
-    for (name, value) in &login {
-        local = local.env(name, value);
-    }
-    local.experiment(&json!({}), &json!({}));
-    local.standup("5,6,8").expect(0).says("there already, and not of llmdbench: used as it is");
-    // What may not be seen is named.
-    let missing = local.bench.json("w/environment/cluster.json")["missing"].to_string();
-    assert!(missing.contains("cannot get resource \\\"nodes\\\""), "{missing}");
-    let run = local.run();
-    local.bench.run(&["teardown", "-d"]).expect(0);
-    assert_eq!(local.of_run(&run), []);
-    assert!(local.has_namespace() && local.get("v1", "PersistentVolumeClaim").is_empty());
-}
-
-#[test]
 fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
     let Some(stand) = Stand::new("steps") else { return };
     if !stand.has_hub() {
@@ -396,28 +348,4 @@ fn log_file(stand: &Stand) -> String {
     let name =
         files.iter().find(is_log).unwrap().file_name().unwrap().to_string_lossy().into_owned();
     format!("w/setup/logs/{name}")
-}
-
-#[test]
-fn in_a_pod_the_account_of_the_pod_is_used() {
-    let Some(stand) = Stand::new("inside") else { return };
-    let command = "llmdbench standup --method standalone --model org/model -s 5";
-    stand.put(vec![
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": stand.namespace}}),
-    ]);
-    // The namespace's account comes a moment after it.
-    while stand.get("v1", "ServiceAccount").is_empty() {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    stand.put(vec![stand.pod("controller", command)]);
-    let user = format!("User \"system:serviceaccount:{}:default\" cannot get", stand.namespace);
-    let mut log = String::new();
-    for _ in 0..600 {
-        log = stand.log("controller");
-        if log.contains("error: ") {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    assert!(log.contains(&user), "{log}");
 }

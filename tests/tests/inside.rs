@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A stand with an experiment whose load is these stages.
 fn stand(name: &str, stages: &Value) -> Option<Stand> {
@@ -48,6 +48,56 @@ fn measured(ended: Ended) -> Ended {
 
 fn has_begun(journal: &Path) -> bool {
     std::fs::read_to_string(journal).is_ok_and(|text| text.contains("\"id\""))
+}
+
+/// The pods of the agents, in their order, as soon as all run.
+fn agents(stand: &Stand, count: usize) -> Vec<String> {
+    const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+    let running = || {
+        let mut pods = stand.get("v1", "Pod");
+        let stays = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_null();
+        pods.retain(|pod| pod["status"]["phase"] == "Running" && stays(pod));
+        let index = |pod: &Value| pod["metadata"]["labels"][INDEX].as_str().map(str::to_owned);
+        let mut pods: Vec<(String, String)> = pods
+            .iter()
+            .filter_map(|pod| Some((index(pod)?, pod["metadata"]["name"].as_str()?.to_owned())))
+            .collect();
+        pods.sort();
+        pods.into_iter().map(|(_, name)| name).collect::<Vec<_>>()
+    };
+    until("a pod of each agent", || running().len() == count);
+    running()
+}
+
+fn state(stand: &Stand, agent: &str) -> String {
+    let state: Value =
+        serde_json::from_str(&stand.exec(agent, &["cat", "/work/state.json"])).unwrap();
+    state["state"].as_str().unwrap().to_owned()
+}
+
+/// Two agents that have made ready what they were given, and whose controller is gone.
+fn left_alone(stand: &Stand) -> Vec<String> {
+    let running = stand.bench.start(&["run", "e.yaml", "-j", "2"]);
+    let agents = agents(stand, 2);
+    for agent in &agents {
+        let has_work = "until [ -d /work/in ]; do sleep 0.05; done";
+        let _ = stand.exec(agent, &["sh", "-c", has_work]);
+    }
+    running.signal(Signal::SIGKILL);
+    drop(running.wait());
+    for agent in &agents {
+        until("an agent that is ready", || state(stand, agent) == "ready");
+    }
+    agents
+}
+
+/// Tells an agent to begin, as the controller does.
+fn begin(stand: &Stand, agent: &str, more: &[&str]) {
+    let zero = SystemTime::now() + Duration::from_secs(2);
+    let zero = zero.duration_since(UNIX_EPOCH).unwrap().as_nanos().to_string();
+    let order = ["llmdbench", "agent", "start", "--zero", &zero];
+    let _ = stand.exec(agent, &[&order, more].concat());
+    until("an agent that begins", || state(stand, agent) == "running");
 }
 
 /// Stage, number, session, and when the schedule wanted it after the begin of the stage.
@@ -167,12 +217,7 @@ fn an_agent_that_goes_away_is_named_and_what_was_measured_is_kept() {
     let running = stand.bench.start(&["run", "e.yaml", "-j", "3"]);
     let journal = stand.bench.path("w/results/agents/1/records.jsonl");
     until("a record", || has_begun(&journal));
-    let pods = stand.get("v1", "Pod");
-    let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap().to_owned();
-    let second = pods
-        .iter()
-        .find(|pod| pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "1");
-    let second = name(second.unwrap());
+    let second = agents(&stand, 3)[1].clone();
     stand.delete_pod(&second);
     let ended = running.wait().expect(4);
     let ended =
@@ -184,6 +229,40 @@ fn an_agent_that_goes_away_is_named_and_what_was_measured_is_kept() {
     assert!((1..100).contains(&of(1)), "{}", of(1));
     assert_eq!(stand.bench.summary()["partial"], true);
     assert!(stand.bench.read("w/analysis/report.html").contains("agent 1 of 3 was lost"));
+    assert!(stand.get("batch/v1", "Job").is_empty());
+    // A third of the load was not sent: what is left is not what was asked for.
+    let health = &stand.bench.summary()["health"];
+    assert_eq!(health["verdict"], "invalid", "{health}");
+    let reasons = health["reasons"].as_array().unwrap();
+    let lost = reasons.iter().find(|reason| reason["rule"] == "not_as_planned").unwrap();
+    assert_eq!((&lost["value"], &lost["limit"]), (&json!(1.0 / 3.0), &json!(0.0)));
+    // Its pod is gone, and its events are not.
+    let events: Value = stand.bench.json("w/results/agents/events.json");
+    let events = events["events"].as_array().unwrap();
+    let has = |object: &str, reason: &str| {
+        events.iter().any(|event| event["object"] == object && event["reason"] == reason)
+    };
+    assert!(has(&format!("Pod {second}"), "Started"), "{events:?}");
+    assert!(events.iter().any(|event| event["reason"] == "SuccessfulCreate"), "{events:?}");
+    let pods: Value = stand.bench.json("w/results/agents/pods.json");
+    let digests = pods["pods"].as_array().unwrap().iter();
+    let digests: Vec<_> = digests.map(|pod| pod["containers"][0]["digest"].as_str()).collect();
+    assert_eq!(digests.len(), 2);
+    assert!(digests.iter().all(|digest| digest.unwrap().contains("sha256:")), "{digests:?}");
+}
+
+#[test]
+fn what_kept_agents_from_coming_up_is_told_and_its_events_are_kept() {
+    let Some(stand) = Stand::new("absent") else { return };
+    let load = json!({"load": {"image": "localhost/nobody/has-this:1", "cpu": "50m"}});
+    stand.experiment(&json!({}), &load);
+    stand.standup("5").expect(0);
+    let target = ["--endpoint", "http://127.0.0.1:1", "--model", "org/model"];
+    let load = ["--load-from", "cluster", "--rate", "1", "--requests", "1"];
+    drop(stand.bench.run(&[&["run", "e.yaml"], &target[..], &load].concat()).expect(4));
+    let events: Value = stand.bench.json("w/results/agents/events.json");
+    let text = events.to_string();
+    assert!(text.contains("localhost/nobody/has-this:1") && text.contains("Failed"), "{text}");
     assert!(stand.get("batch/v1", "Job").is_empty());
 }
 
@@ -209,6 +288,73 @@ fn agents_go_on_without_their_controller_and_another_collects_everything() {
     stand.bench.run(&["run", "--attach"]).expect(2).says("no agents of");
     stand.bench.run(&["teardown", "-d"]).expect(0);
     assert!(stand.of_run(&stand.run()).is_empty());
+}
+
+#[test]
+fn what_could_not_be_merged_is_merged_later_and_needs_no_cluster_for_it() {
+    let Some(stand) = stand("merge", &json!([{"rate": 20, "for": "4s"}])) else { return };
+    stand.standup("5-8").expect(0);
+    let running = stand.bench.start(&["run", "e.yaml", "-j", "2"]);
+    let journal = stand.bench.path("w/results/agents/0/records.jsonl");
+    until("a record", || has_begun(&journal));
+    // Where the whole shall be written stands something else.
+    let whole = stand.bench.path("w/results/records.jsonl");
+    std::fs::create_dir(&whole).unwrap();
+    drop(running.wait().expect(1).says("cannot merge").says("`llmdbench run --attach` merges it"));
+    assert!(stand.get("batch/v1", "Job").is_empty());
+    let status = stand.bench.run(&["status"]).expect(0);
+    assert!(status.stdout.contains("made by agents that are gone"), "{}", status.stdout);
+    let nowhere = [("KUBECONFIG", "/nowhere")];
+    drop(stand.bench.run_with(&nowhere, &["run", "--attach"]).expect(1).says("cannot merge"));
+    std::fs::remove_dir(&whole).unwrap();
+    drop(measured(stand.bench.run_with(&nowhere, &["run", "--attach"])));
+    let log = Log::read(&whole);
+    assert_eq!(log.records.len(), 80);
+    assert_eq!(stand.bench.summary()["partial"], false);
+    assert!(stand.bench.path("w/results/server_metrics.jsonl").exists());
+    stand.bench.run(&["run", "--attach"]).expect(2).says("no agents of");
+}
+
+#[test]
+fn a_controller_that_ends_between_its_orders_to_begin_is_stood_in_for() {
+    let Some(stand) = stand("orders", &json!([{"rate": 20, "for": "4s"}])) else { return };
+    stand.standup("5-8").expect(0);
+    begin(&stand, &left_alone(&stand)[0], &[]);
+    drop(measured(stand.bench.run(&["run", "--attach"])).says("attached to 2 agents"));
+    assert_eq!(Log::read(&stand.bench.path("w/results/records.jsonl")).records.len(), 80);
+    assert_eq!(stand.bench.summary()["partial"], false);
+
+    // The first one of them does not wait for ever: what it has sent is not the load that was asked for.
+    let agents = left_alone(&stand);
+    begin(&stand, &agents[0], &[]);
+    until("the end of an agent without the other", || state(&stand, &agents[0]) == "ended");
+    let ended = stand.bench.run(&["run", "--attach"]).expect(4);
+    drop(ended.says("agent 1 of 2 was lost").says("nobody told it to begin"));
+    assert_eq!(Log::read(&stand.bench.path("w/results/2/records.jsonl")).records.len(), 40);
+    let summary: Value = stand.bench.json("w/analysis/2/data/summary.json");
+    assert_eq!(
+        (&summary["partial"], &summary["health"]["verdict"]),
+        (&json!(true), &json!("invalid"))
+    );
+    assert!(stand.get("batch/v1", "Job").is_empty());
+}
+
+#[test]
+fn agents_that_do_not_find_each_other_do_not_make_the_load_that_was_asked_for() {
+    let stages = json!([{"rate": 20, "for": "2s"}, {"rate": 20, "for": "2s"}]);
+    let Some(stand) = stand("apart", &stages) else { return };
+    stand.standup("5-8").expect(0);
+    let agents = left_alone(&stand);
+    begin(&stand, &agents[0], &[]);
+    begin(&stand, &agents[1], &["--first", "127.0.0.1:1"]);
+    let ended = stand.bench.run(&["run", "--attach"]).expect(4);
+    drop(ended.says("agent 1 lost its way to the first one"));
+    assert_eq!(Log::read(&stand.bench.path("w/results/records.jsonl")).records.len(), 80);
+    let summary = stand.bench.summary();
+    assert_eq!(summary["partial"], false);
+    let reasons = summary["health"]["reasons"].as_array().unwrap();
+    let apart = reasons.iter().find(|reason| reason["rule"] == "not_as_planned").unwrap();
+    assert_eq!((&apart["verdict"], &apart["value"]), (&json!("invalid"), &json!(0.5)));
 }
 
 #[test]

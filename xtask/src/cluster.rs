@@ -84,7 +84,7 @@ fn on_own(names: &[&str], image: &Path, arguments: &[&str]) -> Result<()> {
 }
 
 /// What can be tried on any cluster.
-const TESTS: &[&str] = &["broken", "charts", "inside", "kubernetes", "real"];
+const TESTS: &[&str] = &["account", "broken", "charts", "inside", "kubernetes", "real"];
 /// What needs a cluster whose parts it can stop, and leaves it slow for minutes.
 const LAST: &[&str] = &["outage"];
 

@@ -4,8 +4,8 @@ use crate::cache::CacheCounts;
 use crate::gaps::Gaps;
 use crate::{Analysis, Options};
 use records::{
-    ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header, LoopKind, Record,
-    StageEnd, StageInfo, StagePhase, UsageSource,
+    Astray, ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header, LoopKind,
+    Record, StageEnd, StageInfo, StagePhase, UsageSource,
 };
 use std::collections::BTreeMap;
 
@@ -24,6 +24,8 @@ pub(crate) struct Run {
     pub(crate) requests: Vec<Request>,
     pub(crate) samples: Vec<ClientSample>,
     pub(crate) end: Option<(EndReason, String)>,
+    /// What load generators did not send as planned.
+    pub(crate) astray: Vec<Astray>,
     /// The latest time in any entry.
     pub(crate) last_seen: u64,
     /// Entries of stages that the header does not know.
@@ -161,6 +163,7 @@ impl Collector {
             requests: Vec::new(),
             samples: Vec::new(),
             end: None,
+            astray: Vec::new(),
             last_seen: 0,
             strays: 0,
             tokens: Vec::new(),
@@ -308,6 +311,11 @@ impl Run {
             Event::Client(sample) => {
                 let at = sample.at;
                 self.samples.push(sample);
+                at
+            }
+            Event::Astray(part) => {
+                let at = part.at;
+                self.astray.push(part);
                 at
             }
             Event::End { at, reason, message } => {

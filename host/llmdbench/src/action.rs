@@ -1,5 +1,6 @@
 //! What a step does, as data: what the plan holds, a dry run shows, and standup carries out.
 
+use cluster::Owner;
 use saphyr::{LoadableYamlNode, Yaml};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -190,8 +191,8 @@ impl Action {
         }
     }
 
-    /// The command that does the same by hand, in the run folder. None: there is none.
-    pub(crate) fn command(&self, namespace: &str) -> Option<String> {
+    /// The command that does the same by hand, in the run folder, for an owner of what it makes. None: there is none.
+    pub(crate) fn command(&self, namespace: &str, owner: &Owner) -> Option<String> {
         let within = |own: &Option<String>| own.as_deref().unwrap_or(namespace).to_owned();
         Some(match self {
             Self::Process(_) | Self::Smoketest => return None,
@@ -215,7 +216,7 @@ impl Action {
                     ),
                 }
             }
-            Self::Helm(release) => helm(&release.arguments(namespace)),
+            Self::Helm(release) => helm(&release.arguments(namespace, owner)),
             Self::Uninstall(release) => helm(&release.arguments(namespace)),
             Self::Secret(secret) => {
                 let entries: Vec<String> = secret
@@ -243,11 +244,11 @@ impl Action {
             Self::Apply(manifest) => {
                 Some(format!("kubectl delete --ignore-not-found{}", manifest.argument(namespace)))
             }
-            Self::Helm(release) => Self::Uninstall(ReleaseRef {
-                name: release.name.clone(),
-                namespace: release.namespace.clone(),
-            })
-            .command(namespace),
+            Self::Helm(release) => {
+                let installed =
+                    ReleaseRef { name: release.name.clone(), namespace: release.namespace.clone() };
+                Some(helm(&installed.arguments(namespace)))
+            }
             Self::Secret(secret) => Some(format!(
                 "kubectl delete secret {} --namespace {} --ignore-not-found",
                 secret.name,
@@ -264,7 +265,7 @@ pub(crate) const UNINSTALL: Duration = Duration::from_secs(300);
 impl Release {
     /// The arguments of helm that install or upgrade it, in the run folder. It is not waited for
     /// what it makes: the steps do that, and see why it does not come up.
-    pub(crate) fn arguments(&self, namespace: &str) -> Vec<String> {
+    pub(crate) fn arguments(&self, namespace: &str, owner: &Owner) -> Vec<String> {
         let mut arguments = words(&["upgrade", "--install", &self.name, &self.chart]);
         let mut option = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -279,6 +280,9 @@ impl Release {
         option("--timeout", Some(&format!("{}s", self.timeout.as_secs())));
         if self.namespace.is_some() {
             arguments.push("--create-namespace".to_owned());
+        }
+        if let Some(label) = owner.selector() {
+            arguments.extend(["--labels".to_owned(), label]);
         }
         arguments
     }
@@ -403,7 +407,8 @@ mod tests {
             which: Which::Selector("role=decode".into()),
         };
         let check = |action: Action, command: &str, undo: Option<&str>| {
-            assert_eq!(action.command("ns").as_deref(), Some(command));
+            let owner = Owner::Run("r".to_owned());
+            assert_eq!(action.command("ns", &owner).as_deref(), Some(command));
             assert_eq!(action.undo("ns").as_deref(), undo);
             assert!(action.needs_cluster());
         };
@@ -433,7 +438,7 @@ mod tests {
                 namespace: Some("other".into()),
                 timeout: Duration::from_secs(60),
             }),
-            "helm upgrade --install llm-d llm-d --version 1.0.17 --namespace other --timeout 60s --create-namespace",
+            "helm upgrade --install llm-d llm-d --version 1.0.17 --namespace other --timeout 60s --create-namespace --labels llmdbench.io/run=r",
             Some(
                 "helm uninstall llm-d --namespace other --ignore-not-found --wait --cascade foreground --timeout 300s",
             ),

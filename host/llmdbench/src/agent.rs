@@ -13,7 +13,7 @@
 
 pub(crate) mod bundle;
 pub(crate) mod follow;
-mod meeting;
+pub(crate) mod meeting;
 
 use crate::cli::{ExperimentArgs, Global, LoadArgs, Output, TargetArgs};
 use crate::error::{Error, Exit, Result};
@@ -53,11 +53,21 @@ pub(crate) enum State {
         meeting: Option<u16>,
     },
     /// It makes load, or is about to.
-    Running,
+    Running {
+        /// When the run's clock reads 0, as [`Start`] has it.
+        #[serde(default)]
+        zero: u64,
+        /// Where the others meet it, as before.
+        #[serde(default)]
+        meeting: Option<u16>,
+    },
     /// It has ended.
     Ended {
         /// Everything that went wrong.
         outcome: Outcome,
+        /// The first stage that it began without the others. None: there is none.
+        #[serde(default)]
+        alone_from: Option<u32>,
     },
 }
 
@@ -163,13 +173,13 @@ pub(crate) fn serve(folder: &Folder, printer: &Printer) -> Result<Exit> {
     folder.set_state(&State::Waiting)?;
     printer.step("waiting for what to do");
     wait(PATIENCE, "for what it shall do", || Ok(folder.bundle().is_dir().then_some(())))?;
-    let mut outcome = Outcome::default();
-    match work(folder, printer) {
-        Ok(ended) => outcome = ended,
-        Err(error) => outcome.fail(error.exit, &error),
-    }
+    let (outcome, alone_from) = work(folder, printer).unwrap_or_else(|error| {
+        let mut outcome = Outcome::default();
+        outcome.fail(error.exit, &error);
+        (outcome, None)
+    });
     outcome.show(printer);
-    folder.set_state(&State::Ended { outcome })?;
+    folder.set_state(&State::Ended { outcome, alone_from })?;
     printer.step("the results wait to be collected");
     // The user may interrupt this as well, and nobody could collect anything then.
     let since = Instant::now();
@@ -179,7 +189,8 @@ pub(crate) fn serve(folder: &Folder, printer: &Printer) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn work(folder: &Folder, printer: &Printer) -> Result<Outcome> {
+/// Makes the load. Gives how that went, and the first stage that was begun without the other agents.
+fn work(folder: &Folder, printer: &Printer) -> Result<(Outcome, Option<u32>)> {
     folder.set_state(&State::Preparing)?;
     let bundle = bundle::Bundle::read(&folder.bundle())?;
     let global = Global {
@@ -212,14 +223,15 @@ fn work(folder: &Folder, printer: &Printer) -> Result<Outcome> {
     let run = folder.run();
     run_dir::make(run.root())?;
     let (_, mut outcome) = phase::run::run(&prepared, &bundle.target, &run, Some(&agent), printer)?;
-    if lock(&agent.meeting).as_ref().is_some_and(|meeting| meeting.went_alone()) {
+    let alone_from = lock(&agent.meeting).as_ref().and_then(|meeting| meeting.alone_from());
+    if alone_from.is_some() {
         let index = agent.shard.index;
         outcome.add(
             Exit::Run,
             &format!("agent {index} lost its way to the first one, and began stages by itself: the load was not the one that was asked for"),
         );
     }
-    Ok(outcome)
+    Ok((outcome, alone_from))
 }
 
 impl Agent {
@@ -240,7 +252,7 @@ impl Agent {
         let (hosted, port) = hosted.unzip();
         self.folder.set_state(&State::Ready { meeting: port })?;
         let start = wait(PATIENCE, "for the moment to begin", || self.folder.start())?;
-        self.folder.set_state(&State::Running)?;
+        self.folder.set_state(&State::Running { zero: start.zero, meeting: port })?;
         let meeting = match (hosted, &start.first) {
             (Some(hosted), _) => Some(hosted),
             (None, Some(first)) => Some(Meeting::join(first, &self.run, self.shard.index)),

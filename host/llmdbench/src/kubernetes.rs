@@ -270,7 +270,12 @@ impl Kubernetes {
             let found = self.finish(self.cluster.find(&run, &namespaces))?;
             objects.extend(found.into_iter().map(|found| found.object));
         }
-        self.finish(async { Ok(self.cluster.evidence(&objects).await) })
+        self.look_at(&objects)
+    }
+
+    /// What there is to see of these objects, and of what they made.
+    pub(crate) fn look_at(&self, objects: &[ObjectRef]) -> Result<cluster::Evidence> {
+        self.finish(async { Ok(self.cluster.evidence(objects).await) })
     }
 
     /// The way to the cluster, without credentials.

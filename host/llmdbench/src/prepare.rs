@@ -334,6 +334,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::settings::{Layer, Source, resolve};
+    use cluster::Owner;
     use saphyr::{LoadableYamlNode, Yaml};
     use serde_json::json;
 
@@ -425,8 +426,11 @@ mod tests {
         let set = [("vllm.common.pvc_storage_class", json!("shared-vast"))];
         let steps = steps(&set, &[("org/a", "org/a"), ("b", "org/b")], false);
         let prepared = &steps[1];
-        let commands: Vec<String> =
-            prepared.actions.iter().filter_map(|action| action.command("llmdbench")).collect();
+        let commands: Vec<String> = prepared
+            .actions
+            .iter()
+            .filter_map(|a| a.command("llmdbench", &Owner::Prepared))
+            .collect();
         let secrets = commands.iter().filter(|c| c.starts_with("kubectl create secret")).count();
         assert_eq!(secrets, 1, "{commands:?}");
         assert!(commands.iter().any(|c| c.contains("04_prepare_namespace_org___a.yaml")));

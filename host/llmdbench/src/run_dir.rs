@@ -351,6 +351,21 @@ impl Results {
         self.results.join(AGENTS)
     }
 
+    /// `agents/NAME`: what an agent left.
+    pub(crate) fn agent(&self, name: &str) -> PathBuf {
+        self.agents().join(name)
+    }
+
+    /// `agents/events.json`: what the cluster told of the agents.
+    pub(crate) fn agents_events(&self) -> PathBuf {
+        self.agents().join("events.json")
+    }
+
+    /// `agents/pods.json`: their pods, as they were last.
+    pub(crate) fn agents_pods(&self) -> PathBuf {
+        self.agents().join("pods.json")
+    }
+
     /// `run.json`: what ran.
     pub(crate) fn run(&self) -> PathBuf {
         self.results.join("run.json")

@@ -10,6 +10,8 @@ pub enum Event {
     Stage(StagePhase),
     /// How the load generator fared, about once a second.
     Client(ClientSample),
+    /// Of several load generators one did not send its part as planned.
+    Astray(Astray),
     /// Load ended. A file without this line comes from a run that was killed.
     End {
         /// When.
@@ -60,6 +62,19 @@ pub struct StageEnd {
     /// First turns that had to wait for a limit of sessions or requests under way.
     #[serde(default)]
     pub capped: u64,
+}
+
+/// What a load generator did not send as planned: it was lost, or began stages without the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Astray {
+    /// When something was heard of it last.
+    pub at: u64,
+    /// Which one, from 0.
+    pub generator: u32,
+    /// How many made the load together.
+    pub of: u32,
+    /// Index in [`crate::Header::stages`] of the first stage that it did not bring to its end, or began by itself.
+    pub stage: u32,
 }
 
 /// How the load generator fared since the sample before.

@@ -12,7 +12,9 @@ mod header;
 mod merge;
 mod record;
 
-pub use event::{ClientSample, EndReason, Event, StageBegin, StageEnd, StagePhase, ThreadSample};
+pub use event::{
+    Astray, ClientSample, EndReason, Event, StageBegin, StageEnd, StagePhase, ThreadSample,
+};
 pub use file::{ReadError, Reader, Writer};
 pub use header::{FORMAT, Header, LoopKind, StageInfo, VERSION, VersionError};
 pub use merge::{MergeError, merge};

@@ -4,7 +4,7 @@
 //! stages of all files become one each, and samples of their health count for all of them.
 
 use crate::{
-    ClientSample, EndReason, Entry, Event, Header, ReadError, Reader, StageBegin, StageEnd,
+    Astray, ClientSample, EndReason, Entry, Event, Header, ReadError, Reader, StageBegin, StageEnd,
     StagePhase, Writer,
 };
 use std::collections::BTreeMap;
@@ -26,24 +26,28 @@ pub enum MergeError {
     Write(#[from] io::Error),
 }
 
-/// Writes one file of several, each with the number of its load generator. A generator that was lost left a file
-/// without an end, or none; `lost` says what then stands in the whole file's last line.
+/// Writes one file of several, each with the number of its load generator; `of` made the load together. One that was
+/// lost left a file without an end, or none: `lost` has their numbers, and what stands of each in the whole file's last
+/// line. `alone` has those that began stages without the others, from which one on.
 ///
 /// # Errors
 /// When a line of a file other than its last is broken, or the whole cannot be written.
 pub fn merge<R: BufRead, W: Write>(
     header: &Header,
     files: Vec<(usize, Reader<R>)>,
-    lost: Option<&str>,
+    of: u32,
+    lost: &[(usize, String)],
+    alone: &[(usize, u32)],
     out: W,
 ) -> Result<W, MergeError> {
     let mut merge = Merge {
         out: Writer::new(out, header)?,
         stages: BTreeMap::new(),
+        courses: BTreeMap::new(),
         latest: BTreeMap::new(),
         last: 0,
     };
-    let of = files.len();
+    let with_file = files.len();
     let mut sources = Vec::new();
     for (shard, mut reader) in files {
         let next = read(shard, &mut reader)?;
@@ -65,17 +69,35 @@ pub fn merge<R: BufRead, W: Write>(
             // Nothing of a generator that has ended or was lost is under way.
             latest.in_flight = 0;
         }
-        merge.last = merge.last.max(entry.as_ref().map_or(0, time));
+        if let Some(entry) = &entry {
+            merge.last = merge.last.max(time(entry));
+            merge.courses.entry(shard).or_default().go_on(entry);
+        }
         match entry {
             Some(Entry::Record(record)) => merge.out.record(&record)?,
             Some(Entry::Event(Event::Stage(StagePhase::Begin(begin)))) => merge.begin(begin)?,
-            Some(Entry::Event(Event::Stage(StagePhase::End(end)))) => merge.end(end, of)?,
+            Some(Entry::Event(Event::Stage(StagePhase::End(end)))) => merge.end(end, with_file)?,
             Some(Entry::Event(Event::Client(sample))) => merge.sample(shard, sample)?,
+            Some(Entry::Event(Event::Astray(part))) => merge.out.event(&Event::Astray(part))?,
             Some(Entry::Event(Event::End { reason, message, .. })) => ends.push((reason, message)),
             None => {}
         }
     }
-    merge.finish(ends, lost)
+    let stages = u32::try_from(header.stages.len()).unwrap_or(u32::MAX);
+    let cut = lost.iter().map(|(shard, _)| {
+        let course = merge.courses.get(shard);
+        (*shard, course.map_or(Some(0), Course::cut))
+    });
+    let alone = alone.iter().map(|(shard, stage)| (*shard, Some(*stage)));
+    for (shard, stage) in cut.chain(alone).collect::<Vec<_>>() {
+        if let Some(stage) = stage.filter(|stage| *stage < stages) {
+            let at = merge.courses.get(&shard).map_or(0, |course| course.last);
+            let generator = u32::try_from(shard).unwrap_or(u32::MAX);
+            merge.out.event(&Event::Astray(Astray { at, generator, of, stage }))?;
+        }
+    }
+    let lost: Vec<&str> = lost.iter().map(|(_, why)| why.as_str()).collect();
+    merge.finish(ends, &lost.join("; "))
 }
 
 fn read<R: BufRead>(shard: usize, reader: &mut Reader<R>) -> Result<Option<Entry>, MergeError> {
@@ -88,6 +110,7 @@ fn time(entry: &Entry) -> u64 {
         Entry::Event(Event::Stage(StagePhase::Begin(begin))) => begin.at,
         Entry::Event(Event::Stage(StagePhase::End(end))) => end.at,
         Entry::Event(Event::Client(sample)) => sample.at,
+        Entry::Event(Event::Astray(part)) => part.at,
         Entry::Event(Event::End { at, .. }) => *at,
     }
 }
@@ -98,10 +121,48 @@ struct Source<R> {
     next: Option<Entry>,
 }
 
+/// How far a load generator came.
+#[derive(Default)]
+struct Course {
+    /// The newest stage that it began.
+    begun: Option<u32>,
+    /// The newest stage that it ended, or that was ended.
+    ended: Option<u32>,
+    /// Why its load ended.
+    end: Option<EndReason>,
+    /// When the last thing happened.
+    last: u64,
+}
+
+impl Course {
+    fn go_on(&mut self, entry: &Entry) {
+        self.last = self.last.max(time(entry));
+        match entry {
+            Entry::Event(Event::Stage(StagePhase::Begin(begin))) => self.begun = Some(begin.stage),
+            Entry::Event(Event::Stage(StagePhase::End(end))) => self.ended = Some(end.stage),
+            Entry::Event(Event::End { reason, .. }) => self.end = Some(*reason),
+            _ => {}
+        }
+    }
+
+    /// The first stage that it did not send as planned. None: it sent all of them.
+    fn cut(&self) -> Option<u32> {
+        match (self.end, self.begun, self.ended) {
+            (Some(EndReason::Completed), ..) => None,
+            // Its end came while that stage was under way.
+            (Some(_), begun, _) => Some(begun.unwrap_or(0)),
+            (None, Some(begun), ended) if ended == Some(begun) => Some(begun + 1),
+            (None, begun, _) => Some(begun.unwrap_or(0)),
+        }
+    }
+}
+
 struct Merge<W: Write> {
     out: Writer<W>,
     /// The stages that began, and what their ends add up to so far.
     stages: BTreeMap<u32, Ends>,
+    /// How far each generator came.
+    courses: BTreeMap<usize, Course>,
     /// The newest sample of each generator.
     latest: BTreeMap<usize, ClientSample>,
     /// When the last thing happened.
@@ -159,19 +220,15 @@ impl<W: Write> Merge<W> {
         self.out.event(&Event::Client(whole))
     }
 
-    fn finish(
-        mut self,
-        ends: Vec<(EndReason, String)>,
-        lost: Option<&str>,
-    ) -> Result<W, MergeError> {
+    fn finish(mut self, ends: Vec<(EndReason, String)>, lost: &str) -> Result<W, MergeError> {
         for ends in self.stages.values_mut() {
             ends.write(&mut self.out)?;
         }
         let worst = ends.into_iter().find(|(reason, _)| *reason != EndReason::Completed);
-        let (reason, message) = match (worst, lost) {
-            (_, Some(lost)) => (EndReason::Aborted, lost.to_owned()),
-            (Some((reason, message)), None) => (reason, message),
-            (None, None) => (EndReason::Completed, String::new()),
+        let (reason, message) = match worst {
+            _ if !lost.is_empty() => (EndReason::Aborted, lost.to_owned()),
+            Some(worst) => worst,
+            None => (EndReason::Completed, String::new()),
         };
         self.out.event(&Event::End { at: self.last, reason, message })?;
         self.out.flush()?;
@@ -191,7 +248,7 @@ impl Ends {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FORMAT, Record, ThreadSample, VERSION};
+    use crate::{FORMAT, LoopKind, Record, StageInfo, ThreadSample, VERSION};
 
     fn header() -> Header {
         Header {
@@ -203,8 +260,22 @@ mod tests {
             model: "m".into(),
             endpoint: String::new(),
             seed: 1,
-            stages: Vec::new(),
+            stages: vec![stage(), stage()],
             slo: BTreeMap::new(),
+        }
+    }
+
+    fn stage() -> StageInfo {
+        StageInfo {
+            name: "s".into(),
+            warmup: false,
+            kind: LoopKind::Open,
+            rate: None,
+            concurrency: None,
+            max_in_flight: None,
+            length: None,
+            settle: 0,
+            labels: BTreeMap::new(),
         }
     }
 
@@ -249,9 +320,11 @@ mod tests {
         Entry::Event(Event::End { at, reason: EndReason::Completed, message })
     }
 
-    fn merged(files: &[Vec<u8>], lost: Option<&str>) -> Vec<Entry> {
+    fn merged(files: &[Vec<u8>], lost: &[(usize, &str)]) -> Vec<Entry> {
         let readers = files.iter().map(|file| Reader::new(file.as_slice()).unwrap());
-        let whole = merge(&header(), readers.enumerate().collect(), lost, Vec::new()).unwrap();
+        let lost: Vec<_> = lost.iter().map(|(shard, why)| (*shard, (*why).to_owned())).collect();
+        let readers = readers.enumerate().collect();
+        let whole = merge(&header(), readers, 3, &lost, &[], Vec::new()).unwrap();
         Reader::new(whole.as_slice()).unwrap().map(|entry| entry.unwrap()).collect()
     }
 
@@ -259,7 +332,7 @@ mod tests {
     fn records_are_all_there_stages_are_one_and_counts_add_up() {
         let first = [begin(), record(0, 20), sample(30, 2), record(2, 60), end(60, 3, 1), over(61)];
         let second = [begin(), record(1, 10), sample(40, 5), end(110, 2, 0), over(111)];
-        let whole = merged(&[file(&first), file(&second)], None);
+        let whole = merged(&[file(&first), file(&second)], &[]);
         let named = |at, sent, shard: &str| {
             let Entry::Event(Event::Client(mut sample)) = sample(at, sent) else { unreachable!() };
             sample.threads[0].name = format!("{shard}/pacer");
@@ -285,7 +358,7 @@ mod tests {
         let first = [begin(), record(0, 20), end(60, 3, 0), over(61)];
         let mut second = file(&[begin(), record(1, 10)]);
         second.extend_from_slice(b"{\"id\": 3, \"se");
-        let whole = merged(&[file(&first), second], Some("agent 1 was lost"));
+        let whole = merged(&[file(&first), second], &[(1, "agent 1 was lost")]);
         let ids: Vec<u64> = whole
             .iter()
             .filter_map(|entry| match entry {
@@ -298,5 +371,43 @@ mod tests {
         let message = "agent 1 was lost".to_owned();
         let last = Event::End { at: 61, reason: EndReason::Aborted, message };
         assert_eq!(whole.last(), Some(&Entry::Event(last)));
+    }
+
+    #[test]
+    fn of_a_lost_generator_it_is_told_from_which_stage_on_its_part_is_missing() {
+        let check = |left: &[Entry], stage: Option<u32>| {
+            let whole = [begin(), end(60, 3, 0), over(61)];
+            let whole = merged(&[file(&whole), file(left)], &[(1, "agent 1 was lost")]);
+            let lost: Vec<&Astray> = whole
+                .iter()
+                .filter_map(|entry| match entry {
+                    Entry::Event(Event::Astray(part)) => Some(part),
+                    _ => None,
+                })
+                .collect();
+            let at = left.iter().map(time).max().unwrap_or(0);
+            let part = stage.map(|stage| Astray { at, generator: 1, of: 3, stage });
+            assert_eq!(lost, part.iter().collect::<Vec<_>>(), "{left:?}");
+        };
+        let interrupted =
+            Event::End { at: 70, reason: EndReason::Interrupted, message: String::new() };
+        check(&[], Some(0));
+        check(&[begin(), record(1, 10)], Some(0));
+        check(&[begin(), end(60, 3, 1)], Some(1));
+        check(&[begin(), end(60, 3, 1), Entry::Event(interrupted)], Some(0));
+        // Lost when everything was sent: nothing is missing.
+        check(&[begin(), end(60, 3, 0), over(61)], None);
+    }
+
+    #[test]
+    fn of_a_generator_that_went_on_by_itself_it_is_told_from_which_stage_on() {
+        let files = [file(&[begin(), over(61)]), file(&[begin(), record(1, 70), over(71)])];
+        let readers = files.iter().map(|file| Reader::new(file.as_slice()).unwrap());
+        let readers = readers.enumerate().collect();
+        let whole = merge(&header(), readers, 2, &[], &[(1, 1)], Vec::new()).unwrap();
+        let whole: Vec<Entry> =
+            Reader::new(whole.as_slice()).unwrap().map(|entry| entry.unwrap()).collect();
+        let astray = Event::Astray(Astray { at: 71, generator: 1, of: 2, stage: 1 });
+        assert_eq!(whole[whole.len() - 2..], [Entry::Event(astray), over(71)]);
     }
 }

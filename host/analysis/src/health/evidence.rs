@@ -275,6 +275,16 @@ pub(super) fn transient(e: &Evidence) -> Found {
     Some((if shows { cut as f64 / waits.len() as f64 } else { 0.0 }, waits.len()))
 }
 
+/// The share of the planned load that was not sent as planned: of its parts, one for each stage and
+/// load generator, those of a generator that was lost or began stages by itself.
+pub(super) fn not_as_planned(whole: &Whole) -> Found {
+    let stages = u32::try_from(whole.run.stages.len()).unwrap_or(u32::MAX);
+    let of = whole.run.astray.iter().map(|part| part.of).max()?;
+    let missing = whole.run.astray.iter().map(|part| stages.saturating_sub(part.stage));
+    let all = f64::from(stages) * f64::from(of);
+    (all > 0.0).then(|| ((f64::from(missing.sum::<u32>()) / all).min(1.0), 1))
+}
+
 /// 1, where every endpoint is this host by its name.
 pub(super) fn same_host(whole: &Whole) -> Found {
     const LOCAL: [&str; 3] = ["127.", "localhost", "[::1]"];

@@ -221,6 +221,18 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "not_as_planned",
+        what: "parts of the planned load, one for each stage and load generator, of generators that \
+            were lost or began stages by themselves",
+        suspect: 0.0,
+        invalid: 0.0,
+        least: 0,
+        measure: Run(evidence::not_as_planned),
+        cure: "the load was not the load asked for: see why in what was told of the generators, and \
+            run it again",
+        ..RULE
+    },
+    Rule {
         name: "new_connections",
         about: Server,
         what: "requests of an open loop that opened a connection, where that takes more than 5 % \

@@ -6,8 +6,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp, LogNormal};
 use records::{
-    ClientSample, Connection, Entry, Event, LoopKind, Record, StageEnd, StageInfo, StagePhase,
-    ThreadSample,
+    Astray, ClientSample, Connection, Entry, Event, LoopKind, Record, StageEnd, StageInfo,
+    StagePhase, ThreadSample,
 };
 
 /// Two hundred requests, one every 100 ms, with a TTFT of 100 ms.
@@ -54,6 +54,26 @@ fn thread(cpu: f64, waiting: f64) -> impl Iterator<Item = ClientSample> {
         ],
         ..ClientSample::default()
     })
+}
+
+#[test]
+fn a_load_of_which_a_part_was_lost_is_not_the_one_that_was_asked_for() {
+    let of = |lost: &[(u32, u32)]| {
+        let mut run = Run::open(20_200, requests(|_| 0.0));
+        run.header.stages.push(stage("t", LoopKind::Open));
+        let place = run.entries.len() - 1;
+        let parts = lost.iter().map(|&(generator, stage)| {
+            Entry::Event(Event::Astray(Astray { at: 0, generator, of: 4, stage }))
+        });
+        run.entries.splice(place..place, parts);
+        run.analyse(&slo(&[])).summary.health
+    };
+    check(&of(&[]), &[]);
+    let health = of(&[(1, 1)]);
+    check(&health, &[("not_as_planned", Verdict::Invalid)]);
+    assert_eq!((health.reasons[0].value, health.reasons[0].limit), (0.125, 0.0));
+    assert!(health.reasons[0].text.contains(", limit 0"), "{}", health.reasons[0].text);
+    assert_eq!(of(&[(1, 1), (2, 0)]).reasons[0].value, 0.375);
 }
 
 #[test]

@@ -136,7 +136,7 @@ mod tests {
         let folder = Folder::at(temporary.path());
         let journal: Vec<u8> = (0..3 * PIECE / 2).map(|n| b'a' + (n % 23) as u8).collect();
         run_dir::write(folder.results().records(), &journal).unwrap();
-        folder.set_state(&State::Ended { outcome: Outcome::default() }).unwrap();
+        folder.set_state(&State::Ended { outcome: Outcome::default(), alone_from: None }).unwrap();
         let mut all = Vec::new();
         tell(&folder, 0, &mut all).unwrap();
         assert_eq!(heard(&all), (journal.clone(), 1, true));

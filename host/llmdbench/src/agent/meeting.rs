@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// So long the first one waits for the others to come.
-const COME: Duration = Duration::from_secs(30);
+pub(crate) const COME: Duration = Duration::from_secs(30);
 /// So long all wait for the last one to be ready: a request may go on for minutes at the end of a stage.
 const STAGE: Duration = Duration::from_secs(3600);
 /// A stage begins so long after the last one was ready, in nanoseconds: by then all know of it.
@@ -25,8 +25,17 @@ const TRY: Duration = Duration::from_millis(200);
 pub(crate) enum Meeting {
     /// The first agent.
     Host(Arc<Room>),
-    /// Another one. None: the first one cannot be reached, or has gone.
-    Guest(Mutex<Option<BufReader<TcpStream>>>),
+    /// Another one.
+    Guest(Mutex<Way>),
+}
+
+/// The way to the first agent.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// None: it cannot be reached, or has gone.
+    first: Option<BufReader<TcpStream>>,
+    /// The first stage that was begun without it.
+    alone_from: Option<u32>,
 }
 
 /// What the first agent knows of the others.
@@ -113,12 +122,15 @@ impl Meeting {
             say(&mut stream, &hello).ok()?;
             Some(BufReader::new(stream))
         });
-        Self::Guest(Mutex::new(greeted))
+        Self::Guest(Mutex::new(Way { first: greeted, alone_from: None }))
     }
 
-    /// Whether this agent could not agree with the first one, and went on alone.
-    pub(crate) fn went_alone(&self) -> bool {
-        matches!(self, Self::Guest(way) if lock(way).is_none())
+    /// The first stage that this agent began alone, for it could not agree with the first one. None: there is none.
+    pub(crate) fn alone_from(&self) -> Option<u32> {
+        match self {
+            Self::Host(_) => None,
+            Self::Guest(way) => lock(way).alone_from,
+        }
     }
 
     /// Waits until all are ready for a stage.
@@ -128,14 +140,15 @@ impl Meeting {
             Self::Host(room) => Some(room.agree(said)),
             Self::Guest(way) => {
                 let mut way = lock(way);
-                let agreed = way.as_mut().and_then(|reader| {
+                let agreed = way.first.as_mut().and_then(|reader| {
                     say(reader.get_mut(), &said).ok()?;
                     let mut line = String::new();
                     reader.read_line(&mut line).ok()?;
                     serde_json::from_str::<Agreed>(&line).ok()
                 });
                 if agreed.is_none() {
-                    *way = None;
+                    way.first = None;
+                    way.alone_from.get_or_insert(own.stage);
                 }
                 agreed
             }
@@ -240,6 +253,7 @@ mod tests {
         let own = [host.agree(ready(0, 30, 8)), host.agree(ready(1, 2000, 12))];
         let agreed = |begin: u64, id| Agreement { begin: begin + LEAD, first_id: Some(id) };
         assert_eq!(own, [agreed(50, 9), agreed(2000, 12)]);
+        assert_eq!(host.alone_from(), None);
         for guest in guests {
             assert_eq!(guest.join().unwrap(), own);
         }
@@ -268,7 +282,7 @@ mod tests {
         let alone = Agreement { begin: 5, first_id: None };
         assert_eq!(guest.agree(ready(0, 5, 3)), alone);
         assert_eq!(guest.agree(ready(1, 5, 3)), alone);
-        assert!(guest.went_alone());
+        assert_eq!(guest.alone_from(), Some(0));
     }
 
     #[test]

@@ -12,7 +12,9 @@ use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONTENT_LENGTH, RANGE};
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use std::fs::{self, OpenOptions};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -50,16 +52,14 @@ pub(crate) fn run(args: &DownloadArgs, printer: &Printer) -> Result<Exit> {
         Hub { client, url: url.trim_end_matches('/').to_owned(), secrets, model: &args.model };
     let (commit, files) = hub.list()?;
     let cache = Cache::new(&args.folder, &args.model, &commit);
-    for (index, name) in files.iter().enumerate() {
-        let number = format!("{} of {} files", index + 1, files.len());
-        let file = cache.snapshot.join(name);
-        if file.exists() {
-            printer.step(&format!("{number}: {name} is there"));
+    for (index, file) in files.iter().enumerate() {
+        let number = format!("{} of {} files: {}", index + 1, files.len(), file.name);
+        let path = cache.snapshot.join(&file.name);
+        if path.exists() {
+            printer.step(&format!("{number} is there"));
             continue;
         }
-        hub.fetch(&commit, name, &file, &|state| {
-            printer.step(&format!("{number}: {name}{state}"))
-        })?;
+        hub.fetch(&commit, file, &path, &|state| printer.step(&format!("{number}{state}")))?;
     }
     cache.finish(&commit)?;
     printer.step(&format!("{} is in {}", args.model, cache.snapshot.display()));
@@ -75,32 +75,67 @@ struct Hub<'a> {
 }
 
 impl Hub<'_> {
-    /// The newest commit, and the names of its files.
-    fn list(&self) -> Result<(String, Vec<String>)> {
-        let url = format!("{}/api/models/{}/revision/{REVISION}", self.url, self.model);
+    /// The newest commit, and its files.
+    fn list(&self) -> Result<(String, Vec<Listed>)> {
+        let url = format!("{}/api/models/{}/revision/{REVISION}?blobs=true", self.url, self.model);
         let unusable = || Error::new(Exit::Standup, format!("{url} does not list a model's files"));
         let text = self.get(&url, 0)?.text().map_err(|error| unusable().because(error))?;
         let about: Value =
             serde_json::from_str(&text).map_err(|error| unusable().because(error))?;
         let commit = about["sha"].as_str().filter(|commit| is_within(commit));
         let files = about["siblings"].as_array().into_iter().flatten();
-        let files: Option<Vec<String>> = files
-            .map(|file| file["rfilename"].as_str().filter(|n| is_within(n)).map(str::to_owned))
-            .collect();
-        match (commit, files) {
+        match (commit, files.map(Listed::of).collect::<Option<Vec<_>>>()) {
             (Some(commit), Some(files)) if !files.is_empty() => Ok((commit.to_owned(), files)),
             _ => Err(unusable()),
         }
     }
 
-    /// Downloads a file; what an earlier try left of it is gone on with.
-    fn fetch(&self, commit: &str, name: &str, to: &Path, tell: &dyn Fn(&str)) -> Result<()> {
-        let part = PathBuf::from(format!("{}.part", to.display()));
-        run_dir::make(part.parent().unwrap_or(to))?;
+    /// Downloads a file; what an earlier try left of it is gone on with. It has its name only when it is what the hub
+    /// says that it is.
+    fn fetch(&self, commit: &str, file: &Listed, to: &Path, tell: &dyn Fn(&str)) -> Result<()> {
+        let name = &file.name;
         let failed = |error: std::io::Error| {
             Error::new(Exit::Standup, format!("failed to download {name}")).because(error)
         };
-        let mut has = fs::metadata(&part).map_or(0, |about| about.len());
+        let part = PathBuf::from(format!("{}.part", to.display()));
+        run_dir::make(part.parent().unwrap_or(to))?;
+        let has = fs::metadata(&part).map_or(0, |about| about.len());
+        let (length, sum) = self.load(commit, file, &part, has, tell)?;
+        let unchecked = match (&file.content, sum.map(Sum::end)) {
+            (Some(content), Some(found)) if !content.is(&found) => {
+                fs::remove_file(&part).map_err(failed)?;
+                if has > 0 {
+                    tell(": what an earlier download left of it is broken; it is downloaded anew");
+                    return self.fetch(commit, file, to, tell);
+                }
+                let (kind, wanted) = content.told();
+                let what = format!("{name} is not what the model hub says that it is");
+                return Err(Error::new(Exit::Standup, what)
+                    .cause(format!("its {kind} is {found}, and {wanted} was wanted"))
+                    .hint("nothing of it was kept: run it again; what lies between here and the hub, or a mirror (HF_ENDPOINT), may break files"));
+            }
+            (Some(_), _) => "",
+            (None, _) => "; the hub has no checksum of it",
+        };
+        fs::rename(&part, to).map_err(failed)?;
+        tell(&format!(", {}{unchecked}", size(length)));
+        Ok(())
+    }
+
+    /// Downloads what is missing of a file of which there are so many bytes. Gives its length, and its checksum where
+    /// the hub has one to compare it with.
+    fn load(
+        &self,
+        commit: &str,
+        file: &Listed,
+        part: &Path,
+        mut has: u64,
+        tell: &dyn Fn(&str),
+    ) -> Result<(u64, Option<Sum>)> {
+        let name = &file.name;
+        let failed = |error: std::io::Error| {
+            Error::new(Exit::Standup, format!("failed to download {name}")).because(error)
+        };
         let url = format!("{}/{}/resolve/{commit}/{name}", self.url, self.model);
         let mut answer = self.get(&url, has)?;
         if answer.status() == StatusCode::RANGE_NOT_SATISFIABLE {
@@ -113,10 +148,21 @@ impl Hub<'_> {
             answer.headers().get(CONTENT_LENGTH).and_then(|l| l.to_str().ok()?.parse().ok());
         let whole = length.map(|length: u64| format!(" of {}", size(has + length)));
         let whole = whole.unwrap_or_default();
-        let mut file = OpenOptions::new();
-        let file = file.create(true).write(true).truncate(has == 0).append(has > 0);
-        let mut file = file.open(&part).map_err(failed)?;
+        let mut sum = file.content.as_ref().map(Content::sum);
         let mut buffer = vec![0; 1 << 20];
+        if let (Some(sum), true) = (&mut sum, has > 0) {
+            let mut before = File::open(part).map_err(failed)?;
+            loop {
+                interrupt::check()?;
+                match before.read(&mut buffer).map_err(failed)? {
+                    0 => break,
+                    read => sum.add(&buffer[..read]),
+                }
+            }
+        }
+        let mut out = OpenOptions::new();
+        let out = out.create(true).write(true).truncate(has == 0).append(has > 0);
+        let mut out = out.open(part).map_err(failed)?;
         let mut told = Instant::now();
         loop {
             interrupt::check()?;
@@ -124,16 +170,18 @@ impl Hub<'_> {
             if read == 0 {
                 break;
             }
-            file.write_all(&buffer[..read]).map_err(failed)?;
+            out.write_all(&buffer[..read]).map_err(failed)?;
+            if let Some(sum) = &mut sum {
+                sum.add(&buffer[..read]);
+            }
             has += read as u64;
             if told.elapsed() >= EVERY {
                 told = Instant::now();
                 tell(&format!(": {}{whole}", size(has)));
             }
         }
-        file.sync_all().and_then(|()| fs::rename(&part, to)).map_err(failed)?;
-        tell(&format!(", {}", size(has)));
-        Ok(())
+        out.sync_all().map_err(failed)?;
+        Ok((has, sum))
     }
 
     /// Asks the hub; what stands in the file before `from` is left out. A token does not go where a redirect leads.
@@ -167,6 +215,83 @@ impl Hub<'_> {
                 .hint("check the model's id; of what is private a token that may read it must be set (HF_TOKEN)"),
             _ => error(format!("{url} answers {status}")),
         })
+    }
+}
+
+/// A file of a model, as the hub lists it.
+struct Listed {
+    name: String,
+    /// None: the hub does not say.
+    content: Option<Content>,
+}
+
+/// What the hub says of a file's content.
+enum Content {
+    /// Of what lies in its store of large files.
+    Sha256(String),
+    /// Of what lies in git itself, of so many bytes.
+    Blob(String, u64),
+}
+
+/// A checksum in the making.
+enum Sum {
+    Sha256(Sha256),
+    Sha1(Sha1),
+}
+
+impl Listed {
+    /// None: this is no file of a model.
+    fn of(file: &Value) -> Option<Self> {
+        let name = file["rfilename"].as_str().filter(|name| is_within(name))?.to_owned();
+        let large = &file["lfs"];
+        let content = match (large["sha256"].as_str(), file["blobId"].as_str()) {
+            (Some(sum), _) => Some(Content::Sha256(sum.to_owned())),
+            // A large file's blob is that of its pointer.
+            (None, Some(id)) if large.is_null() => {
+                file["size"].as_u64().map(|size| Content::Blob(id.to_owned(), size))
+            }
+            _ => None,
+        };
+        Some(Self { name, content })
+    }
+}
+
+impl Content {
+    fn sum(&self) -> Sum {
+        match self {
+            Self::Sha256(_) => Sum::Sha256(Sha256::new()),
+            // What git calls a file goes over its length, too.
+            Self::Blob(_, size) => Sum::Sha1(Sha1::new_with_prefix(format!("blob {size}\0"))),
+        }
+    }
+
+    /// The kind of checksum, and the one that is wanted.
+    fn told(&self) -> (&str, &str) {
+        match self {
+            Self::Sha256(sum) => ("SHA-256", sum),
+            Self::Blob(id, _) => ("id as a git blob", id),
+        }
+    }
+
+    fn is(&self, found: &str) -> bool {
+        self.told().1.eq_ignore_ascii_case(found)
+    }
+}
+
+impl Sum {
+    fn add(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(sum) => sum.update(bytes),
+            Self::Sha1(sum) => sum.update(bytes),
+        }
+    }
+
+    fn end(self) -> String {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        match self {
+            Self::Sha256(sum) => hex(&sum.finalize()),
+            Self::Sha1(sum) => hex(&sum.finalize()),
+        }
     }
 }
 

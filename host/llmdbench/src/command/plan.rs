@@ -10,6 +10,7 @@ use crate::printer::Printer;
 use crate::steps;
 use analysis::CacheWish;
 use clap::Args;
+use cluster::Owner;
 
 /// Options of `plan`.
 #[derive(Debug, Args)]
@@ -60,7 +61,8 @@ fn text(plan: &Plan, selected: Option<&[u8]>) -> String {
         for step in plan.steps.iter().filter(|step| is_selected(step.number)) {
             text.push_str(&format!("  {}: {}\n", steps::full_name(step), step.title));
             for action in &step.actions {
-                text.push_str(&describe(action, namespace));
+                let owner = steps::owner(step.number, action, &plan.run);
+                text.push_str(&describe(action, namespace, &owner));
             }
         }
     }
@@ -116,7 +118,7 @@ fn load(plan: &Plan) -> String {
     text
 }
 
-fn describe(action: &Action, namespace: &str) -> String {
+fn describe(action: &Action, namespace: &str, owner: &Owner) -> String {
     match action {
         Action::Smoketest => String::new(),
         Action::Process(process) => {
@@ -135,7 +137,7 @@ fn describe(action: &Action, namespace: &str) -> String {
             text
         }
         other => other
-            .command(namespace)
+            .command(namespace, owner)
             .map(|command| format!("    {}\n", phase::dry_run::would(&command)))
             .unwrap_or_default(),
     }

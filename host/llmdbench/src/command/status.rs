@@ -45,6 +45,7 @@ pub(crate) fn run(global: &Global, printer: &Printer) -> Result<Exit> {
                 let agents = phase::inside::left(results).map(|record| {
                     let (job, namespace) = (record.job, record.namespace);
                     match phase::inside::is_followed(results) {
+                        false if record.is_collected => "made by agents that are gone: `llmdbench run --attach` merges what they left".to_owned(),
                         true => format!("made by the Job {job} in {namespace}, which another process follows"),
                         false => format!("made by the Job {job} in {namespace}: `llmdbench run --attach` collects it"),
                     }

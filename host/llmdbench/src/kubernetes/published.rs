@@ -32,18 +32,7 @@ struct Standing {
 impl Kubernetes {
     /// The command that an action is carried out with, or the one that does the same.
     pub(crate) fn command(&self, action: &Action, owner: &Owner) -> String {
-        match action {
-            Action::Helm(release) => action::helm(&self.arguments(release, owner)),
-            other => other.command(&self.namespace).unwrap_or_default(),
-        }
-    }
-
-    fn arguments(&self, release: &Release, owner: &Owner) -> Vec<String> {
-        let mut arguments = release.arguments(&self.namespace);
-        if let Some(label) = owner.selector() {
-            arguments.extend(["--labels".to_owned(), label]);
-        }
-        arguments
+        action.command(&self.namespace, owner).unwrap_or_default()
     }
 
     /// Installs or upgrades a release.
@@ -86,7 +75,7 @@ impl Kubernetes {
         }
         let mut progress = printer.progress();
         let installed = helm.run(
-            &self.arguments(release, owner),
+            &release.arguments(&self.namespace, owner),
             self.way(),
             dir.root(),
             release.timeout,
@@ -194,7 +183,10 @@ impl Kubernetes {
                 lacking.push(object);
             }
         }
-        let mut told = vec![format!("{there} objects of {} are there already", remote.source)];
+        let mut told = vec![match there {
+            1 => format!("1 object of {} is there already", remote.source),
+            there => format!("{there} objects of {} are there already", remote.source),
+        }];
         let mut done = |applied: cluster::Applied| told.push(format!("{} created", applied.object));
         let applied = self.cluster.apply(lacking, &self.namespace, &Owner::Stranger, &mut done);
         finish(&self.runtime, applied)?;

@@ -8,6 +8,7 @@ use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::process::Inventory;
 use crate::run_dir::{self, RunDir};
+use crate::steps;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is said of a command that a dry run does not execute.
@@ -40,7 +41,10 @@ pub(crate) fn write(
     environment::write_profiles(prepared, &dir.next_results())?;
     files(plan, selected, &dir)?;
     let mut commands: Vec<String> = chosen_actions(plan, selected)
-        .filter_map(|action| action.command(plan.namespace.as_deref().unwrap_or_default()))
+        .filter_map(|(number, action)| {
+            let owner = steps::owner(number, action, &plan.run);
+            action.command(plan.namespace.as_deref().unwrap_or_default(), &owner)
+        })
         .collect();
     if let (None, Some((file, job))) = (selected, inside::planned(prepared)?) {
         run_dir::write(&dir.yaml(file), job.as_bytes())?;
@@ -62,16 +66,18 @@ pub(crate) fn log(commands: &[String], dir: &RunDir) -> Result<()> {
 
 /// Writes the objects and values of the selected steps into `setup/yamls`.
 fn files(plan: &Plan, selected: Option<&[u8]>, dir: &RunDir) -> Result<()> {
-    for manifest in chosen_actions(plan, selected).filter_map(Action::files) {
+    for manifest in chosen_actions(plan, selected).filter_map(|(_, action)| action.files()) {
         run_dir::write(&dir.yaml(&manifest.file), manifest.yaml.as_bytes())?;
     }
     Ok(())
 }
 
+/// The actions of the selected steps, with the numbers of these.
 fn chosen_actions<'a>(
     plan: &'a Plan,
     selected: Option<&'a [u8]>,
-) -> impl Iterator<Item = &'a Action> {
+) -> impl Iterator<Item = (u8, &'a Action)> {
     let is_selected = move |n: u8| selected.is_none_or(|selected| selected.contains(&n));
-    plan.steps.iter().filter(move |step| is_selected(step.number)).flat_map(|step| &step.actions)
+    let chosen = plan.steps.iter().filter(move |step| is_selected(step.number));
+    chosen.flat_map(|step| step.actions.iter().map(|action| (step.number, action)))
 }

@@ -1,17 +1,21 @@
 //! What can be seen of a stack in a cluster, kept in the run folder: `setup/logs`, `setup/events.json`,
 //! `setup/pods.json` with the images' digests, `environment/cluster.json` with the nodes, and the way to the cluster
-//! without credentials, `environment/context.ctx`.
+//! without credentials, `environment/context.ctx`. Of agents the same is kept beside their results.
 //!
-//! It is collected when a standup ends, however it does, and before a teardown. What was there then and is gone now
-//! stays in the files.
+//! It is collected when a standup ends, however it does, before a teardown, and before agents are removed. What was
+//! there then and is gone now stays in the files.
 
 use crate::error::Result;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::printer::Printer;
-use crate::run_dir::{self, RunDir};
+use crate::run_dir::{self, Results, RunDir};
 use crate::secrets::Redaction;
+use cluster::{Evidence, ObjectRef};
 use serde_json::{Value, json};
 use std::path::Path;
+
+/// Has the number of an agent's pod among those of its Job.
+const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 /// Collects it. What cannot be seen makes no command fail.
 pub(crate) fn collect(
@@ -25,6 +29,21 @@ pub(crate) fn collect(
     }
 }
 
+/// Collects what there is to see of agents, their lost ones included. `objects` are their Job and their pods: one that
+/// is gone has events nevertheless.
+pub(crate) fn collect_agents(
+    kubernetes: &Kubernetes,
+    objects: &[ObjectRef],
+    results: &Results,
+    redaction: &Redaction,
+    printer: &Printer,
+) {
+    let kept = kubernetes.look_at(objects).and_then(|seen| write_agents(&seen, results, redaction));
+    if let Err(error) = kept {
+        printer.warning(&format!("what is to be seen of the agents could not be kept: {error}"));
+    }
+}
+
 fn write(kubernetes: &Kubernetes, dir: &RunDir, redaction: &Redaction) -> Result<()> {
     let inventory = Inventory::read(dir)?;
     run_dir::write_json(&dir.environment("context.ctx"), kubernetes.context())?;
@@ -34,18 +53,41 @@ fn write(kubernetes: &Kubernetes, dir: &RunDir, redaction: &Redaction) -> Result
         let file = dir.process_log(&format!("{}_{}{end}", log.pod, log.container));
         run_dir::write(&file, redaction.clean(&log.text).as_bytes())?;
     }
-    let clean = |value: Value| -> Value {
-        serde_json::from_str(&redaction.clean(&value.to_string())).unwrap_or_default()
-    };
-    let events = seen.events.iter().map(event).map(clean).collect();
-    keep(&dir.events(), &[], "events", events)?;
-    keep(&dir.pods(), &[], "pods", seen.pods.iter().map(pod).map(clean).collect())?;
+    keep(&dir.events(), &[], "events", events(&seen, redaction))?;
+    keep(&dir.pods(), &[], "pods", pods(&seen, redaction))?;
     let facts = [
         ("server", json!(kubernetes.server())),
         ("version", json!(kubernetes.version().ok())),
         ("missing", json!(seen.missing)),
     ];
     keep(&dir.environment("cluster.json"), &facts, "nodes", seen.nodes.iter().map(node).collect())
+}
+
+fn write_agents(seen: &Evidence, results: &Results, redaction: &Redaction) -> Result<()> {
+    for log in &seen.logs {
+        let pod = seen.pods.iter().find(|pod| pod["metadata"]["name"] == log.pod.as_str());
+        let agent = pod.and_then(|pod| pod["metadata"]["labels"][INDEX].as_str());
+        let file = results.agent(agent.unwrap_or(&log.pod)).join(format!("{}.log", log.container));
+        // The agent's own was kept when it ended.
+        if !log.is_previous && !file.exists() {
+            run_dir::write(&file, redaction.clean(&log.text).as_bytes())?;
+        }
+    }
+    let missing = [("missing", json!(seen.missing))];
+    keep(&results.agents_events(), &missing, "events", events(seen, redaction))?;
+    keep(&results.agents_pods(), &[], "pods", pods(seen, redaction))
+}
+
+fn events(seen: &Evidence, redaction: &Redaction) -> Vec<Value> {
+    seen.events.iter().map(|seen| clean(event(seen), redaction)).collect()
+}
+
+fn pods(seen: &Evidence, redaction: &Redaction) -> Vec<Value> {
+    seen.pods.iter().map(|seen| clean(pod(seen), redaction)).collect()
+}
+
+fn clean(value: Value, redaction: &Redaction) -> Value {
+    serde_json::from_str(&redaction.clean(&value.to_string())).unwrap_or_default()
 }
 
 /// Writes facts and a list into a file, in which those entries stay that were there before and are not seen any more.

@@ -6,42 +6,47 @@
 
 mod crew;
 mod job;
+mod merging;
 
 use crate::agent::{State, bundle};
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
-use crate::phase::environment;
 use crate::phase::plan::Prepared;
 use crate::phase::run::INTERRUPTED;
+use crate::phase::{environment, evidence};
 use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
-use crate::secrets::Secrets;
+use crate::secrets::{Redaction, Secrets};
 use crate::settings::Settings;
-use cluster::{Condition, Selection};
+use cluster::{Condition, ObjectRef, Selection};
 use crew::{Crew, Facts};
 use job::Agents;
-use records::{Entry, Reader};
+use merging::put_together;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::BufWriter;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// So long the agents' Job is waited for to go; results are not kept waiting for it.
 const REMOVAL: Duration = Duration::from_secs(10);
 /// The file in `agents/` that is locked by whoever follows them.
 const LOCK: &str = "lock";
+/// So long after a controller has ended agents may still be taking what it gave them.
+const GIVEN: Duration = Duration::from_secs(10);
+/// Why an agent measured nothing that was ready to.
+const LEFT_OUT: &str = "it was ready and nobody told it to begin: the llmdbench that started it ended between the orders to begin, and the others did not wait for it any longer";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Whether agents of a load run are still to be collected.
+/// Whether agents of a load run are still to be collected, or what they left is still to be put together.
 pub(crate) fn left(results: &Results) -> Option<Record> {
     let record = run_dir::read_json::<Record>(&results.agents_record()).ok()??;
-    (!record.is_collected).then_some(record)
+    (!record.is_collected || record.is_unmerged).then_some(record)
 }
 
 /// Where the agents of a load run are, and what came of them: `results/agents.json`.
@@ -54,6 +59,9 @@ pub(crate) struct Record {
     pub(crate) shards: u32,
     /// Everything they had is here, and they are gone.
     pub(crate) is_collected: bool,
+    /// It could not be made the results of one run yet.
+    #[serde(default)]
+    pub(crate) is_unmerged: bool,
     pub(crate) agents: Vec<Facts>,
     /// What they are given to load.
     target: Target,
@@ -104,6 +112,7 @@ pub(crate) fn run(
         namespace: namespace.to_owned(),
         shards,
         is_collected: false,
+        is_unmerged: false,
         agents: Vec::new(),
         target: target.clone(),
         settings: environment::with_sources(settings),
@@ -136,10 +145,12 @@ pub(crate) fn run(
         follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
     })();
     let concluded = outcome.and_then(|(outcome, crew)| {
-        let put = put_together(&prepared.plan, &prepared.secrets, &record, &results, outcome);
+        let put = put_together(&prepared.plan, &prepared.secrets, &mut record, &results, outcome);
         kubernetes.drive(crew.dismiss());
         put
     });
+    let redaction = prepared.secrets.redaction();
+    keep_evidence(&kubernetes, &record, dir, &results, &redaction, printer);
     let outcome = close(concluded, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
@@ -160,6 +171,15 @@ pub(crate) fn attach(
     let plan = Plan::read_file(&results.plan())?
         .ok_or_else(|| Error::usage(format!("`{}` is not there", results.plan().display())))?;
     let lock = lock(&results)?;
+    let secrets = Secrets::default();
+    if record.is_collected {
+        printer.step("the agents are gone, and what they measured is here: it is put together");
+        let outcome = said(&record, &results);
+        let put = put_together(&plan, &secrets, &mut record, &results, outcome);
+        run_dir::write_json(&results.agents_record(), &record)?;
+        drop(lock);
+        return Ok((results, put?));
+    }
     let kubernetes = Kubernetes::of(&Inventory::read(dir)?, settings)?;
     printer.step(&format!(
         "attached to {} of {} in {}",
@@ -168,11 +188,50 @@ pub(crate) fn attach(
         record.namespace
     ));
     let (outcome, crew) = follow(&kubernetes, &mut record, &results, None, printer)?;
-    let put = put_together(&plan, &Secrets::default(), &record, &results, outcome);
+    let put = put_together(&plan, &secrets, &mut record, &results, outcome);
     kubernetes.drive(crew.dismiss());
+    keep_evidence(&kubernetes, &record, dir, &results, &secrets.redaction(), printer);
     let outcome = close(put, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
+}
+
+/// What agents that are gone said went wrong.
+fn said(record: &Record, results: &Results) -> Outcome {
+    let mut outcome = Outcome::default();
+    for agent in record.agents.iter().filter(|agent| agent.lost.is_none()) {
+        if let Some(State::Ended { outcome: ended, .. }) =
+            crew::collected(&results.agents(), agent.shard)
+        {
+            outcome.join_new(&ended);
+        }
+    }
+    outcome
+}
+
+/// Keeps what there is to see of the agents, before they are removed: it says what became of one that was lost.
+fn keep_evidence(
+    kubernetes: &Kubernetes,
+    record: &Record,
+    dir: &RunDir,
+    results: &Results,
+    redaction: &Redaction,
+    printer: &Printer,
+) {
+    let inventory = Inventory::read(dir).unwrap_or_default();
+    let is_own = |object: &&ObjectRef| object.kind == "Job" && object.name == record.job;
+    let job = inventory.standing().filter(is_own).cloned();
+    let pods = record.agents.iter().filter(|agent| !agent.uid.is_empty()).map(|agent| ObjectRef {
+        api_version: "v1".to_owned(),
+        kind: "Pod".to_owned(),
+        namespace: Some(record.namespace.clone()),
+        name: agent.pod.clone(),
+        uid: Some(agent.uid.clone()),
+    });
+    let objects: Vec<ObjectRef> = job.chain(pods).collect();
+    if !objects.is_empty() {
+        evidence::collect_agents(kubernetes, &objects, results, redaction, printer);
+    }
 }
 
 /// Takes the agents down and joins how that went to how the load ended.
@@ -311,6 +370,9 @@ fn follow(
     let mut progress = printer.progress();
     let mut started = false;
     let mut stopped = false;
+    // Those that could not begin with the others any more.
+    let mut left_out = Vec::new();
+    let since = Instant::now();
     let before = interrupt::count();
     let mut told = before;
     while !attending.iter().all(tokio::task::JoinHandle::is_finished) {
@@ -323,24 +385,26 @@ fn follow(
             stopped = true;
             kubernetes.drive(crew.stop());
         }
-        let ready =
-            crew.seen().filter(|seen| matches!(seen.state, Some(State::Ready { .. }))).count();
-        let over = crew.seen().filter(|seen| seen.is_over || seen.outcome().is_some()).count();
-        started |= crew.seen().any(|seen| matches!(seen.state, Some(State::Running)));
-        if !started && ready == crew.shards() as usize {
+        if !started && crew.has_settled() {
             started = true;
             record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
             run_dir::write_json(&results.agents_record(), record)?;
-            if let Err(why) = kubernetes.drive(crew.start()) {
-                let error =
-                    Error::new(Exit::Run, "the agents could not be started together").cause(why);
-                outcome.fail(Exit::Run, &error);
-                stopped = true;
-                kubernetes.drive(crew.stop());
+            match begin(kubernetes, &crew) {
+                Ok(Begun::Together) => {}
+                Ok(Begun::Without(late)) => left_out = late,
+                Ok(Begun::Not) => stopped = true,
+                Err(error) => {
+                    outcome.fail(error.exit, &error);
+                    stopped = true;
+                    kubernetes.drive(crew.stop());
+                }
             }
-        } else if !started && over > 0 && ready + over == crew.shards() as usize {
-            // Without one of them the load would not be the one that was asked for.
+        } else if !started && archive.is_none() && crew.has_no_work() && since.elapsed() >= GIVEN {
             started = true;
+            let error = Error::new(Exit::Run, "the agents never got their work")
+                .cause("the llmdbench that started them ended before it had handed it over")
+                .hint("start the run again");
+            outcome.fail(Exit::Run, &error);
             stopped = true;
             kubernetes.drive(crew.stop());
         }
@@ -357,6 +421,12 @@ fn follow(
             let why = format!("its pod {pod} was told to end: it was deleted or evicted");
             seen.facts.lost = Some(why);
         }
+        if let Some(State::Ended { alone_from, .. }) = seen.state {
+            seen.facts.alone_from = alone_from;
+        }
+        if left_out.contains(&seen.facts.shard) {
+            seen.facts.lost = Some(LEFT_OUT.to_owned());
+        }
     }
     record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
     run_dir::write_json(&results.agents_record(), record)?;
@@ -366,6 +436,38 @@ fn follow(
         }
     }
     Ok((outcome, crew))
+}
+
+/// How it went to have agents begin.
+enum Begun {
+    /// Each makes its part of the load.
+    Together,
+    /// These are too late to make theirs.
+    Without(Vec<u32>),
+    /// None shall: without one of them the load would not be the one that was asked for.
+    Not,
+}
+
+/// Has all agents begin that are ready. Where a controller ended between its orders to begin, some have begun: the
+/// others follow as long as they are waited for, and are left out when they are not.
+fn begin(kubernetes: &Kubernetes, crew: &Crew) -> Result<Begun> {
+    let waiting = crew.waiting();
+    if waiting.is_empty() {
+        return Ok(Begun::Together);
+    }
+    let are_all_ready = waiting.len() == crew.shards() as usize;
+    if are_all_ready || (crew.has_begun() && crew.can_still_meet()) {
+        let told = kubernetes.drive(crew.start());
+        return told.map(|()| Begun::Together).map_err(|why| {
+            Error::new(Exit::Run, "the agents could not be started together").cause(why)
+        });
+    }
+    if crew.has_begun() {
+        kubernetes.drive(crew.stop_some(waiting.iter().copied()));
+        return Ok(Begun::Without(waiting));
+    }
+    kubernetes.drive(crew.stop());
+    Ok(Begun::Not)
 }
 
 /// The progress line of all agents, with what keeps one of them from being asked.
@@ -399,112 +501,6 @@ fn state(crew: &Crew) -> String {
         stage + 1,
         agents_of(crew.shards()),
     )
-}
-
-/// Makes the results of one run of what the agents left.
-fn put_together(
-    plan: &Plan,
-    secrets: &Secrets,
-    record: &Record,
-    results: &Results,
-    mut outcome: Outcome,
-) -> Result<Outcome> {
-    let folder = results.agents();
-    let mut files = Vec::new();
-    let mut header = None;
-    let mut lost = Vec::new();
-    for agent in &record.agents {
-        let path = Crew::journal(&folder, agent.shard);
-        let reader = File::open(&path).ok().and_then(|file| Reader::new(BufReader::new(file)).ok());
-        if let Some(why) = &agent.lost {
-            let text = format!("agent {} of {} was lost: {why}", agent.shard, record.shards);
-            let error = Error::new(Exit::Run, text.clone()).cause(match kept(&path) {
-                Some((requests, last)) => format!(
-                    "its records end {:.1} s after the begin of the load: {requests} requests are kept, and its part is missing from then on; the results are partial",
-                    last as f64 / 1e9
-                ),
-                None => "it left nothing: its part of the load is missing".to_owned(),
-            });
-            let error = match why.contains("OOMKilled") {
-                true => error.hint("give agents more memory with `load.memory`"),
-                false => error,
-            };
-            outcome.fail(Exit::Run, &error);
-            lost.push(text);
-        }
-        if let Some(reader) = reader {
-            header.get_or_insert_with(|| reader.header().clone());
-            files.push((agent.shard as usize, reader));
-        }
-    }
-    let Some(header) = header else {
-        return Err(outcome.into_error(Error::new(Exit::Run, "no agent measured anything")));
-    };
-    let failed = |error: &dyn std::error::Error| {
-        Error::unexpected(format!("cannot merge what is in `{}`", folder.display()))
-            .cause(error.to_string())
-    };
-    let new = results.records().with_extension("jsonl.new");
-    if record.shards == 1 && lost.is_empty() {
-        // The journal of the only agent is that of the run.
-        std::fs::copy(Crew::journal(&folder, 0), &new).map_err(|error| failed(&error))?;
-    } else {
-        let out = BufWriter::new(File::create(&new).map_err(|error| failed(&error))?);
-        let told = lost.join("; ");
-        let lost = (!told.is_empty()).then_some(told.as_str());
-        records::merge(&header, files, lost, out).map_err(|error| failed(&error))?;
-    }
-    std::fs::rename(&new, results.records()).map_err(|error| failed(&error))?;
-    for shared in [results.server_metrics(), results.cache()] {
-        let name = shared.file_name().unwrap_or_default();
-        let theirs = folder.join("0").join(name);
-        if theirs.is_file() {
-            std::fs::rename(&theirs, &shared).map_err(|error| failed(&error))?;
-        }
-    }
-    let ran = (0..record.shards).find_map(|shard| {
-        run_dir::read_json::<Value>(&folder.join(shard.to_string()).join("run.json")).ok().flatten()
-    });
-    let mut run = ran.unwrap_or_else(|| json!({"format": "llmdbench.run", "version": "1.0"}));
-    run["run"] = plan.run.clone().into();
-    run["plugins"] = serde_json::to_value(&plan.plugins).unwrap_or_default();
-    let mut target = record.target.clone();
-    target.facts.insert("load".to_owned(), how_made(record));
-    run["target"] = serde_json::to_value(&target).unwrap_or_default();
-    run["settings"] = record.settings.clone();
-    run["agents"] = serde_json::to_value(&record.agents).unwrap_or_default();
-    run["exit"] = (outcome.exit() as i32).into();
-    let text = serde_json::to_string_pretty(&run).unwrap_or_default();
-    run_dir::write(&results.run(), secrets.redaction().clean(&text).as_bytes())?;
-    Ok(outcome)
-}
-
-/// How many requests a journal has, and when the last one ended. None: it has none.
-fn kept(journal: &Path) -> Option<(u64, u64)> {
-    let reader = Reader::new(BufReader::new(File::open(journal).ok()?)).ok()?;
-    let ends = reader.map_while(|entry| entry.ok()).filter_map(|entry| match entry {
-        Entry::Record(record) => Some(record.finished),
-        Entry::Event(_) => None,
-    });
-    ends.fold(None, |kept: Option<(u64, u64)>, end| {
-        let (requests, last) = kept.unwrap_or_default();
-        Some((requests + 1, last.max(end)))
-    })
-}
-
-/// How the load was made, for the report.
-fn how_made(record: &Record) -> String {
-    let apart = |agent: &Facts| Some((agent.clock_offset_ms?, agent.clock_error_ms?));
-    let clocks: Option<Vec<(f64, f64)>> = record.agents.iter().map(apart).collect();
-    let agents = agents_of(record.shards);
-    match clocks {
-        Some(clocks) if record.shards > 1 => {
-            // What an offset may be wrong by is what two agents may begin apart.
-            let worst = clocks.iter().map(|(_, error)| *error).fold(0.0, f64::max);
-            format!("made inside the cluster by {agents}, which began within {:.1} ms", 2.0 * worst)
-        }
-        _ => format!("made inside the cluster by {agents}"),
-    }
 }
 
 /// Removes the Job and its Secret, unless an agent that could not be asked may still have something.

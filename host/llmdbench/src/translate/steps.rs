@@ -228,9 +228,11 @@ pub(crate) fn merge(all: &mut Vec<Step>, more: Vec<Step>, model: &str) -> Result
                 .hint("stand them up one after the other, each with its own --method"));
             }
             Some(same) => {
-                if same.actions.is_empty() {
-                    same.title = step.title;
-                }
+                same.title = match (same.actions.is_empty(), step.actions.is_empty()) {
+                    (true, _) => step.title,
+                    (false, true) => std::mem::take(&mut same.title),
+                    (false, false) => joined(&same.title, &step.title),
+                };
                 for action in step.actions {
                     if !same.actions.contains(&action) {
                         same.actions.push(action);
@@ -241,6 +243,18 @@ pub(crate) fn merge(all: &mut Vec<Step>, more: Vec<Step>, model: &str) -> Result
     }
     all.sort_by_key(|step| step.number);
     Ok(())
+}
+
+/// One title of those of two models: what both begin with stands once, as in "Deploy vLLM with a, b".
+fn joined(title: &str, other: &str) -> String {
+    let common = title.chars().zip(other.chars()).take_while(|(a, b)| a == b);
+    let common: usize = common.map(|(c, _)| c.len_utf8()).sum();
+    let begin = other[..common].rfind(' ').map_or(0, |space| space + 1);
+    let (known, rest) = (&title[begin..], &other[begin..]);
+    match known.split(", ").any(|part| part == rest) {
+        true => title.to_owned(),
+        false => format!("{title}, {rest}"),
+    }
 }
 
 /// Refuses what one model would take from another: objects or releases of one name with different
@@ -339,6 +353,27 @@ mod tests {
         let planned = translate(vec![step(7, "s", vec![helm("llm-d")])]).unwrap();
         let Action::Helm(release) = &planned[0].actions[0] else { panic!("a release") };
         assert_eq!(release.chart, "/charts/llm-d");
+    }
+
+    #[test]
+    fn the_title_of_a_step_for_several_models_names_each() {
+        let check = |titles: &[&str], expected: &str| {
+            let mut all = Vec::new();
+            for (index, title) in titles.iter().enumerate() {
+                let actions = vec![apply(&format!("{index}.yaml"), "x")];
+                let planned =
+                    wit::backend::Step { title: (*title).into(), ..step(6, "s", actions) };
+                merge(&mut all, translate(vec![planned]).unwrap(), "m").unwrap();
+            }
+            assert_eq!(all[0].title, expected);
+        };
+        check(&["Deploy vLLM with org/a"], "Deploy vLLM with org/a");
+        check(
+            &["Deploy vLLM with org/a", "Deploy vLLM with org/ab", "Deploy vLLM with org/a"],
+            "Deploy vLLM with org/a, org/ab",
+        );
+        check(&["Deploy it", "Deploy it"], "Deploy it");
+        check(&["Deploy a", "Install b"], "Deploy a, Install b");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! instant, follows their journals over broken connections, collects what they have.
 
 use crate::agent::follow::{self, Frame, PULSE};
+use crate::agent::meeting::COME;
 use crate::agent::{Report, State, lock, unix_ns};
 use crate::outcome::Outcome;
 use crate::phase::inside::job::CONTAINER;
@@ -31,6 +32,8 @@ const COMPARED: usize = 9;
 const START: Duration = Duration::from_secs(60);
 /// So long after the order to begin the run's clock reads 0.
 const LEAD: Duration = Duration::from_secs(2);
+/// So long before the first agent stops waiting for others it is too late to send one to it.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// Written when everything that an agent had is here: its last state.
 const COLLECTED: &str = "collected.json";
@@ -41,6 +44,9 @@ pub(crate) struct Facts {
     /// Which part of the load it made.
     pub(crate) shard: u32,
     pub(crate) pod: String,
+    /// What tells its pod from others of that name, also when it is gone.
+    #[serde(default)]
+    pub(crate) uid: String,
     pub(crate) node: String,
     /// The image with its digest.
     pub(crate) image: String,
@@ -52,6 +58,9 @@ pub(crate) struct Facts {
     pub(crate) reconnected: u32,
     /// Why what it measured is not complete. None: it is.
     pub(crate) lost: Option<String>,
+    /// The first stage that it began without the others. None: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) alone_from: Option<u32>,
     /// It could not be asked any more, and may still have what is missing here.
     #[serde(default)]
     pub(crate) may_have_more: bool,
@@ -121,8 +130,10 @@ impl Crew {
             });
             let mut seen = seen(shard, pod);
             if let Some(known) = known.iter().find(|known| known.shard == shard) {
+                // One that could not be asked may be asked again; what is gone stays lost.
+                let lost = known.lost.clone().filter(|_| !known.may_have_more);
                 let pod = std::mem::take(&mut seen.facts.pod);
-                seen.facts = Facts { pod, lost: None, may_have_more: false, ..known.clone() };
+                seen.facts = Facts { pod, lost, may_have_more: false, ..known.clone() };
             }
             Mutex::new(seen)
         });
@@ -158,7 +169,10 @@ impl Crew {
     }
 
     async fn try_attend(&self, shard: u32, bundle: Option<&Path>) -> Result<(), Loss> {
-        if let Some(state) = self.collected(shard) {
+        if let Some(why) = self.agent(shard).facts.lost.clone() {
+            return Err(Loss { why, is_gone: true });
+        }
+        if let Some(state) = collected(&self.folder, shard) {
             // Another process had everything, and ended before it was put together.
             self.agent(shard).state = Some(state);
             return Ok(());
@@ -168,6 +182,8 @@ impl Crew {
         }
         if let Some(bundle) = bundle {
             self.insist(shard, Errand::HandOver(bundle)).await?;
+        }
+        if self.agent(shard).facts.clock_offset_ms.is_none() {
             self.insist(shard, Errand::CompareClocks).await?;
         }
         self.insist(shard, Errand::Listen).await?;
@@ -308,11 +324,6 @@ impl Crew {
         run_dir::write_json(&folder.join(COLLECTED), &state).map_err(|error| error.to_string())
     }
 
-    /// The last state of an agent of which everything is here. None: something may be missing.
-    fn collected(&self, shard: u32) -> Option<State> {
-        run_dir::read_json(&self.folder.join(shard.to_string()).join(COLLECTED)).ok()?
-    }
-
     /// Keeps what the agent printed, as far as it can be had.
     async fn keep_log(&self, shard: u32) {
         let options = LogOptions::default();
@@ -325,21 +336,21 @@ impl Crew {
         }
     }
 
-    /// Starts all of them in one instant. One that hears of it too late begins late, which its records show.
+    /// Starts those that wait for it in one instant, which is that of the others where these were told before. One
+    /// that hears of it too late begins late, which its records show.
     pub(crate) async fn start(&self) -> Result<(), Trouble> {
-        let zero = SystemTime::now() + LEAD;
+        let zero = self.zero().unwrap_or_else(|| unix_ns(SystemTime::now() + LEAD));
         let first = self.seen().find_map(|seen| match &seen.state {
-            Some(State::Ready { meeting: Some(port) }) if seen.address.contains(':') => {
-                Some(format!("[{}]:{port}", seen.address))
-            }
-            Some(State::Ready { meeting: Some(port) }) => Some(format!("{}:{port}", seen.address)),
+            Some(
+                State::Ready { meeting: Some(port) } | State::Running { meeting: Some(port), .. },
+            ) => Some(match seen.address.contains(':') {
+                true => format!("[{}]:{port}", seen.address),
+                false => format!("{}:{port}", seen.address),
+            }),
             _ => None,
         });
-        let orders = (0..self.shards()).map(|shard| {
-            let seen = self.agent(shard);
-            let offset = seen.facts.clock_offset_ms.unwrap_or(0.0);
-            drop(seen);
-            let theirs = unix_ns(zero).saturating_add_signed((offset * 1e6) as i64).to_string();
+        let orders = self.waiting().into_iter().map(|shard| {
+            let theirs = zero.saturating_add_signed(self.agent(shard).ahead()).to_string();
             let first = first.clone().filter(|_| shard > 0);
             async move {
                 let mut order = vec!["start", "--zero", theirs.as_str()];
@@ -358,6 +369,52 @@ impl Crew {
         futures::future::try_join_all(orders).await.map(drop)
     }
 
+    /// Whether each has made ready what it was given, or never will.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.seen().all(|seen| {
+            let makes_ready = matches!(seen.state, None | Some(State::Waiting | State::Preparing));
+            seen.is_over || !makes_ready
+        })
+    }
+
+    /// Whether one of them was given no work yet.
+    pub(crate) fn has_no_work(&self) -> bool {
+        self.seen().any(|seen| !seen.is_over && matches!(seen.state, Some(State::Waiting)))
+    }
+
+    /// Whether one of them makes load, or has made some.
+    pub(crate) fn has_begun(&self) -> bool {
+        let begun = |state: &Option<State>| matches!(state, Some(State::Running { .. }));
+        self.seen().any(|seen| begun(&seen.state) || seen.report.sent > 0)
+    }
+
+    /// Those that wait for the order to begin.
+    pub(crate) fn waiting(&self) -> Vec<u32> {
+        let waits = |seen: &MutexGuard<Seen>| matches!(seen.state, Some(State::Ready { .. }));
+        self.seen().filter(waits).map(|seen| seen.facts.shard).collect()
+    }
+
+    /// Whether those that wait can still begin with those that have begun.
+    pub(crate) fn can_still_meet(&self) -> bool {
+        match &self.agent(0).state {
+            // The others wait for the first one.
+            Some(State::Ready { .. }) => true,
+            Some(State::Running { .. }) => self.zero().is_some_and(|zero| {
+                let since = Duration::from_nanos(unix_ns(SystemTime::now()).saturating_sub(zero));
+                since < COME - MARGIN
+            }),
+            _ => false,
+        }
+    }
+
+    /// When the run's clock reads 0 by the controller's, in nanoseconds of the epoch. None: nobody has begun.
+    fn zero(&self) -> Option<u64> {
+        self.seen().find_map(|seen| match seen.state {
+            Some(State::Running { zero, .. }) => Some(zero.saturating_add_signed(-seen.ahead())),
+            _ => None,
+        })
+    }
+
     /// Lets all of them end: nothing of theirs is wanted any more.
     pub(crate) async fn dismiss(&self) {
         // One that is not told waits, and the Job's removal ends it.
@@ -367,7 +424,12 @@ impl Crew {
 
     /// Asks all of them to end.
     pub(crate) async fn stop(&self) {
-        let orders = (0..self.shards()).map(|shard| self.order(shard, &["stop"]));
+        self.stop_some(0..self.shards()).await;
+    }
+
+    /// Asks some of them to end.
+    pub(crate) async fn stop_some(&self, shards: impl IntoIterator<Item = u32>) {
+        let orders = shards.into_iter().map(|shard| self.order(shard, &["stop"]));
         futures::future::join_all(orders).await;
     }
 
@@ -416,11 +478,21 @@ impl Crew {
     }
 }
 
+/// The last state of an agent of which everything is here. None: something may be missing.
+pub(super) fn collected(folder: &Path, shard: u32) -> Option<State> {
+    run_dir::read_json(&folder.join(shard.to_string()).join(COLLECTED)).ok()?
+}
+
 impl Seen {
+    /// By how much its clock is ahead of the controller's, in nanoseconds.
+    fn ahead(&self) -> i64 {
+        (self.facts.clock_offset_ms.unwrap_or(0.0) * 1e6) as i64
+    }
+
     /// What the agent says went wrong. None: it has not ended.
     pub(crate) fn outcome(&self) -> Option<&Outcome> {
         match &self.state {
-            Some(State::Ended { outcome }) => Some(outcome),
+            Some(State::Ended { outcome, .. }) => Some(outcome),
             _ => None,
         }
     }
@@ -466,6 +538,7 @@ fn seen(shard: u32, pod: Option<&Value>) -> Seen {
         facts: Facts {
             shard,
             pod: text(&pod["metadata"]["name"]),
+            uid: text(&pod["metadata"]["uid"]),
             node: text(&pod["spec"]["nodeName"]),
             image: text(&pod["status"]["containerStatuses"][0]["imageID"]),
             ..Facts::default()
