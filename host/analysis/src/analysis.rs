@@ -133,7 +133,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
     let cache = cache::summarise(options.cache.as_ref(), &parts, &server);
     let health = health::judge(&run, &parts, &stages, &total, cache.as_ref(), options);
     health::mark(&health, &mut stages, &mut total);
-    let notes = notes::collect(&run, &parts, &total, cache.as_ref(), options);
+    let notes = notes::collect(&run, &parts, &total, &server, cache.as_ref(), options);
     let summary = Summary {
         format: FORMAT.to_owned(),
         version: VERSION.to_owned(),

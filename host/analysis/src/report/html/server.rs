@@ -45,12 +45,12 @@ const COLUMNS: &[Column] = &[
 /// What the server says of itself, beside what was measured from outside.
 pub(super) fn section(page: &mut String, analysis: &Analysis) {
     let summary = &analysis.summary;
-    if !summary.server.is_empty() {
+    let shown: Vec<&Column> = COLUMNS
+        .iter()
+        .filter(|column| summary.server.iter().any(|view| (column.write)(view) != NOTHING))
+        .collect();
+    if !shown.is_empty() {
         page.push_str("<section>\n<h2>The server's own view</h2>\n");
-        let shown: Vec<&Column> = COLUMNS
-            .iter()
-            .filter(|column| summary.server.iter().any(|view| (column.write)(view) != NOTHING))
-            .collect();
         let titles = shown.iter().map(|column| column.title.to_owned());
         let rows = summary.server.iter().map(|view| {
             let cells = shown.iter().map(|column| (column.write)(view));
