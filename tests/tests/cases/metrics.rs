@@ -141,23 +141,36 @@ fn the_page_is_read_where_a_stage_follows_another() {
 
 #[test]
 fn several_targets_are_added_up() {
-    let pages: Vec<Stub> = [1.0, 3.0]
-        .map(|running| {
-            Stub::start(move |_| {
-                let page = format!("vllm:num_requests_running{{engine=\"0\"}} {running}\n");
-                Reply::new(200, "text/plain", page)
-            })
-        })
-        .into();
-    let server = Stub::good();
-    let bench = Bench::new();
-    let urls: Vec<String> = pages.iter().map(|page| format!("{}/metrics", page.url)).collect();
-    let args = ["run", "--endpoint", &server.url, "--model", "m", "--rate", "10"];
-    let more = ["--duration", "1500ms", "--metrics", &urls[0], "--metrics", &urls[1]];
-    bench.run(&[&args[..], &more[..]].concat()).expect(0);
-    let running = &bench.summary()["server"][0]["gauges"]["running"];
-    assert_eq!((running["mean"].as_f64(), running["largest"].as_f64()), (Some(4.0), Some(3.0)));
-    assert_eq!(running["series"], 2);
+    let page = |running: f64| {
+        let page = format!("vllm:num_requests_running{{engine=\"0\"}} {running}\n");
+        Reply::new(200, "text/plain", page)
+    };
+    let pages: Vec<Stub> = [1.0, 3.0].map(|running| Stub::start(move |_| page(running))).into();
+    // A gateway passes its page on from one of them.
+    let server = Stub::start(move |request| match request.path.as_str() {
+        "/metrics" => page(3.0),
+        _ if request.is_completion() => Reply::tokens(request),
+        _ => Reply::models(&["m"]),
+    });
+    let exporter = Stub::start(|_| Reply::new(200, "text/plain", DCGM.to_owned()));
+    let url = |stub: &Stub| format!("{}/metrics", stub.url);
+    // How many requests are running, by the pages that are named.
+    let running = |named: &[&Stub]| {
+        let bench = Bench::new();
+        let args = ["run", "--endpoint", &server.url, "--model", "m", "--rate", "10"];
+        let named = named.iter().flat_map(|stub| ["--metrics".to_owned(), url(stub)]);
+        let named: Vec<String> =
+            ["--duration", "1500ms"].map(str::to_owned).into_iter().chain(named).collect();
+        let more: Vec<&str> = named.iter().map(String::as_str).collect();
+        bench.run(&[&args[..], &more[..]].concat()).expect(0);
+        bench.summary()["server"][0]["gauges"]["running"].clone()
+    };
+    let both = running(&[&pages[0], &pages[1], &exporter]);
+    assert_eq!((both["mean"].as_f64(), both["largest"].as_f64()), (Some(4.0), Some(3.0)));
+    assert_eq!(both["series"], 2);
+    // GPUs are no engines: the server's own page is read beside theirs.
+    let own = running(&[&exporter]);
+    assert_eq!((own["mean"].as_f64(), &own["series"]), (Some(3.0), &1.into()));
 }
 
 #[test]

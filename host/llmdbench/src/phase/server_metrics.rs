@@ -62,10 +62,24 @@ pub(crate) struct Watched {
 struct Page {
     url: String,
     request: RequestBuilder,
+    source: Source,
+    /// It has had series that are known.
+    is_known: bool,
+    /// It has had series of an engine.
+    is_of_engine: bool,
 }
 
-/// Where the target's metrics are: what the backend says, else `/metrics` beside the API, and the
-/// pages that the user names. Pages that do not answer, or have nothing that is known, are left out,
+/// Who says that there is a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    User,
+    Backend,
+    /// It is beside the API.
+    Api,
+}
+
+/// Where the target's metrics are: the pages that the user names, what the backend says, else
+/// `/metrics` beside the API. Pages that do not answer, or have nothing that is known, are left out,
 /// which the user is told of his own. GPUs of this machine are asked where the target runs on it.
 pub(crate) fn watched(
     target: &Target,
@@ -77,28 +91,39 @@ pub(crate) fn watched(
     let endpoints: Vec<Endpoint> =
         target.endpoints.iter().filter_map(|url| Endpoint::parse(url).ok()).collect();
     let beside: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url("/metrics")).collect();
-    let named: Vec<String> = target.metrics.iter().map(|source| source.url.clone()).collect();
     let wanted = &experiment.target.metrics;
-    let mut urls = if named.is_empty() { beside.clone() } else { named };
-    urls.extend(wanted.iter().filter(|url| !urls.contains(url)).cloned().collect::<Vec<_>>());
-    let mut pages = Vec::new();
-    for url in urls {
-        let request = client.get(&url);
+    let by_backend = target.metrics.iter().map(|source| (&source.url, Source::Backend));
+    let by_user = wanted.iter().map(|url| (url, Source::User));
+    let by_api = beside.iter().filter(|_| target.metrics.is_empty()).map(|url| (url, Source::Api));
+    let mut watched = Watched::default();
+    for (url, source) in by_user.chain(by_backend).chain(by_api) {
+        if watched.pages.iter().any(|page| page.url == *url) {
+            continue;
+        }
+        let request = client.get(url);
         // The user's key is for the API's own address and for no other.
-        let is_beside = beside.contains(&url);
+        let is_beside = beside.contains(url);
         let request = if is_beside { probe::signed(request, secrets) } else { request };
-        let page = Page { url, request };
-        if !read(&page).is_empty() {
-            pages.push(page);
-        } else if wanted.contains(&page.url) {
+        watched.pages.push(Page {
+            url: url.clone(),
+            request,
+            source,
+            is_known: false,
+            is_of_engine: false,
+        });
+    }
+    watched.read();
+    watched.pages.retain(|page| {
+        if !page.is_known && page.source == Source::User {
             printer.warning(&format!(
                 "{} does not answer, or has no metric that is known: it is left out",
                 page.url
             ));
         }
-    }
-    let gpus = if endpoints.iter().all(is_here) { NvidiaSmi::start() } else { None };
-    Ok(Watched { pages, gpus })
+        page.is_known
+    });
+    watched.gpus = if endpoints.iter().all(is_here) { NvidiaSmi::start() } else { None };
+    Ok(watched)
 }
 
 /// Whether an endpoint is on this machine.
@@ -125,7 +150,7 @@ pub(crate) fn begin(
     let (wishes, wished) = channel();
     let thread = std::thread::Builder::new()
         .name("server-metrics".into())
-        .spawn(move || follow(&watched, file, &redaction, start, &wished))
+        .spawn(move || follow(watched, file, &redaction, start, &wished))
         .map_err(|error| Error::unexpected("cannot start a thread").because(error))?;
     Ok(Some(Reading { wishes, thread }))
 }
@@ -145,7 +170,7 @@ impl Reading {
 }
 
 fn follow(
-    watched: &Watched,
+    mut watched: Watched,
     mut file: File,
     redaction: &Redaction,
     start: Instant,
@@ -155,8 +180,7 @@ fn follow(
     let mut is_last = false;
     loop {
         let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let gpus = watched.gpus.iter().flat_map(NvidiaSmi::series);
-        let series = watched.pages.iter().flat_map(read).chain(gpus).collect();
+        let series = watched.read();
         let line = serde_json::to_string(&Line { at, series });
         // A file that cannot be written to loses readings of the server, and no measurement.
         let is_kept = line.is_ok_and(|line| writeln!(file, "{}", redaction.clean(&line)).is_ok());
@@ -174,20 +198,41 @@ fn follow(
     }
 }
 
-/// The known series of a page, those of several pages told apart by their address. Empty: it cannot
-/// be had, or has none.
-fn read(page: &Page) -> Vec<(String, f64)> {
-    let request = page.request.try_clone();
-    let answer = request.and_then(|request| request.send().ok()?.error_for_status().ok());
-    let Some(text) = answer.and_then(|answer| answer.text().ok()) else { return Vec::new() };
-    server::parse(&text)
-        .into_iter()
-        .filter(|series| server::is_known(&series.name) && series.value.is_finite())
-        .map(|mut series| {
-            series.labels.push((server::PAGE.to_owned(), page.url.clone()));
-            (series.key(), series.value)
-        })
-        .collect()
+impl Watched {
+    /// One reading of everything. What the user names is first: where that is the page of an engine,
+    /// the one beside the API is not read. Behind a gateway it would be one of those once more.
+    fn read(&mut self) -> BTreeMap<String, f64> {
+        let mut all: BTreeMap<String, f64> = self.gpus.iter().flat_map(NvidiaSmi::series).collect();
+        let mut are_named = false;
+        for page in &mut self.pages {
+            if page.source == Source::Api && are_named {
+                continue;
+            }
+            all.extend(page.read());
+            are_named |= page.source == Source::User && page.is_of_engine;
+        }
+        all
+    }
+}
+
+impl Page {
+    /// Its known series, those of several pages told apart by their address. Empty: it cannot be had,
+    /// or has none.
+    fn read(&mut self) -> Vec<(String, f64)> {
+        let request = self.request.try_clone();
+        let answer = request.and_then(|request| request.send().ok()?.error_for_status().ok());
+        let Some(text) = answer.and_then(|answer| answer.text().ok()) else { return Vec::new() };
+        let mut known = Vec::new();
+        for mut series in server::parse(&text) {
+            if server::is_known(&series.name) && series.value.is_finite() {
+                self.is_known = true;
+                self.is_of_engine |= server::is_of_engine(&series.name);
+                series.labels.push((server::PAGE.to_owned(), self.url.clone()));
+                known.push((series.key(), series.value));
+            }
+        }
+        known
+    }
 }
 
 /// The readings of a run. Empty: there are none.
