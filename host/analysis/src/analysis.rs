@@ -131,7 +131,7 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         }
     }
     let cache = cache::summarise(options.cache.as_ref(), &parts, &server);
-    let health = health::judge(&run, &parts, &stages, &total, cache.as_ref(), options);
+    let health = health::judge(&run, &parts, &stages, cache.as_ref(), options);
     health::mark(&health, &mut stages, &mut total);
     let notes = notes::collect(&run, &parts, &total, &server, cache.as_ref(), options);
     let summary = Summary {

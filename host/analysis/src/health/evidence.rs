@@ -32,7 +32,7 @@ pub(super) struct Evidence<'a> {
 pub(super) struct Whole<'a> {
     pub(super) run: &'a Run,
     pub(super) stages: &'a [StageSummary],
-    pub(super) total: &'a StageSummary,
+    pub(super) evidence: &'a [Evidence<'a>],
     pub(super) calibration: Option<&'a Calibration>,
 }
 
@@ -292,8 +292,11 @@ pub(super) fn headroom(whole: &Whole) -> Found {
     Some((heaviest, 1))
 }
 
+/// Lateness against that of the calibration, over the stages in which no limit made any request late.
 pub(super) fn lateness_calibrated(whole: &Whole) -> Found {
     let calibrated = whole.calibration?.lateness_p99;
-    let own = whole.total.distribution("lateness")?.p99?;
+    let free = |e: &&Evidence| !e.held_back() && e.part.pace() == Pace::Open;
+    let own = whole.evidence.iter().filter(free).flat_map(|e| &e.lateness).copied().collect();
+    let own = P99.of(&sorted(own))?;
     (calibrated > 0.0).then(|| (own / calibrated, 1))
 }

@@ -328,7 +328,8 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "lateness_calibrated",
-        what: "lateness p99 against that of the calibration",
+        what: "lateness p99 (connecting and stages with capped arrivals apart) against that of the \
+            calibration",
         note: 3.0,
         least: 0,
         shown: Times,
