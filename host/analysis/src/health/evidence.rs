@@ -292,6 +292,11 @@ pub(super) fn headroom(whole: &Whole) -> Found {
     Some((heaviest, 1))
 }
 
+/// 1, where the calibration found no rate that is sent without doubt.
+pub(super) fn no_headroom(whole: &Whole) -> Found {
+    whole.calibration?.without_headroom().map(|_| (1.0, 1))
+}
+
 /// Lateness against that of the calibration, over the stages in which no limit made any request late.
 pub(super) fn lateness_calibrated(whole: &Whole) -> Found {
     let calibrated = whole.calibration?.lateness_p99;

@@ -363,6 +363,13 @@ fn a_run_is_set_beside_the_calibration_of_its_machine() {
     let fired: Vec<_> =
         noted.summary.health.reasons.iter().map(|r| (r.rule.as_str(), r.verdict)).collect();
     assert_eq!(fired, [("headroom", Verdict::Note), ("lateness_calibrated", Verdict::Note)]);
+    let mut none = calibration(0.0, 5.0);
+    none.headroom =
+        Headroom { tokens_per_s: 0.0, limit: Some("steal".to_owned()), ..none.headroom };
+    let options = Options { calibration: Some(none), ..slo(&[]) };
+    let none = Run::open(20_000, requests(|_| 3.0)).analyse(&options).summary.health;
+    assert_eq!((none.reasons.len(), none.reasons[0].rule.as_str()), (1, "no_headroom"));
+    assert_eq!(none.verdict, Verdict::Valid);
     let text = analysis::report::terminal(&noted, 120, false);
     assert!(
         text.contains("resolution: TTFT by 0.10 ms (99 % of the errors, calibrated 2026-02-03)"),
