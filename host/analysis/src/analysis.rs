@@ -26,6 +26,8 @@ pub struct Options {
     pub plugins: Vec<PluginReport>,
     /// What was measured of this machine's load generator before.
     pub calibration: Option<Calibration>,
+    /// The server is on the load generator's own machine.
+    pub same_host: bool,
     /// Readings of the server's own metrics, in order of time.
     pub server: Vec<Snapshot>,
     /// What was asked of the server's prefix cache. None: nobody knows.

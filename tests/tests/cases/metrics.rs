@@ -180,6 +180,8 @@ fn the_servers_own_numbers_stand_beside_ours_and_agree() {
     let load = ["--concurrency", "2", "--requests", "40", "--output-tokens", "16"];
     let ended = bench.load(&server, &load).expect(0);
     let summary = bench.summary();
+    let reasons = summary["health"]["reasons"].to_string();
+    assert!(reasons.contains("same_host"), "{reasons}");
     let view = &summary["server"][0];
     // The stage is the whole run, so nothing else is in the differences.
     assert_eq!(view["totals"]["generation_tokens"]["value"], 40.0 * 16.0);

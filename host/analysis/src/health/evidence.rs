@@ -30,7 +30,7 @@ pub(super) struct Evidence<'a> {
 
 /// The run.
 pub(super) struct Whole<'a> {
-    pub(super) run: &'a Run,
+    pub(super) same_host: bool,
     pub(super) stages: &'a [StageSummary],
     pub(super) evidence: &'a [Evidence<'a>],
     pub(super) calibration: Option<&'a Calibration>,
@@ -271,15 +271,9 @@ pub(super) fn transient(e: &Evidence) -> Found {
     Some((if shows { cut as f64 / waits.len() as f64 } else { 0.0 }, waits.len()))
 }
 
-/// 1, where every endpoint is this host by its name.
+/// 1, where the server is on this machine.
 pub(super) fn same_host(whole: &Whole) -> Found {
-    const LOCAL: [&str; 3] = ["127.", "localhost", "[::1]"];
-    let mut endpoints = whole.run.header.endpoint.split_whitespace();
-    let is_local = |endpoint: &str| {
-        let host = endpoint.split("//").last().unwrap_or_default();
-        LOCAL.iter().any(|name| host.starts_with(name))
-    };
-    Some((f64::from(u8::from(endpoints.any(is_local))), 1))
+    whole.same_host.then_some((1.0, 1))
 }
 
 /// The largest share of the calibrated headroom that a stage took.

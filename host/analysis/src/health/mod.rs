@@ -137,7 +137,8 @@ pub(crate) fn judge(
         .map(|(part, summary)| Evidence::of(run, part, summary, cache))
         .collect();
     let calibration = options.calibration.as_ref();
-    let whole = Whole { run, stages: summaries, evidence: &evidence, calibration };
+    let same_host = options.same_host;
+    let whole = Whole { same_host, stages: summaries, evidence: &evidence, calibration };
     let mut reasons: Vec<Reason> = Vec::new();
     for rule in RULES {
         match rule.measure {

@@ -43,16 +43,19 @@ pub(crate) fn read(
             .to_owned(),
     });
     let notes = plan.map(plan_notes).into_iter().flatten().chain(found.notes).chain(uncalibrated);
+    // Missing where the run was killed.
+    let run = run_dir::read_json::<Value>(&results.run()).ok().flatten().unwrap_or_default();
     let options = Options {
         slo,
         truncated: records.truncated(),
         notes: notes.collect(),
         plugins: found.reports,
         calibration,
+        same_host: run["same_host"] == true,
         server: server_metrics::snapshots(results),
         cache: cache::state(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
-        facts: facts(&header, plan, results),
+        facts: facts(&header, plan, &run),
     };
     Ok((collector.finish(&options), found.failures))
 }
@@ -168,11 +171,7 @@ fn capital(name: &str) -> String {
     first.chain(letters).collect()
 }
 
-fn facts(
-    header: &records::Header,
-    plan: Option<&Plan>,
-    results: &Results,
-) -> Vec<(String, String)> {
+fn facts(header: &records::Header, plan: Option<&Plan>, run: &Value) -> Vec<(String, String)> {
     let mut facts = vec![
         ("Run".to_owned(), header.run.clone()),
         ("Started".to_owned(), header.started.clone()),
@@ -187,7 +186,6 @@ fn facts(
         }
     }
     // What is known of the system under test, and of the way to it.
-    let run = run_dir::read_json::<Value>(&results.run()).ok().flatten().unwrap_or_default();
     for (name, fact) in run["target"]["facts"].as_object().into_iter().flatten() {
         facts.extend(fact.as_str().map(|fact| (capital(name), fact.to_owned())));
     }

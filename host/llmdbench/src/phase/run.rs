@@ -200,6 +200,7 @@ pub(crate) fn run(
             "seed": experiment.seed,
             "plugins": plan.plugins,
             "target": target,
+            "same_host": target.endpoints_here() > 0,
             "server_version": server_version,
             "host": crate::host_facts::collect(),
             "tls_checked": !experiment.target.insecure,

@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -122,15 +121,9 @@ pub(crate) fn watched(
         }
         page.is_known
     });
-    watched.gpus = if endpoints.iter().all(is_here) { NvidiaSmi::start() } else { None };
+    let is_all_here = target.endpoints_here() == target.endpoints.len();
+    watched.gpus = if is_all_here { NvidiaSmi::start() } else { None };
     Ok(watched)
-}
-
-/// Whether an endpoint is on this machine.
-fn is_here(endpoint: &Endpoint) -> bool {
-    let host = endpoint.host();
-    let address = host.parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Begins to read. `start` is when the run's clock reads 0. None: there is no page.
