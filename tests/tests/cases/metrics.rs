@@ -75,6 +75,8 @@ fn gpus_are_read_from_the_page_of_a_dcgm_exporter() {
     assert!(bench.read("w/analysis/report.html").contains("GPU power, mean / max, W"));
     assert!(ended.output().contains("GPU, mean: utilisation 75.0 %"), "{}", ended.output());
     assert!(ended.output().contains(&format!("{gone} does not answer")), "{}", ended.output());
+    let never = format!("warning: the metrics page {gone} was never read: it does not answer");
+    assert!(ended.output().contains(&never), "{}", ended.output());
     let keys = exporter.seen().iter().filter(|r| r.header("authorization").is_some()).count();
     assert_eq!(keys, 0, "the key is the API's alone");
 }
@@ -174,6 +176,30 @@ fn several_targets_are_added_up() {
 }
 
 #[test]
+fn a_page_that_is_empty_or_busy_at_first_is_read_as_soon_as_it_has_something() {
+    // It has nothing before the first request, or says for a while that it cannot be had.
+    for late in ["empty", "busy"] {
+        let asked = AtomicUsize::new(0);
+        let server = Stub::start(move |request| match request.path.as_str() {
+            _ if request.is_completion() => Reply::tokens(request),
+            "/metrics" => match (asked.fetch_add(1, Relaxed), late) {
+                (0, "empty") => Reply::new(200, "text/plain", "# EOF\n".to_owned()),
+                (0, _) => Reply::new(503, "text/plain", "loading".to_owned()),
+                (n, _) => Reply::new(200, "text/plain", format!("vllm:prompt_tokens_total {n}\n")),
+            },
+            _ => Reply::models(&["m"]),
+        });
+        let bench = Bench::new();
+        let args = ["run", "--endpoint", &server.url, "--model", "m"];
+        let load = ["--rate", "10", "--duration", "3500ms"];
+        let ended = bench.run(&[&args[..], &load[..]].concat()).expect(0);
+        let total = &bench.summary()["server"][0]["totals"]["prompt_tokens"]["value"];
+        assert!(total.as_f64() >= Some(1.0), "{late}: {total}");
+        assert!(!ended.stderr.contains("never read"), "{late}: {}", ended.stderr);
+    }
+}
+
+#[test]
 fn the_servers_own_numbers_stand_beside_ours_and_agree() {
     let bench = Bench::new();
     let server = Server::start(&["--ttft", "30ms", "--itl", "2ms", "--cache-blocks", "4096"]);
@@ -201,7 +227,7 @@ fn the_servers_own_numbers_stand_beside_ours_and_agree() {
     let stub = Stub::good();
     let args =
         ["run", "--endpoint", &stub.url, "--model", "m", "--concurrency", "1", "--requests", "3"];
-    other.run(&args).expect(0);
+    other.run(&args).expect(0).says("/metrics was never read: it has no metric that is known");
     assert!(other.summary().get("server").is_none());
     assert!(!other.path("w/results/server_metrics.jsonl").exists());
 }

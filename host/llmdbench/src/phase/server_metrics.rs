@@ -11,19 +11,24 @@ use crate::run_dir::Results;
 use crate::secrets::{Redaction, Secrets};
 use analysis::server::{self, Snapshot};
 use load::Endpoint;
-use reqwest::blocking::RequestBuilder;
+use reqwest::blocking::{RequestBuilder, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// From one reading to the next.
 const EVERY: Duration = Duration::from_secs(1);
-/// A page that takes longer is left out.
+/// A page that takes longer is not in a reading.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// From one asking to the next of pages that have not answered yet: first, doubled each time, and at
+/// most.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 
 /// A line of the file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,7 +43,17 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct Reading {
     wishes: Sender<Wish>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Watched>,
+    waiting: Option<Waiting>,
+}
+
+/// Pages that have not answered yet. They are asked apart, for what is read once a second is not to
+/// wait for them.
+#[derive(Debug)]
+struct Waiting {
+    /// Ends it when it is dropped.
+    end: Sender<()>,
+    thread: JoinHandle<Vec<Page>>,
 }
 
 /// What is wanted of it.
@@ -62,14 +77,24 @@ struct Page {
     url: String,
     request: RequestBuilder,
     source: Source,
-    /// It has had series that are known.
-    is_known: bool,
     /// It has had series of an engine.
     is_of_engine: bool,
+    state: State,
 }
 
-/// Who says that there is a page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of asking for a page.
+#[derive(Debug)]
+enum State {
+    /// It has not answered yet: why not.
+    Silent(String),
+    /// It has answered, and never had a series that is known.
+    Empty,
+    /// It has had series that are known.
+    Known,
+}
+
+/// Who says that there is a page, in the order of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     User,
     Backend,
@@ -78,8 +103,8 @@ enum Source {
 }
 
 /// Where the target's metrics are: the pages that the user names, what the backend says, else
-/// `/metrics` beside the API. Pages that do not answer, or have nothing that is known, are left out,
-/// which the user is told of his own. GPUs of this machine are asked where the target runs on it.
+/// `/metrics` beside the API. Pages that have nothing yet are asked again while load runs. GPUs of this
+/// machine are asked where the target runs on it.
 pub(crate) fn watched(
     target: &Target,
     experiment: &Experiment,
@@ -107,20 +132,16 @@ pub(crate) fn watched(
             url: url.clone(),
             request,
             source,
-            is_known: false,
             is_of_engine: false,
+            state: State::Silent(String::new()),
         });
     }
     watched.read();
-    watched.pages.retain(|page| {
-        if !page.is_known && page.source == Source::User {
-            printer.warning(&format!(
-                "{} does not answer, or has no metric that is known: it is left out",
-                page.url
-            ));
+    for page in watched.pages.iter().filter(|page| page.source == Source::User) {
+        if let Some(why) = page.missing() {
+            printer.warning(&format!("{} {why}: it is asked again while load runs", page.url));
         }
-        page.is_known
-    });
+    }
     let is_all_here = target.endpoints_here() == target.endpoints.len();
     watched.gpus = if is_all_here { NvidiaSmi::start() } else { None };
     Ok(watched)
@@ -128,7 +149,7 @@ pub(crate) fn watched(
 
 /// Begins to read. `start` is when the run's clock reads 0. None: there is no page.
 pub(crate) fn begin(
-    watched: Watched,
+    mut watched: Watched,
     results: &Results,
     redaction: Redaction,
     start: Instant,
@@ -137,15 +158,25 @@ pub(crate) fn begin(
         return Ok(None);
     }
     let path = results.server_metrics();
-    let file = File::create(&path).map_err(|error| {
-        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
-    })?;
+    let failed = |error| Error::unexpected("cannot start a thread").because(error);
+    let thread = |name: &str| std::thread::Builder::new().name(name.into());
+    let (silent, pages) = watched.pages.into_iter().partition(Page::is_silent);
+    watched.pages = pages;
+    let (answered, new) = channel();
+    let waiting = if Vec::is_empty(&silent) {
+        None
+    } else {
+        let (end, ended) = channel();
+        let thread = thread("silent-metrics")
+            .spawn(move || ask_again(silent, &answered, &ended))
+            .map_err(failed)?;
+        Some(Waiting { end, thread })
+    };
     let (wishes, wished) = channel();
-    let thread = std::thread::Builder::new()
-        .name("server-metrics".into())
-        .spawn(move || follow(watched, file, &redaction, start, &wished))
-        .map_err(|error| Error::unexpected("cannot start a thread").because(error))?;
-    Ok(Some(Reading { wishes, thread }))
+    let thread = thread("server-metrics")
+        .spawn(move || follow(watched, &new, &path, &redaction, start, &wished))
+        .map_err(failed)?;
+    Ok(Some(Reading { wishes, thread, waiting }))
 }
 
 impl Reading {
@@ -155,30 +186,74 @@ impl Reading {
         let _ = self.wishes.send(Wish::Now);
     }
 
-    /// Reads once more and ends.
-    pub(crate) fn end(self) {
+    /// Reads once more and ends, and tells what was never read.
+    pub(crate) fn end(self, printer: &Printer) {
         let _ = self.wishes.send(Wish::End);
-        let _ = self.thread.join();
+        let silent = self.waiting.and_then(|waiting| {
+            drop(waiting.end);
+            waiting.thread.join().ok()
+        });
+        let Ok(watched) = self.thread.join() else { return };
+        let is_wanted = |page: &&Page| !watched.is_left_out(page);
+        for page in watched.pages.iter().chain(silent.iter().flatten()).filter(is_wanted) {
+            let Some(why) = page.missing() else { continue };
+            let text = format!("the metrics page {} was never read: it {why}", page.url);
+            if page.source == Source::User { printer.warning(&text) } else { printer.step(&text) }
+        }
     }
 }
 
+/// Asks pages until they answer or the end comes; gives those that never did.
+fn ask_again(mut silent: Vec<Page>, answered: &Sender<Page>, ended: &Receiver<()>) -> Vec<Page> {
+    let mut wait = AGAIN;
+    while !silent.is_empty() && ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        wait = (wait * 2).min(AGAIN_AT_MOST);
+        let mut still = Vec::new();
+        for mut page in silent {
+            page.read();
+            if page.is_silent() {
+                still.push(page);
+            } else {
+                // Nobody reads any more: the end has come.
+                let _ = answered.send(page);
+            }
+        }
+        silent = still;
+    }
+    silent
+}
+
+/// Reads until it is told to end, and gives what became of the pages.
 fn follow(
     mut watched: Watched,
-    mut file: File,
+    answered: &Receiver<Page>,
+    path: &Path,
     redaction: &Redaction,
     start: Instant,
     wished: &Receiver<Wish>,
-) {
+) -> Watched {
+    // Where there is nothing to write, there is no file.
+    let mut file = None;
     let mut next = Instant::now();
     let mut is_last = false;
     loop {
         let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        watched.pages.extend(answered.try_iter());
+        watched.pages.sort_by_key(|page| page.source);
         let series = watched.read();
-        let line = serde_json::to_string(&Line { at, series });
-        // A file that cannot be written to loses readings of the server, and no measurement.
-        let is_kept = line.is_ok_and(|line| writeln!(file, "{}", redaction.clean(&line)).is_ok());
-        if is_last || !is_kept {
-            return;
+        if !series.is_empty() {
+            let line = serde_json::to_string(&Line { at, series }).unwrap_or_default();
+            let line = redaction.clean(&line);
+            // A file that cannot be written to loses readings of the server, and no measurement.
+            let kept = match file.take().map_or_else(|| File::create(path), Ok) {
+                Ok(mut open) => writeln!(open, "{line}").map(|()| open),
+                Err(error) => Err(error),
+            };
+            let Ok(open) = kept else { return watched };
+            file = Some(open);
+        }
+        if is_last {
+            return watched;
         }
         let now = Instant::now();
         if now >= next {
@@ -196,15 +271,17 @@ impl Watched {
     /// the one beside the API is not read. Behind a gateway it would be one of those once more.
     fn read(&mut self) -> BTreeMap<String, f64> {
         let mut all: BTreeMap<String, f64> = self.gpus.iter().flat_map(NvidiaSmi::series).collect();
-        let mut are_named = false;
-        for page in &mut self.pages {
-            if page.source == Source::Api && are_named {
-                continue;
+        for at in 0..self.pages.len() {
+            if !self.is_left_out(&self.pages[at]) {
+                all.extend(self.pages[at].read());
             }
-            all.extend(page.read());
-            are_named |= page.source == Source::User && page.is_of_engine;
         }
         all
+    }
+
+    fn is_left_out(&self, page: &Page) -> bool {
+        let is_named = |page: &Page| page.source == Source::User && page.is_of_engine;
+        page.source == Source::Api && self.pages.iter().any(is_named)
     }
 }
 
@@ -212,19 +289,50 @@ impl Page {
     /// Its known series, those of several pages told apart by their address. Empty: it cannot be had,
     /// or has none.
     fn read(&mut self) -> Vec<(String, f64)> {
-        let request = self.request.try_clone();
-        let answer = request.and_then(|request| request.send().ok()?.error_for_status().ok());
-        let Some(text) = answer.and_then(|answer| answer.text().ok()) else { return Vec::new() };
+        let text = match self.fetch() {
+            Ok(text) => text,
+            Err(why) => {
+                if self.is_silent() {
+                    self.state = State::Silent(why);
+                }
+                return Vec::new();
+            }
+        };
         let mut known = Vec::new();
         for mut series in server::parse(&text) {
             if server::is_known(&series.name) && series.value.is_finite() {
-                self.is_known = true;
                 self.is_of_engine |= server::is_of_engine(&series.name);
                 series.labels.push((server::PAGE.to_owned(), self.url.clone()));
                 known.push((series.key(), series.value));
             }
         }
+        let was_known = matches!(self.state, State::Known);
+        self.state = if was_known || !known.is_empty() { State::Known } else { State::Empty };
         known
+    }
+
+    /// The page as it is now; or why it cannot be had.
+    fn fetch(&self) -> std::result::Result<String, String> {
+        let failed = |error: reqwest::Error| match error.status() {
+            Some(status) => format!("answers with status {}", status.as_u16()),
+            None => "does not answer".to_owned(),
+        };
+        let request = self.request.try_clone().ok_or("cannot be asked twice")?;
+        let answer = request.send().and_then(Response::error_for_status).map_err(failed)?;
+        answer.text().map_err(failed)
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self.state, State::Silent(_))
+    }
+
+    /// Why nothing is known of it. None: something is.
+    fn missing(&self) -> Option<&str> {
+        match &self.state {
+            State::Silent(why) => Some(why),
+            State::Empty => Some("has no metric that is known"),
+            State::Known => None,
+        }
     }
 }
 
