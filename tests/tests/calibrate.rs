@@ -75,3 +75,20 @@ fn a_calibration_that_is_interrupted_keeps_nothing_and_leaves_no_server() {
         assert!(!acceptance::lives(child.parse().unwrap()), "{child}");
     }
 }
+
+#[test]
+fn nobody_is_told_to_calibrate_this_machine_for_load_that_agents_made() {
+    let bench = Bench::new();
+    let server = Server::start(&["--ttft", "5ms", "--itl", "1ms"]);
+    bench.load(&server, &["--concurrency", "1", "--requests", "3"]).expect(0);
+    let note = || {
+        let notes = bench.summary()["notes"].to_string();
+        let own = notes.contains("`llmdbench calibrate` measures");
+        (own, notes.contains("made by agents in pods, and those are not calibrated"))
+    };
+    assert_eq!(note(), (true, false));
+    // What a run inside a cluster leaves beside its records.
+    bench.write("w/results/agents.json", r#"{"job": "j", "namespace": "n", "shards": 1}"#);
+    bench.run(&["analyze", "w"]).expect(0);
+    assert_eq!(note(), (false, true));
+}

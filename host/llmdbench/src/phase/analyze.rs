@@ -35,13 +35,8 @@ pub(crate) fn read(
         None => Findings::default(),
     };
     let calibration = run_dir::read_json::<Calibration>(&results.calibration())?;
-    let uncalibrated = plan.filter(|_| calibration.is_none()).map(|_| Note {
-        severity: Severity::Info,
-        source: "llmdbench".to_owned(),
-        text: "The load generator was not calibrated on its machine: `llmdbench calibrate` \
-            measures how far its values err and how much it can send."
-            .to_owned(),
-    });
+    let by_agents = results.agents_record().is_file();
+    let uncalibrated = plan.filter(|_| calibration.is_none()).map(|_| not_calibrated(by_agents));
     let notes = plan.map(plan_notes).into_iter().flatten().chain(found.notes).chain(uncalibrated);
     // Missing where the run was killed.
     let run = run_dir::read_json::<Value>(&results.run()).ok().flatten().unwrap_or_default();
@@ -128,6 +123,18 @@ pub(crate) fn conclude(
         );
     }
     Ok(outcome)
+}
+
+/// What is said where nobody knows how far the load generator errs.
+fn not_calibrated(by_agents: bool) -> Note {
+    let text = if by_agents {
+        "The load was made by agents in pods, and those are not calibrated: how far their values err \
+         and how much they can send was not measured. The rules of health judged what they did."
+    } else {
+        "The load generator was not calibrated on its machine: `llmdbench calibrate` measures how \
+         far its values err and how much it can send."
+    };
+    Note { severity: Severity::Info, source: "llmdbench".to_owned(), text: text.to_owned() }
 }
 
 /// What the plan has to say to the reader of the report.
