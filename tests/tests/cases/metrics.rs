@@ -37,7 +37,9 @@ fn c35_engines_are_added_up_and_counts_are_differences() {
     assert!(ttft["percentiles"].get("p90").is_none(), "{ttft}");
     let lines = bench.read("w/results/server_metrics.jsonl");
     assert!(lines.lines().count() >= 3 && !lines.contains("_created"), "{lines}");
-    assert!(bench.read("w/analysis/report.html").contains("The server's own view"));
+    let report = bench.read("w/analysis/report.html");
+    assert!(report.contains("The server's own view"));
+    assert!(report.contains("/ 70.0 % (over 2 series)"), "a mean of two engines says so");
 }
 
 /// The page of a DCGM exporter on a machine with two GPUs.
@@ -73,7 +75,11 @@ fn gpus_are_read_from_the_page_of_a_dcgm_exporter() {
     assert_eq!(gauges["gpu_sm_clock"]["mean"], 1740.0);
     assert!((gauges["gpu_power"]["mean"].as_f64().unwrap() - 1014.0).abs() < 1e-9, "{gauges}");
     assert!(bench.read("w/analysis/report.html").contains("GPU power, mean / max, W"));
-    assert!(ended.output().contains("GPU, mean: utilisation 75.0 %"), "{}", ended.output());
+    assert!(
+        ended.output().contains("GPU, mean: utilisation 75.0 % over 2 series"),
+        "{}",
+        ended.output()
+    );
     assert!(ended.output().contains(&format!("{gone} does not answer")), "{}", ended.output());
     let never = format!("warning: the metrics page {gone} was never read: it does not answer");
     assert!(ended.output().contains(&never), "{}", ended.output());

@@ -134,6 +134,14 @@ pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<S
 }
 
 impl ServerView {
+    /// Over how many series a state is averaged: engines, GPUs, or processes of which some may be
+    /// idle. None: it is no mean, or one of a single series.
+    pub(crate) fn averaged_over(&self, name: &str) -> Option<usize> {
+        let is_mean = |quantity: &&Quantity| quantity.name == name && quantity.kind == Kind::Mean;
+        QUANTITIES.iter().find(is_mean)?;
+        self.gauges.get(name).map(|gauge| gauge.series).filter(|series| *series > 1)
+    }
+
     /// Puts what was measured here beside the server's own durations.
     pub(crate) fn compare(&mut self, here: &StageSummary) {
         for (name, there) in &self.histograms {
@@ -342,6 +350,29 @@ mod tests {
         assert!((ttft.mean - 180.0).abs() < 1e-9, "{ttft:?}");
         assert!((ttft.percentiles["p50"] - 137.5).abs() < 1e-9, "{ttft:?}");
         assert!(!ttft.percentiles.contains_key("p90"), "above the last bound: {ttft:?}");
+        assert_eq!(found.averaged_over("kv_cache_usage"), Some(2));
+        assert_eq!(found.averaged_over("running"), None, "it is a sum");
+    }
+
+    #[test]
+    fn c35_processes_of_one_engine_are_series_of_their_own() {
+        // Two processes serve the API of one engine; one of them has had nothing to do.
+        let page = |tokens: u32, at: u64| {
+            let label = |pid: u32| format!("{{engine=\"0\",model_name=\"m\",pid=\"{pid}\"}}");
+            let (busy, idle) = (label(71), label(72));
+            let text = format!(
+                "vllm:kv_cache_usage_perc{busy} 0.6\nvllm:kv_cache_usage_perc{idle} 0\n\
+                 vllm:num_requests_running{busy} 4\nvllm:num_requests_running{idle} 0\n\
+                 vllm:generation_tokens_total{busy} {tokens}\nvllm:generation_tokens_total{idle} 7\n"
+            );
+            Snapshot { at, series: parse(&text) }
+        };
+        let found = view("s", (0, 2), &[page(10, 0), page(30, 2)]).unwrap();
+        let usage = &found.gauges["kv_cache_usage"];
+        assert_eq!((usage.mean, usage.largest), (0.3, 0.6));
+        assert_eq!(found.averaged_over("kv_cache_usage"), Some(2), "so the mean is told with it");
+        assert_eq!(found.gauges["running"].mean, 4.0);
+        assert_eq!(found.totals["generation_tokens"].value, 20.0);
     }
 
     #[test]
