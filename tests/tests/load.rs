@@ -246,7 +246,7 @@ fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
     ];
     for (fault, kind) in faults {
         let server =
-            Server::start(&["--ttft", "1ms", "--itl", "1ms", "--faults", &format!("{fault}=0.5")]);
+            Server::start(&["--ttft", "1ms", "--itl", "5ms", "--faults", &format!("{fault}=0.5")]);
         let bench = Bench::new();
         bench
             .load(
@@ -263,9 +263,28 @@ fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
                 ],
             )
             .expect(0);
+        // What the server says that it did to each request, tries of before included.
+        let truth = server.truth();
+        let mut acted: BTreeMap<u64, Vec<Option<&str>>> = BTreeMap::new();
+        for line in &truth {
+            acted.entry(line.id.unwrap()).or_default().push(line.fault.as_deref());
+        }
+        let records = bench.log().records;
+        assert_eq!((records.len(), acted.len()), (60, 60), "{fault}");
+        let mut injected = 0;
+        for record in &records {
+            let acted = &acted[&record.id];
+            assert_eq!(acted.len(), 1 + record.retries as usize, "{fault}: {record:?}");
+            let last = acted.last().copied().flatten();
+            assert!(last.is_none_or(|last| last == fault), "{fault}: {last:?}");
+            let failure = record.error.as_ref().map(|error| error.kind.name());
+            assert_eq!(failure, last.map(|_| kind), "{fault}: {record:?}");
+            injected += u64::from(last.is_some());
+        }
+        assert!((10..50).contains(&injected), "{fault}: {injected} of 60 at one half");
         let stage = bench.summary()["stages"][0].clone();
         let failed = stage["failed"].as_u64().unwrap();
-        assert!((10..50).contains(&failed), "{fault}: {failed}");
+        assert_eq!(failed, injected, "{fault}");
         assert_eq!(stage["errors"], json!({kind: failed}), "{fault}");
         assert_eq!(stage["metrics"]["latency"]["n"], 60 - failed, "{fault}");
     }
