@@ -236,6 +236,42 @@ fn both_apis_ask_for_exactly_the_output_and_take_further_fields() {
 }
 
 #[test]
+fn a_server_with_a_certificate_of_its_own_is_refused_trusted_or_not_checked_and_that_is_told() {
+    const NOTE: &str = "TLS certificates were not checked.";
+    let (stub, authority) = Stub::secure("127.0.0.1", |request| {
+        if request.is_completion() { Reply::tokens(request) } else { Reply::models(&["m"]) }
+    });
+    let run = |options: &[&str]| {
+        let bench = Bench::new();
+        bench.write("ca.pem", &authority);
+        let load = ["--concurrency", "1", "--requests", "3"];
+        let args = ["run", "--endpoint", &stub.url, "--model", "m"];
+        let ended = bench.run(&[&args[..], &load[..], options].concat());
+        (bench, ended)
+    };
+    let (bench, ended) = run(&[]);
+    let ended = ended.expect(4).says("no TLS connection comes about with https://127.0.0.1:");
+    ended.says("trusted with --ca-file FILE");
+    assert_eq!(stub.seen().len(), 0, "it is asked nothing");
+    assert!(!bench.path("w/results").exists());
+
+    // Whom it trusts, whether it says that it checked, and what the report and the table say.
+    let told = |options: &[&str]| {
+        let (bench, ended) = run(options);
+        let ended = ended.expect(0);
+        let records = bench.log().records;
+        assert!(records.iter().all(|record| record.error.is_none()), "{records:?}");
+        assert_eq!(records.len(), 3);
+        let report = bench.read("w/analysis/report.html");
+        let checked = bench.json("w/results/run.json")["tls_checked"].clone();
+        (checked, report.contains(NOTE), ended.stdout.contains(NOTE))
+    };
+    assert_eq!(told(&["--ca-file", "ca.pem"]), (json!(true), false, false));
+    assert_eq!(told(&["--insecure"]), (json!(false), true, true));
+    assert_eq!(stub.completions().iter().filter(|r| r.json()["stream"] == true).count(), 6);
+}
+
+#[test]
 fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
     let faults = [
         ("http:503", "http_status"),
