@@ -95,7 +95,7 @@ fn an_address_that_is_no_page_or_holds_a_secret_is_refused() {
     };
     refused("node:9400/metrics").says("it must begin with http://");
     refused("metrics").says("it is no URL");
-    let ended = refused("http://u:hunter2@node/metrics").says("has no place in it");
+    let ended = refused("http://u:h@hunter2@node/metrics").says("has no place in it");
     assert!(!ended.output().contains("hunter2"), "{}", ended.output());
 }
 
