@@ -2,7 +2,8 @@
 
 use crate::run::{MS, Run, answer, slo, stage, values};
 use analysis::{
-    CacheState, CacheWish, Calibration, EXPECTED_CACHED, Health, Options, Severity, Verdict,
+    CacheState, CacheWish, Calibration, EXPECTED_CACHED, Headroom, Health, Options, Severity,
+    Verdict,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
