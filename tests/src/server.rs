@@ -36,6 +36,8 @@ pub struct TruthLine {
     pub input_tokens: u64,
     /// Tokens of the answer.
     pub output_tokens: u64,
+    /// The fault that it acted out: "http:503".
+    pub fault: Option<String>,
 }
 
 impl Server {
@@ -130,5 +132,6 @@ fn truth_line(line: &Value) -> TruthLine {
         finished: line["finished_ns"].as_u64(),
         input_tokens: line["input_tokens"].as_u64().unwrap(),
         output_tokens: line["output_tokens"].as_u64().unwrap(),
+        fault: line["fault"].as_str().map(str::to_owned),
     }
 }

@@ -1,5 +1,8 @@
 //! [`Stub`]: an HTTP server that answers whatever a test wants and keeps what it was asked.
 
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -122,17 +125,49 @@ impl Stub {
     /// A server that answers so.
     #[must_use]
     pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::over("http", Some, answer)
+    }
+
+    /// The same over TLS, with a certificate for this host that it has signed itself. That comes with
+    /// it, as PEM.
+    #[must_use]
+    pub fn secure(
+        host: &str,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> (Self, String) {
+        let own = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        let config = Arc::new(config);
+        let wrap = move |stream| {
+            Some(StreamOwned::new(ServerConnection::new(Arc::clone(&config)).ok()?, stream))
+        };
+        (Self::over("https", wrap, answer), own.cert.pem())
+    }
+
+    fn over<S: Read + Write>(
+        scheme: &str,
+        wrap: impl Fn(TcpStream) -> Option<S> + Send + Sync + 'static,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
-        let (answer, keep) = (Arc::new(answer), Arc::clone(&seen));
+        let keep = Arc::clone(&seen);
+        let serve = Arc::new(move |stream: TcpStream| {
+            stream.set_nodelay(true)?;
+            // A client that went away ends its thread, nothing else.
+            wrap(stream).map_or(Ok(()), |stream| converse(stream, &answer, &keep))
+        });
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (answer, keep) = (Arc::clone(&answer), Arc::clone(&keep));
-                std::thread::spawn(move || {
-                    // A client that went away ends its thread, nothing else.
-                    let _ = converse(&stream, &*answer, &keep);
-                });
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || serve(stream));
             }
         });
         Self { url, seen }
@@ -160,23 +195,21 @@ impl Stub {
 }
 
 fn converse(
-    stream: &TcpStream,
+    stream: impl Read + Write,
     answer: &dyn Fn(&Request) -> Reply,
     keep: &Mutex<Vec<Request>>,
 ) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut reader = BufReader::new(stream);
-    let mut writer = stream;
-    while let Some(request) = read(&mut reader)? {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = read(&mut stream)? {
         let Reply { status, kind, body, location } = answer(&request);
         keep.lock().unwrap().push(request);
         let location = location.map(|url| format!("location: {url}\r\n")).unwrap_or_default();
         let length = body.len();
         write!(
-            writer,
+            stream.get_mut(),
             "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{location}content-length: {length}\r\n\r\n{body}",
         )?;
-        writer.flush()?;
+        stream.get_mut().flush()?;
     }
     Ok(())
 }

@@ -236,6 +236,42 @@ fn both_apis_ask_for_exactly_the_output_and_take_further_fields() {
 }
 
 #[test]
+fn a_server_with_a_certificate_of_its_own_is_refused_trusted_or_not_checked_and_that_is_told() {
+    const NOTE: &str = "TLS certificates were not checked.";
+    let (stub, authority) = Stub::secure("127.0.0.1", |request| {
+        if request.is_completion() { Reply::tokens(request) } else { Reply::models(&["m"]) }
+    });
+    let run = |options: &[&str]| {
+        let bench = Bench::new();
+        bench.write("ca.pem", &authority);
+        let load = ["--concurrency", "1", "--requests", "3"];
+        let args = ["run", "--endpoint", &stub.url, "--model", "m"];
+        let ended = bench.run(&[&args[..], &load[..], options].concat());
+        (bench, ended)
+    };
+    let (bench, ended) = run(&[]);
+    let ended = ended.expect(4).says("no TLS connection comes about with https://127.0.0.1:");
+    ended.says("trusted with --ca-file FILE");
+    assert_eq!(stub.seen().len(), 0, "it is asked nothing");
+    assert!(!bench.path("w/results").exists());
+
+    // Whom it trusts, whether it says that it checked, and what the report and the table say.
+    let told = |options: &[&str]| {
+        let (bench, ended) = run(options);
+        let ended = ended.expect(0);
+        let records = bench.log().records;
+        assert!(records.iter().all(|record| record.error.is_none()), "{records:?}");
+        assert_eq!(records.len(), 3);
+        let report = bench.read("w/analysis/report.html");
+        let checked = bench.json("w/results/run.json")["tls_checked"].clone();
+        (checked, report.contains(NOTE), ended.stdout.contains(NOTE))
+    };
+    assert_eq!(told(&["--ca-file", "ca.pem"]), (json!(true), false, false));
+    assert_eq!(told(&["--insecure"]), (json!(false), true, true));
+    assert_eq!(stub.completions().iter().filter(|r| r.json()["stream"] == true).count(), 6);
+}
+
+#[test]
 fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
     let faults = [
         ("http:503", "http_status"),
@@ -246,7 +282,7 @@ fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
     ];
     for (fault, kind) in faults {
         let server =
-            Server::start(&["--ttft", "1ms", "--itl", "1ms", "--faults", &format!("{fault}=0.5")]);
+            Server::start(&["--ttft", "1ms", "--itl", "5ms", "--faults", &format!("{fault}=0.5")]);
         let bench = Bench::new();
         bench
             .load(
@@ -263,9 +299,28 @@ fn failures_are_counted_by_kind_and_stay_out_of_latencies() {
                 ],
             )
             .expect(0);
+        // What the server says that it did to each request, tries of before included.
+        let truth = server.truth();
+        let mut acted: BTreeMap<u64, Vec<Option<&str>>> = BTreeMap::new();
+        for line in &truth {
+            acted.entry(line.id.unwrap()).or_default().push(line.fault.as_deref());
+        }
+        let records = bench.log().records;
+        assert_eq!((records.len(), acted.len()), (60, 60), "{fault}");
+        let mut injected = 0;
+        for record in &records {
+            let acted = &acted[&record.id];
+            assert_eq!(acted.len(), 1 + record.retries as usize, "{fault}: {record:?}");
+            let last = acted.last().copied().flatten();
+            assert!(last.is_none_or(|last| last == fault), "{fault}: {last:?}");
+            let failure = record.error.as_ref().map(|error| error.kind.name());
+            assert_eq!(failure, last.map(|_| kind), "{fault}: {record:?}");
+            injected += u64::from(last.is_some());
+        }
+        assert!((10..50).contains(&injected), "{fault}: {injected} of 60 at one half");
         let stage = bench.summary()["stages"][0].clone();
         let failed = stage["failed"].as_u64().unwrap();
-        assert!((10..50).contains(&failed), "{fault}: {failed}");
+        assert_eq!(failed, injected, "{fault}");
         assert_eq!(stage["errors"], json!({kind: failed}), "{fault}");
         assert_eq!(stage["metrics"]["latency"]["n"], 60 - failed, "{fault}");
     }

@@ -190,6 +190,7 @@ fn options(header: &Header) -> Result<Options, analysis::SloError> {
         }],
         plugins: Vec::new(),
         calibration: None,
+        same_host: false,
         server: Vec::new(),
         cache: None,
         title: "A made-up run".to_owned(),

@@ -26,6 +26,8 @@ pub struct Options {
     pub plugins: Vec<PluginReport>,
     /// What was measured of this machine's load generator before.
     pub calibration: Option<Calibration>,
+    /// The server is on the load generator's own machine.
+    pub same_host: bool,
     /// Readings of the server's own metrics, in order of time.
     pub server: Vec<Snapshot>,
     /// What was asked of the server's prefix cache. None: nobody knows.
@@ -131,9 +133,9 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
         }
     }
     let cache = cache::summarise(options.cache.as_ref(), &parts, &server);
-    let health = health::judge(&run, &parts, &stages, &total, cache.as_ref(), options);
+    let health = health::judge(&run, &parts, &stages, cache.as_ref(), options);
     health::mark(&health, &mut stages, &mut total);
-    let notes = notes::collect(&run, &parts, &total, cache.as_ref(), options);
+    let notes = notes::collect(&run, &parts, &total, &server, cache.as_ref(), options);
     let summary = Summary {
         format: FORMAT.to_owned(),
         version: VERSION.to_owned(),

@@ -76,13 +76,19 @@ impl Calibration {
     /// The version that is written.
     pub const VERSION: &str = "1.0";
 
-    /// The share of the headroom that a load takes. None: the headroom is not known.
+    /// The share of the headroom that a load takes. None: there is none, or it is not known.
     #[must_use]
     pub fn load(&self, requests_per_s: f64, tokens_per_s: f64) -> Option<f64> {
         let headroom = &self.headroom;
         let known = headroom.requests_per_s > 0.0 && headroom.tokens_per_s > 0.0;
         let requests = requests_per_s / headroom.requests_per_s;
         known.then(|| requests.max(tokens_per_s / headroom.tokens_per_s))
+    }
+
+    /// The rule that fired at the lowest rate already. None: there is a headroom.
+    #[must_use]
+    pub fn without_headroom(&self) -> Option<&str> {
+        self.headroom.limit.as_deref().filter(|_| self.headroom.requests_per_s <= 0.0)
     }
 
     /// The day on which it was measured.
@@ -144,8 +150,11 @@ pub(crate) mod tests {
         assert_eq!(calibration.load(50.0, 1_600.0), Some(0.5));
         assert_eq!(calibration.load(50.0, 32_000.0), Some(10.0));
         assert_eq!(calibration.load(90.0, 90.0), Some(0.9));
-        let headroom = Headroom { requests_per_s: 0.0, tokens_per_s: 0.0, limit: None };
-        assert_eq!(Calibration { headroom, ..calibration }.load(1.0, 1.0), None);
+        assert_eq!(calibration.without_headroom(), None);
+        let limit = Some("lateness".to_owned());
+        let headroom = Headroom { requests_per_s: 0.0, tokens_per_s: 0.0, limit };
+        let none = Calibration { headroom, ..calibration };
+        assert_eq!((none.load(1.0, 1.0), none.without_headroom()), (None, Some("lateness")));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use crate::analysis::Options;
 use crate::cache::{self, CacheSummary};
 use crate::collector::{Counts, Run};
+use crate::server::{QUANTITIES, ServerView};
 use crate::summarise::Part;
 use crate::summary::StageSummary;
 use records::EndReason;
@@ -49,6 +50,7 @@ pub(crate) fn collect(
     run: &Run,
     parts: &[Part],
     total: &StageSummary,
+    server: &[ServerView],
     cache: Option<&CacheSummary>,
     options: &Options,
 ) -> Vec<Note> {
@@ -62,6 +64,7 @@ pub(crate) fn collect(
     let mut counts = Counts::default();
     parts.iter().for_each(|part| counts.add(&part.stage.counts));
     tokens(&counts, total.succeeded, &mut say);
+    set_back(server, &mut say);
     if let Some(cache) = cache {
         cache::notes(cache, &mut say);
     }
@@ -122,6 +125,28 @@ fn load(total: &StageSummary, say: &mut impl FnMut(Severity, String)) {
     if let Some(cancelled) = total.errors.get("cancelled") {
         let text =
             format!("{cancelled} requests had not ended and were broken off; they count as failed");
+        say(Severity::Warning, text);
+    }
+}
+
+/// Counts of the server that went back.
+fn set_back(server: &[ServerView], say: &mut impl FnMut(Severity, String)) {
+    let views = || server.iter().filter(|view| !view.set_back.is_empty());
+    let stages: Vec<&str> = views().map(|view| view.stage.as_str()).collect();
+    let is_set_back = |name: &str| views().any(|view| view.set_back.iter().any(|n| n == name));
+    let counts: Vec<&str> =
+        QUANTITIES.iter().filter(|q| is_set_back(q.name)).map(|q| q.title).collect();
+    if let Some((last, rest)) = stages.split_last() {
+        let stages = match rest {
+            [] => (*last).to_owned(),
+            rest => format!("{} and {last}", rest.join(", ")),
+        };
+        let text = format!(
+            "the server's own counts went back from one reading to the next ({}), and are left out in \
+             {stages}: it was started anew, or several servers answer in turn behind the address of its \
+             metrics page; name the page of each with --metrics",
+            counts.join(", ")
+        );
         say(Severity::Warning, text);
     }
 }

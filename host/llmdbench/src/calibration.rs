@@ -79,6 +79,15 @@ fn foreseen(
     workload: &WorkloadOutline,
 ) -> Option<(f64, String)> {
     const NOTED: f64 = 0.5;
+    if let Some(rule) = calibration.without_headroom() {
+        let text = format!(
+            "the plan is out of reach of this machine: the calibration of {} found no rate that it sends \
+             without doubt (`{rule}` fired at the lowest already); expect an invalid result, or leave \
+             the machine to the load generator alone and calibrate again",
+            calibration.date()
+        );
+        return Some((f64::INFINITY, text));
+    }
     let turns = match (workload.requests, workload.sessions) {
         (Some(requests), Some(sessions)) if sessions > 0 => requests as f64 / sessions as f64,
         _ => 1.0,
@@ -123,8 +132,19 @@ fn peak(arrival: &Arrival) -> Option<f64> {
             Some(*rate)
         }
         Arrival::Ramp(ramp) => (ramp.what != Ramped::Closed).then(|| ramp.start.max(ramp.end)),
-        Arrival::Closed | Arrival::Trace(_) | Arrival::Schedule(_) => None,
+        Arrival::Schedule(times) => Some(busiest_second(times) as f64),
+        Arrival::Closed | Arrival::Trace(_) => None,
     }
+}
+
+/// The most of these times, which rise, that lie within a second.
+fn busiest_second(times: &[u64]) -> usize {
+    const SECOND: u64 = 1_000_000_000;
+    let within = |first: usize| {
+        let end = times[first].saturating_add(SECOND);
+        times.partition_point(|at| *at < end) - first
+    };
+    (0..times.len()).map(within).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -198,6 +218,30 @@ mod tests {
             Ramp { what: Ramped::Poisson, start: 1.0, end: 60.0, over: 1, exponential: false };
         assert_eq!(share(Arrival::Ramp(ramp), 0.0), Some(1.2));
         assert_eq!(share(Arrival::Closed, 8.0), None);
+        // Of a schedule the busiest second counts, wherever it begins.
+        let at = |ms: u64| ms * 1_000_000;
+        let burst = (0..30).map(|i| at(5_900 + 30 * i));
+        let schedule = [at(0), at(5_000)].into_iter().chain(burst).chain([at(9_000)]);
+        assert_eq!(share(Arrival::Schedule(schedule.collect()), 8.0), Some(0.6));
+        assert_eq!(share(Arrival::Schedule(Vec::new()), 8.0), None);
+    }
+
+    #[test]
+    fn without_any_headroom_every_plan_is_out_of_reach() {
+        let limit = Some("thread_waiting".to_owned());
+        let headroom = Headroom { requests_per_s: 0.0, tokens_per_s: 0.0, limit };
+        let none = Calibration { headroom, ..calibration() };
+        for arrival in [Arrival::Constant(0.1), Arrival::Closed] {
+            let (share, text) =
+                foreseen(&none, &[planned(arrival)], &WorkloadOutline::default()).unwrap();
+            assert!(share > 1.0, "it is warned of");
+            assert_eq!(
+                text,
+                "the plan is out of reach of this machine: the calibration of 2026-02-03 found no rate \
+                 that it sends without doubt (`thread_waiting` fired at the lowest already); expect an \
+                 invalid result, or leave the machine to the load generator alone and calibrate again"
+            );
+        }
     }
 
     #[test]

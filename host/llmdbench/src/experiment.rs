@@ -523,7 +523,7 @@ fn header_map(settings: &Settings) -> BTreeMap<String, String> {
 
 /// Why a metrics page cannot be read from this address. None: it can be tried.
 fn wrong_page(text: &str) -> Option<String> {
-    let hidden = text.split_once('@').map_or(text, |(_, rest)| rest);
+    let hidden = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
     let said = format!("`target.metrics`: a page cannot be read from `{hidden}`");
     let Ok(url) = Url::parse(text) else {
         return Some(format!("{said}: it is no URL; write it like http://node:9400/metrics"));

@@ -4,8 +4,10 @@ use crate::action::Action;
 use crate::error::{Error, Result};
 use crate::experiment::Experiment;
 use crate::run_dir::{self, RunDir};
+use load::Endpoint;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// The name of the format.
@@ -138,6 +140,19 @@ pub(crate) struct MetricsSource {
     pub(crate) url: String,
 }
 
+impl Target {
+    /// How many of its endpoints are on this machine. What is in a cluster is not, whatever address the
+    /// port has through which it is reached.
+    pub(crate) fn endpoints_here(&self) -> usize {
+        let is_here = |url: &&String| {
+            let Ok(endpoint) = Endpoint::parse(url) else { return false };
+            let host = endpoint.host();
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        };
+        if self.within.is_some() { 0 } else { self.endpoints.iter().filter(is_here).count() }
+    }
+}
+
 impl Plan {
     /// A plan of this version's format.
     pub(crate) fn new(run: String, created: String, experiment: Experiment) -> Self {
@@ -194,5 +209,31 @@ impl Plan {
     /// The plugin used for a kind.
     pub(crate) fn plugin(&self, kind: &str) -> Option<&PluginUse> {
         self.plugins.iter().find(|used| used.kind == kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_forwarded_into_a_cluster_is_not_on_this_machine() {
+        let here = |urls: &[&str], within: Option<Within>| {
+            let target = Target {
+                endpoints: urls.iter().map(|url| (*url).to_owned()).collect(),
+                model: "m".into(),
+                metrics: Vec::new(),
+                facts: BTreeMap::new(),
+                within,
+            };
+            target.endpoints_here()
+        };
+        let local = ["http://localhost:8000", "https://127.1.2.3/v1", "http://[::1]:8000"];
+        assert_eq!(here(&local, None), 3);
+        assert_eq!(here(&["http://127.0.0.1.example.org", "http://10.0.0.1:8000"], None), 0);
+        assert_eq!(here(&["http://10.0.0.1:8000", "http://localhost:8000"], None), 1);
+        let service =
+            Within { kind: "Service".into(), namespace: "n".into(), name: "s".into(), port: 80 };
+        assert_eq!(here(&["http://127.0.0.1:40123"], Some(service)), 0);
     }
 }

@@ -46,7 +46,8 @@ impl Endpoint {
     /// the same base: `http://h:8000`, `http://h:8000/v1/` and
     /// `http://h:8000/v1/chat/completions` are equal.
     pub fn parse(text: &str) -> Result<Self, EndpointError> {
-        let given = || text.split_once('@').map_or(text, |(_, rest)| rest).to_owned();
+        // A password may hold an @ of its own.
+        let given = || text.rsplit_once('@').map_or(text, |(_, rest)| rest).to_owned();
         let url = Url::parse(text.trim()).map_err(|error| EndpointError::Malformed {
             url: given(),
             reason: error.to_string(),
@@ -165,7 +166,14 @@ mod tests {
         check("http://h/?key=1", "a query");
         check("http://h/#x", "a fragment");
         check("http://u:secret@h/", "user name");
-        let message = Endpoint::parse("http://u:secret@h/").unwrap_err().to_string();
-        assert!(!message.contains("secret"), "{message}");
+        for text in [
+            "http://u:secret@h/",
+            "http://u:p@secret@h/",
+            "ftp://u:secret@secret@h",
+            "http://u:sec@secret@h:x",
+        ] {
+            let message = Endpoint::parse(text).unwrap_err().to_string();
+            assert!(!message.contains("sec"), "{message}");
+        }
     }
 }

@@ -19,7 +19,6 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 const MOST_THREADS: usize = 8;
 
@@ -166,12 +165,6 @@ impl Run {
     pub fn is_finished(&self) -> bool {
         self.pacer.as_ref().is_none_or(JoinHandle::is_finished)
             && self.writer.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Time since load was started.
-    #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        Duration::from_nanos(self.shared.clock.now())
     }
 
     /// Waits for the end.

@@ -37,7 +37,9 @@ fn c35_engines_are_added_up_and_counts_are_differences() {
     assert!(ttft["percentiles"].get("p90").is_none(), "{ttft}");
     let lines = bench.read("w/results/server_metrics.jsonl");
     assert!(lines.lines().count() >= 3 && !lines.contains("_created"), "{lines}");
-    assert!(bench.read("w/analysis/report.html").contains("The server's own view"));
+    let report = bench.read("w/analysis/report.html");
+    assert!(report.contains("The server's own view"));
+    assert!(report.contains("/ 70.0 % (over 2 series)"), "a mean of two engines says so");
 }
 
 /// The page of a DCGM exporter on a machine with two GPUs.
@@ -73,8 +75,14 @@ fn gpus_are_read_from_the_page_of_a_dcgm_exporter() {
     assert_eq!(gauges["gpu_sm_clock"]["mean"], 1740.0);
     assert!((gauges["gpu_power"]["mean"].as_f64().unwrap() - 1014.0).abs() < 1e-9, "{gauges}");
     assert!(bench.read("w/analysis/report.html").contains("GPU power, mean / max, W"));
-    assert!(ended.output().contains("GPU, mean: utilisation 75.0 %"), "{}", ended.output());
+    assert!(
+        ended.output().contains("GPU, mean: utilisation 75.0 % over 2 series"),
+        "{}",
+        ended.output()
+    );
     assert!(ended.output().contains(&format!("{gone} does not answer")), "{}", ended.output());
+    let never = format!("warning: the metrics page {gone} was never read: it does not answer");
+    assert!(ended.output().contains(&never), "{}", ended.output());
     let keys = exporter.seen().iter().filter(|r| r.header("authorization").is_some()).count();
     assert_eq!(keys, 0, "the key is the API's alone");
 }
@@ -87,7 +95,7 @@ fn an_address_that_is_no_page_or_holds_a_secret_is_refused() {
     };
     refused("node:9400/metrics").says("it must begin with http://");
     refused("metrics").says("it is no URL");
-    let ended = refused("http://u:hunter2@node/metrics").says("has no place in it");
+    let ended = refused("http://u:h@hunter2@node/metrics").says("has no place in it");
     assert!(!ended.output().contains("hunter2"), "{}", ended.output());
 }
 
@@ -141,23 +149,60 @@ fn the_page_is_read_where_a_stage_follows_another() {
 
 #[test]
 fn several_targets_are_added_up() {
-    let pages: Vec<Stub> = [1.0, 3.0]
-        .map(|running| {
-            Stub::start(move |_| {
-                let page = format!("vllm:num_requests_running{{engine=\"0\"}} {running}\n");
-                Reply::new(200, "text/plain", page)
-            })
-        })
-        .into();
-    let server = Stub::good();
-    let bench = Bench::new();
-    let urls: Vec<String> = pages.iter().map(|page| format!("{}/metrics", page.url)).collect();
-    let args = ["run", "--endpoint", &server.url, "--model", "m", "--rate", "10"];
-    let more = ["--duration", "1500ms", "--metrics", &urls[0], "--metrics", &urls[1]];
-    bench.run(&[&args[..], &more[..]].concat()).expect(0);
-    let running = &bench.summary()["server"][0]["gauges"]["running"];
-    assert_eq!((running["mean"].as_f64(), running["largest"].as_f64()), (Some(4.0), Some(3.0)));
-    assert_eq!(running["series"], 2);
+    let page = |running: f64| {
+        let page = format!("vllm:num_requests_running{{engine=\"0\"}} {running}\n");
+        Reply::new(200, "text/plain", page)
+    };
+    let pages: Vec<Stub> = [1.0, 3.0].map(|running| Stub::start(move |_| page(running))).into();
+    // A gateway passes its page on from one of them.
+    let server = Stub::start(move |request| match request.path.as_str() {
+        "/metrics" => page(3.0),
+        _ if request.is_completion() => Reply::tokens(request),
+        _ => Reply::models(&["m"]),
+    });
+    let exporter = Stub::start(|_| Reply::new(200, "text/plain", DCGM.to_owned()));
+    let url = |stub: &Stub| format!("{}/metrics", stub.url);
+    // How many requests are running, by the pages that are named.
+    let running = |named: &[&Stub]| {
+        let bench = Bench::new();
+        let args = ["run", "--endpoint", &server.url, "--model", "m", "--rate", "10"];
+        let named = named.iter().flat_map(|stub| ["--metrics".to_owned(), url(stub)]);
+        let named: Vec<String> =
+            ["--duration", "1500ms"].map(str::to_owned).into_iter().chain(named).collect();
+        let more: Vec<&str> = named.iter().map(String::as_str).collect();
+        bench.run(&[&args[..], &more[..]].concat()).expect(0);
+        bench.summary()["server"][0]["gauges"]["running"].clone()
+    };
+    let both = running(&[&pages[0], &pages[1], &exporter]);
+    assert_eq!((both["mean"].as_f64(), both["largest"].as_f64()), (Some(4.0), Some(3.0)));
+    assert_eq!(both["series"], 2);
+    // GPUs are no engines: the server's own page is read beside theirs.
+    let own = running(&[&exporter]);
+    assert_eq!((own["mean"].as_f64(), &own["series"]), (Some(3.0), &1.into()));
+}
+
+#[test]
+fn a_page_that_is_empty_or_busy_at_first_is_read_as_soon_as_it_has_something() {
+    // It has nothing before the first request, or says for a while that it cannot be had.
+    for late in ["empty", "busy"] {
+        let asked = AtomicUsize::new(0);
+        let server = Stub::start(move |request| match request.path.as_str() {
+            _ if request.is_completion() => Reply::tokens(request),
+            "/metrics" => match (asked.fetch_add(1, Relaxed), late) {
+                (0, "empty") => Reply::new(200, "text/plain", "# EOF\n".to_owned()),
+                (0, _) => Reply::new(503, "text/plain", "loading".to_owned()),
+                (n, _) => Reply::new(200, "text/plain", format!("vllm:prompt_tokens_total {n}\n")),
+            },
+            _ => Reply::models(&["m"]),
+        });
+        let bench = Bench::new();
+        let args = ["run", "--endpoint", &server.url, "--model", "m"];
+        let load = ["--rate", "10", "--duration", "3500ms"];
+        let ended = bench.run(&[&args[..], &load[..]].concat()).expect(0);
+        let total = &bench.summary()["server"][0]["totals"]["prompt_tokens"]["value"];
+        assert!(total.as_f64() >= Some(1.0), "{late}: {total}");
+        assert!(!ended.stderr.contains("never read"), "{late}: {}", ended.stderr);
+    }
 }
 
 #[test]
@@ -167,6 +212,8 @@ fn the_servers_own_numbers_stand_beside_ours_and_agree() {
     let load = ["--concurrency", "2", "--requests", "40", "--output-tokens", "16"];
     let ended = bench.load(&server, &load).expect(0);
     let summary = bench.summary();
+    let reasons = summary["health"]["reasons"].to_string();
+    assert!(reasons.contains("same_host"), "{reasons}");
     let view = &summary["server"][0];
     // The stage is the whole run, so nothing else is in the differences.
     assert_eq!(view["totals"]["generation_tokens"]["value"], 40.0 * 16.0);
@@ -186,7 +233,7 @@ fn the_servers_own_numbers_stand_beside_ours_and_agree() {
     let stub = Stub::good();
     let args =
         ["run", "--endpoint", &stub.url, "--model", "m", "--concurrency", "1", "--requests", "3"];
-    other.run(&args).expect(0);
+    other.run(&args).expect(0).says("/metrics was never read: it has no metric that is known");
     assert!(other.summary().get("server").is_none());
     assert!(!other.path("w/results/server_metrics.jsonl").exists());
 }

@@ -30,9 +30,9 @@ pub(super) struct Evidence<'a> {
 
 /// The run.
 pub(super) struct Whole<'a> {
-    pub(super) run: &'a Run,
+    pub(super) same_host: bool,
     pub(super) stages: &'a [StageSummary],
-    pub(super) total: &'a StageSummary,
+    pub(super) evidence: &'a [Evidence<'a>],
     pub(super) calibration: Option<&'a Calibration>,
 }
 
@@ -285,15 +285,9 @@ pub(super) fn not_as_planned(whole: &Whole) -> Found {
     (all > 0.0).then(|| ((f64::from(missing.sum::<u32>()) / all).min(1.0), 1))
 }
 
-/// 1, where every endpoint is this host by its name.
+/// 1, where the server is on this machine.
 pub(super) fn same_host(whole: &Whole) -> Found {
-    const LOCAL: [&str; 3] = ["127.", "localhost", "[::1]"];
-    let mut endpoints = whole.run.header.endpoint.split_whitespace();
-    let is_local = |endpoint: &str| {
-        let host = endpoint.split("//").last().unwrap_or_default();
-        LOCAL.iter().any(|name| host.starts_with(name))
-    };
-    Some((f64::from(u8::from(endpoints.any(is_local))), 1))
+    whole.same_host.then_some((1.0, 1))
 }
 
 /// The largest share of the calibrated headroom that a stage took.
@@ -306,8 +300,16 @@ pub(super) fn headroom(whole: &Whole) -> Found {
     Some((heaviest, 1))
 }
 
+/// 1, where the calibration found no rate that is sent without doubt.
+pub(super) fn no_headroom(whole: &Whole) -> Found {
+    whole.calibration?.without_headroom().map(|_| (1.0, 1))
+}
+
+/// Lateness against that of the calibration, over the stages in which no limit made any request late.
 pub(super) fn lateness_calibrated(whole: &Whole) -> Found {
     let calibrated = whole.calibration?.lateness_p99;
-    let own = whole.total.distribution("lateness")?.p99?;
+    let free = |e: &&Evidence| !e.held_back() && e.part.pace() == Pace::Open;
+    let own = whole.evidence.iter().filter(free).flat_map(|e| &e.lateness).copied().collect();
+    let own = P99.of(&sorted(own))?;
     (calibrated > 0.0).then(|| (own / calibrated, 1))
 }

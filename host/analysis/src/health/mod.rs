@@ -128,16 +128,17 @@ pub(crate) fn judge(
     run: &Run,
     parts: &[Part],
     summaries: &[StageSummary],
-    total: &StageSummary,
     cache: Option<&CacheSummary>,
     options: &Options,
 ) -> Health {
-    let whole = Whole { run, stages: summaries, total, calibration: options.calibration.as_ref() };
     let evidence: Vec<Evidence> = parts
         .iter()
         .zip(summaries)
         .map(|(part, summary)| Evidence::of(run, part, summary, cache))
         .collect();
+    let calibration = options.calibration.as_ref();
+    let same_host = options.same_host;
+    let whole = Whole { same_host, stages: summaries, evidence: &evidence, calibration };
     let mut reasons: Vec<Reason> = Vec::new();
     for rule in RULES {
         match rule.measure {

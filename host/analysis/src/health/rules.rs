@@ -339,8 +339,19 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "no_headroom",
+        what: "the calibration found no rate that this machine sends without doubt",
+        note: 0.0,
+        least: 0,
+        shown: Fact,
+        measure: Run(evidence::no_headroom),
+        cure: "leave it to the load generator alone and calibrate again, or use another machine",
+        ..RULE
+    },
+    Rule {
         name: "lateness_calibrated",
-        what: "lateness p99 against that of the calibration",
+        what: "lateness p99 (connecting and stages with capped arrivals apart) against that of the \
+            calibration",
         note: 3.0,
         least: 0,
         shown: Times,

@@ -104,7 +104,9 @@ fn server(text: &mut String, analysis: &Analysis) {
             .filter_map(|quantity| {
                 let gauge = view.gauges.get(quantity.name)?;
                 let title = quantity.title.trim_start_matches("GPU ");
-                Some(format!("{title} {} {}", short(gauge.mean), gauge.unit))
+                let over = view.averaged_over(quantity.name);
+                let over = over.map_or_else(String::new, |n| format!(" over {n} series"));
+                Some(format!("{title} {} {}{over}", short(gauge.mean), gauge.unit))
             })
             .collect();
         if !gpu.is_empty() {

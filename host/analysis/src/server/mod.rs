@@ -6,7 +6,7 @@ mod table;
 mod view;
 
 pub use page::{Series, parse, parse_series};
-pub use table::{QUANTITIES, Quantity, is_known};
+pub use table::{QUANTITIES, Quantity, is_known, is_of_engine};
 pub use view::{Beside, Gauge, Histogram, ServerView, Total, view};
 
 /// What one reading of a metrics page said.

@@ -210,13 +210,42 @@ pub const QUANTITIES: &[Quantity] = &[
 /// Whether a series belongs to any quantity.
 #[must_use]
 pub fn is_known(name: &str) -> bool {
-    let of = |quantity: &Quantity| {
-        quantity.names.iter().any(|known| match quantity.kind {
+    QUANTITIES.iter().any(|quantity| quantity.has(name))
+}
+
+/// Whether a series belongs to a quantity that engines measure, and no GPU.
+#[must_use]
+pub fn is_of_engine(name: &str) -> bool {
+    QUANTITIES.iter().any(|quantity| !quantity.name.starts_with("gpu_") && quantity.has(name))
+}
+
+impl Quantity {
+    /// Whether a series of this name is one of its.
+    fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|known| match self.kind {
             Kind::Histogram => name
                 .strip_prefix(known)
                 .is_some_and(|rest| ["_bucket", "_sum", "_count"].contains(&rest)),
             _ => known.split('+').any(|known| name == known),
         })
-    };
-    QUANTITIES.iter().any(of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_gpus_are_told_from_those_of_engines() {
+        let check = |name: &str, known: bool, of_engine: bool| {
+            assert_eq!((is_known(name), is_of_engine(name)), (known, of_engine), "{name}");
+        };
+        check("vllm:gpu_cache_usage_perc", true, true);
+        check("vllm:time_to_first_token_seconds_bucket", true, true);
+        check("llamacpp:prompt_tokens_cached_total", true, true);
+        check("DCGM_FI_DEV_GPU_UTIL", true, false);
+        check("nvidia_smi:power.draw", true, false);
+        check("process_cpu_seconds_total", false, false);
+        check("vllm:time_to_first_token_seconds", false, false);
+    }
 }

@@ -4,7 +4,7 @@ use super::table::Kind;
 use super::{QUANTITIES, Quantity, Series, Snapshot};
 use crate::StageSummary;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The server's own view of a stretch of time. What it did not measure is missing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -25,6 +25,10 @@ pub struct ServerView {
     /// Means of durations that were measured on both sides, by the metric's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub beside: BTreeMap<String, Beside>,
+    /// Counts that cannot be given, for one of their series fell from one reading to the next, by the
+    /// quantity's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set_back: Vec<String>,
 }
 
 /// A state over time.
@@ -92,6 +96,7 @@ pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<S
     let (before, after) = (&within[0], &within[within.len() - 1]);
     let span_s = (after.at - before.at) as f64 / 1e9;
     let mut found = ServerView { stage: stage.to_owned(), span_s, ..ServerView::default() };
+    let span = Span { before, after, fallen: fallen(within) };
     for quantity in QUANTITIES {
         match quantity.kind {
             Kind::Sum | Kind::Mean => {
@@ -99,18 +104,22 @@ pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<S
                     found.gauges.insert(quantity.name.to_owned(), gauge);
                 }
             }
-            Kind::Counter => {
-                if let Some(value) = difference(quantity, before, after, "") {
+            Kind::Counter => match span.growth(quantity, "") {
+                Ok(value) => {
                     let unit = quantity.unit.to_owned();
                     let total = Total { unit, value, per_second: value / span_s };
                     found.totals.insert(quantity.name.to_owned(), total);
                 }
-            }
-            Kind::Histogram => {
-                if let Some(histogram) = histogram(quantity, before, after) {
+                Err(Missing::SetBack) => found.set_back.push(quantity.name.to_owned()),
+                Err(Missing::Unread) => {}
+            },
+            Kind::Histogram => match span.histogram(quantity) {
+                Ok(histogram) => {
                     found.histograms.insert(quantity.name.to_owned(), histogram);
                 }
-            }
+                Err(Missing::SetBack) => found.set_back.push(quantity.name.to_owned()),
+                Err(Missing::Unread) => {}
+            },
         }
     }
     let total = |name: &str| found.totals.get(name).map(|total| total.value);
@@ -121,10 +130,18 @@ pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<S
     };
     let is_empty =
         found.gauges.is_empty() && found.totals.is_empty() && found.histograms.is_empty();
-    (!is_empty).then_some(found)
+    (!is_empty || !found.set_back.is_empty()).then_some(found)
 }
 
 impl ServerView {
+    /// Over how many series a state is averaged: engines, GPUs, or processes of which some may be
+    /// idle. None: it is no mean, or one of a single series.
+    pub(crate) fn averaged_over(&self, name: &str) -> Option<usize> {
+        let is_mean = |quantity: &&Quantity| quantity.name == name && quantity.kind == Kind::Mean;
+        QUANTITIES.iter().find(is_mean)?;
+        self.gauges.get(name).map(|gauge| gauge.series).filter(|series| *series > 1)
+    }
+
     /// Puts what was measured here beside the server's own durations.
     pub(crate) fn compare(&mut self, here: &StageSummary) {
         for (name, there) in &self.histograms {
@@ -182,71 +199,115 @@ fn gauge(quantity: &Quantity, within: &[Snapshot]) -> Option<Gauge> {
     })
 }
 
-/// How much a count grew. None: it is not there, a restart set it back, or the reading before lacks
-/// a page that the one after has.
-fn difference(
-    quantity: &Quantity,
-    before: &Snapshot,
-    after: &Snapshot,
-    ending: &str,
-) -> Option<f64> {
-    let (old, new) = (series(quantity, before, ending), series(quantity, after, ending));
-    if new.is_empty() {
-        return None;
-    }
-    let mut sum = 0.0;
-    for series in new {
-        let same = |other: &&&Series| other.name == series.name && other.labels == series.labels;
-        let earlier = match old.iter().find(same) {
-            Some(earlier) => earlier.value,
-            // A count that a page did not have yet began at 0; that of a page which did not answer
-            // had begun long before.
-            None if before.has_page_of(series) => 0.0,
-            None => return None,
-        };
-        let difference = series.value - earlier;
-        if difference < 0.0 {
-            return None;
-        }
-        sum += difference;
-    }
-    Some(sum)
+/// A series by its name and labels.
+type Key<'a> = (&'a str, &'a [(String, String)]);
+
+fn key(series: &Series) -> Key<'_> {
+    (&series.name, &series.labels)
 }
 
-fn histogram(quantity: &Quantity, before: &Snapshot, after: &Snapshot) -> Option<Histogram> {
-    let of = |ending: &str| difference(quantity, before, after, ending);
-    let (n, sum) = (of("_count")?, of("_sum")?);
-    if n <= 0.0 {
-        return None;
-    }
-    let bound = |series: &Series| -> Option<f64> {
-        match series.label("le")? {
-            "+Inf" => Some(f64::INFINITY),
-            text => text.parse().ok(),
+/// The series of which some reading has less than one before it. A restart may be overtaken until
+/// the end, and behind one address several servers may answer in turn: first and last reading do not
+/// show it.
+fn fallen(within: &[Snapshot]) -> HashSet<Key<'_>> {
+    let mut latest: HashMap<Key, f64> = HashMap::new();
+    let mut fallen = HashSet::new();
+    for series in within.iter().flat_map(|snapshot| &snapshot.series) {
+        let earlier = latest.insert(key(series), series.value);
+        if earlier.is_some_and(|earlier| series.value < earlier) {
+            fallen.insert(key(series));
         }
-    };
-    let (old, new) = (series(quantity, before, "_bucket"), series(quantity, after, "_bucket"));
-    let mut bounds: Vec<f64> = new.iter().filter_map(|series| bound(series)).collect();
-    bounds.sort_by(f64::total_cmp);
-    bounds.dedup();
-    // Cumulative counts over all engines, in the order of the bounds.
-    let mut buckets = Vec::with_capacity(bounds.len());
-    for at in bounds {
-        let same = |all: &[&Series]| -> f64 {
-            all.iter().filter(|s| bound(s) == Some(at)).map(|s| s.value).sum()
-        };
-        buckets.push((at, same(&new) - same(&old)));
     }
-    let percentiles = PERCENTILES
-        .iter()
-        .filter_map(|(name, share)| Some(((*name).to_owned(), quantile(&buckets, *share)? * 1e3)))
-        .collect();
-    Some(Histogram {
-        unit: quantity.unit.to_owned(),
-        n: n as u64,
-        mean: sum / n * 1e3,
-        percentiles,
-    })
+    fallen
+}
+
+/// Counts between two readings.
+struct Span<'a> {
+    before: &'a Snapshot,
+    after: &'a Snapshot,
+    /// Series that fell in between.
+    fallen: HashSet<Key<'a>>,
+}
+
+/// Why nobody knows how much a count grew.
+enum Missing {
+    /// It was set back in between, and with it what it had counted until then.
+    SetBack,
+    /// It is not there or counted nothing, or one of the two readings lacks a page that the other has.
+    Unread,
+}
+
+impl Span<'_> {
+    /// How much a count grew.
+    fn growth(&self, quantity: &Quantity, ending: &str) -> Result<f64, Missing> {
+        let (old, new) =
+            (series(quantity, self.before, ending), series(quantity, self.after, ending));
+        if new.is_empty() && old.is_empty() {
+            return Err(Missing::Unread);
+        }
+        if old.iter().chain(&new).any(|series| self.fallen.contains(&key(series))) {
+            return Err(Missing::SetBack);
+        }
+        let same = |of: &[&Series], series: &Series| -> Option<f64> {
+            of.iter().find(|other| key(other) == key(series)).map(|other| other.value)
+        };
+        // A page that answers and has forgotten a count is that of a server which began anew.
+        if let Some(lost) = old.iter().find(|series| same(&new, series).is_none()) {
+            let answered = self.after.has_page_of(lost);
+            return Err(if answered { Missing::SetBack } else { Missing::Unread });
+        }
+        let mut sum = 0.0;
+        for series in new {
+            let earlier = match same(&old, series) {
+                Some(earlier) => earlier,
+                // A count that a page did not have yet began at 0; that of a page which did not
+                // answer had begun long before.
+                None if self.before.has_page_of(series) => 0.0,
+                None => return Err(Missing::Unread),
+            };
+            sum += series.value - earlier;
+        }
+        Ok(sum)
+    }
+
+    /// What came together of a histogram.
+    fn histogram(&self, quantity: &Quantity) -> Result<Histogram, Missing> {
+        let (n, sum) = (self.growth(quantity, "_count")?, self.growth(quantity, "_sum")?);
+        if n <= 0.0 {
+            return Err(Missing::Unread);
+        }
+        let bound = |series: &Series| -> Option<f64> {
+            match series.label("le")? {
+                "+Inf" => Some(f64::INFINITY),
+                text => text.parse().ok(),
+            }
+        };
+        let (old, new) =
+            (series(quantity, self.before, "_bucket"), series(quantity, self.after, "_bucket"));
+        let mut bounds: Vec<f64> = new.iter().filter_map(|series| bound(series)).collect();
+        bounds.sort_by(f64::total_cmp);
+        bounds.dedup();
+        // Cumulative counts over all engines, in the order of the bounds.
+        let mut buckets = Vec::with_capacity(bounds.len());
+        for at in bounds {
+            let same = |all: &[&Series]| -> f64 {
+                all.iter().filter(|s| bound(s) == Some(at)).map(|s| s.value).sum()
+            };
+            buckets.push((at, same(&new) - same(&old)));
+        }
+        let percentiles = PERCENTILES
+            .iter()
+            .filter_map(|(name, share)| {
+                Some(((*name).to_owned(), quantile(&buckets, *share)? * 1e3))
+            })
+            .collect();
+        Ok(Histogram {
+            unit: quantity.unit.to_owned(),
+            n: n as u64,
+            mean: sum / n * 1e3,
+            percentiles,
+        })
+    }
 }
 
 /// Linear within the bucket that holds the rank, as Prometheus' `histogram_quantile` has it.
@@ -289,6 +350,29 @@ mod tests {
         assert!((ttft.mean - 180.0).abs() < 1e-9, "{ttft:?}");
         assert!((ttft.percentiles["p50"] - 137.5).abs() < 1e-9, "{ttft:?}");
         assert!(!ttft.percentiles.contains_key("p90"), "above the last bound: {ttft:?}");
+        assert_eq!(found.averaged_over("kv_cache_usage"), Some(2));
+        assert_eq!(found.averaged_over("running"), None, "it is a sum");
+    }
+
+    #[test]
+    fn c35_processes_of_one_engine_are_series_of_their_own() {
+        // Two processes serve the API of one engine; one of them has had nothing to do.
+        let page = |tokens: u32, at: u64| {
+            let label = |pid: u32| format!("{{engine=\"0\",model_name=\"m\",pid=\"{pid}\"}}");
+            let (busy, idle) = (label(71), label(72));
+            let text = format!(
+                "vllm:kv_cache_usage_perc{busy} 0.6\nvllm:kv_cache_usage_perc{idle} 0\n\
+                 vllm:num_requests_running{busy} 4\nvllm:num_requests_running{idle} 0\n\
+                 vllm:generation_tokens_total{busy} {tokens}\nvllm:generation_tokens_total{idle} 7\n"
+            );
+            Snapshot { at, series: parse(&text) }
+        };
+        let found = view("s", (0, 2), &[page(10, 0), page(30, 2)]).unwrap();
+        let usage = &found.gauges["kv_cache_usage"];
+        assert_eq!((usage.mean, usage.largest), (0.3, 0.6));
+        assert_eq!(found.averaged_over("kv_cache_usage"), Some(2), "so the mean is told with it");
+        assert_eq!(found.gauges["running"].mean, 4.0);
+        assert_eq!(found.totals["generation_tokens"].value, 20.0);
     }
 
     #[test]
@@ -358,12 +442,62 @@ mod tests {
             at,
             series: parse(&format!("vllm:prompt_tokens_total {value}\n")),
         };
-        assert_eq!(view("s", (0, 9), &[page(5.0, 0), page(3.0, 9)]), None);
+        let set_back = ["prompt_tokens".to_owned()];
+        let restarted = view("s", (0, 9), &[page(5.0, 0), page(3.0, 9)]).unwrap();
+        assert_eq!((restarted.totals.len(), restarted.set_back.as_slice()), (0, &set_back[..]));
         assert_eq!(view("s", (0, 9), &[page(5.0, 0)]), None);
         assert_eq!(view("s", (0, 9), &[]), None);
         // The readings nearest to its ends, and no others.
         let all = [page(1.0, 0), page(5.0, 10), page(7.0, 20), page(50.0, 30)];
         let found = view("s", (11, 19), &all).unwrap();
         assert_eq!(found.totals["prompt_tokens"].value, 2.0);
+    }
+
+    #[test]
+    fn a_count_that_falls_between_two_readings_is_not_given_wherever_it_ends() {
+        let page = |text: &str, at: u64| Snapshot { at, series: parse(text) };
+        let counter = |value: u32| format!("vllm:prompt_tokens_total {value}\n");
+        let histogram = |n: u32| {
+            let name = "vllm:time_to_first_token_seconds";
+            format!(
+                "{name}_count {n}\n{name}_sum {n}\n{name}_bucket{{le=\"1\"}} {n}\n\
+                 {name}_bucket{{le=\"+Inf\"}} {n}\nvllm:num_requests_running 1\n"
+            )
+        };
+        let read = |pages: [String; 3]| {
+            let at = (0..).map(|i| 5 * i);
+            let all: Vec<Snapshot> = pages.iter().zip(at).map(|(p, at)| page(p, at)).collect();
+            view("s", (0, 10), &all).unwrap()
+        };
+        // A restart, after which it counts further than before; servers that answer in turn.
+        for values in [[5, 1, 9], [50, 20, 60]] {
+            let found = read(values.map(counter));
+            assert_eq!(
+                (found.totals.len(), &found.set_back[..]),
+                (0, &["prompt_tokens".into()][..])
+            );
+            let found = read(values.map(histogram));
+            assert_eq!((found.histograms.len(), &found.set_back[..]), (0, &["ttft".into()][..]));
+            // A state may fall.
+            assert_eq!(found.gauges["running"].series, 1);
+        }
+        let found = read([1, 5, 9].map(counter));
+        assert_eq!((found.totals["prompt_tokens"].value, found.set_back.len()), (8.0, 0));
+        assert_eq!(read([1, 5, 9].map(histogram)).histograms["ttft"].n, 8);
+        // It answers and has forgotten what it had counted.
+        let found = read([counter(5), counter(7), "vllm:num_requests_running 0\n".to_owned()]);
+        assert_eq!((found.totals.len(), &found.set_back[..]), (0, &["prompt_tokens".into()][..]));
+    }
+
+    #[test]
+    fn a_page_that_does_not_answer_at_the_end_leaves_no_sum_of_the_others() {
+        let page = |text: &str, at: u64| Snapshot { at, series: parse(text) };
+        let name = "vllm:prompt_tokens_total";
+        let one = |value: u32| format!("{name}{{page=\"a\"}} {value}\n");
+        let both = format!("{}{name}{{page=\"b\"}} 5\n", one(5));
+        let running = "vllm:num_requests_running{page=\"a\"} 1\n";
+        let end = format!("{}{running}", one(9));
+        let found = view("s", (0, 9), &[page(&both, 0), page(&end, 9)]).unwrap();
+        assert_eq!((found.totals.len(), found.set_back.len()), (0, 0));
     }
 }

@@ -1,7 +1,10 @@
 //! Which rule fires, and how gravely.
 
 use crate::run::{MS, Run, answer, slo, stage, values};
-use analysis::{CacheState, CacheWish, EXPECTED_CACHED, Health, Options, Severity, Verdict};
+use analysis::{
+    CacheState, CacheWish, Calibration, EXPECTED_CACHED, Headroom, Health, Options, Severity,
+    Verdict,
+};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp, LogNormal};
@@ -367,23 +370,31 @@ fn arrivals_that_differ_from_the_nominal_rate_are_noted() {
 #[test]
 fn a_server_on_the_same_host_is_noted() {
     let mut run = Run::open(20_200, requests(|_| 0.0));
-    run.header.endpoint = "http://localhost:8000".to_owned();
-    let health = run.analyse(&slo(&[])).summary.health;
+    // A port that is forwarded to it has such an address, too: whoever knows the target decides.
+    run.header.endpoint = "http://127.0.0.1:40123".to_owned();
+    assert_eq!(run.analyse(&slo(&[])).summary.health.reasons, []);
+    let options = Options { same_host: true, ..slo(&[]) };
+    let health = run.analyse(&options).summary.health;
     assert_eq!(health.verdict, Verdict::Valid);
     insta::assert_snapshot!(health.reasons[0], @"the load generator and the endpoint share a machine and its processors: use a machine of its own for the load generator where that matters");
+}
+
+fn calibration(requests_per_s: f64, lateness_p99: f64) -> Calibration {
+    let json = serde_json::json!({
+        "format": "llmdbench.calibration", "version": "1.0", "measured": "2026-02-03T04:05:06Z",
+        "machine": {"host": "h", "kernel": "k", "cpu": "c", "cores": 2, "llmdbench": "0"},
+        "length_s": 20.0, "error": {"ttft": {"e50": 0.01, "e99": 0.1}},
+        "lateness_p99": lateness_p99, "runs": 5, "floor": {},
+        "headroom": {"requests_per_s": requests_per_s, "tokens_per_s": 1e6},
+    });
+    serde_json::from_value(json).expect("a calibration")
 }
 
 #[test]
 fn a_run_is_set_beside_the_calibration_of_its_machine() {
     let calibrated = |requests_per_s: f64, lateness_p99: f64| {
-        let json = serde_json::json!({
-            "format": "llmdbench.calibration", "version": "1.0", "measured": "2026-02-03T04:05:06Z",
-            "machine": {"host": "h", "kernel": "k", "cpu": "c", "cores": 2, "llmdbench": "0"},
-            "length_s": 20.0, "error": {"ttft": {"e50": 0.01, "e99": 0.1}},
-            "lateness_p99": lateness_p99, "runs": 5, "floor": {},
-            "headroom": {"requests_per_s": requests_per_s, "tokens_per_s": 1e6},
-        });
-        let options = Options { calibration: serde_json::from_value(json).unwrap(), ..slo(&[]) };
+        let calibration = Some(calibration(requests_per_s, lateness_p99));
+        let options = Options { calibration, ..slo(&[]) };
         Run::open(20_000, requests(|_| 3.0)).analyse(&options)
     };
     // 10 requests a second, 3 ms late.
@@ -392,12 +403,37 @@ fn a_run_is_set_beside_the_calibration_of_its_machine() {
     let fired: Vec<_> =
         noted.summary.health.reasons.iter().map(|r| (r.rule.as_str(), r.verdict)).collect();
     assert_eq!(fired, [("headroom", Verdict::Note), ("lateness_calibrated", Verdict::Note)]);
+    let mut none = calibration(0.0, 5.0);
+    none.headroom =
+        Headroom { tokens_per_s: 0.0, limit: Some("steal".to_owned()), ..none.headroom };
+    let options = Options { calibration: Some(none), ..slo(&[]) };
+    let none = Run::open(20_000, requests(|_| 3.0)).analyse(&options).summary.health;
+    assert_eq!((none.reasons.len(), none.reasons[0].rule.as_str()), (1, "no_headroom"));
+    assert_eq!(none.verdict, Verdict::Valid);
     let text = analysis::report::terminal(&noted, 120, false);
     assert!(
         text.contains("resolution: TTFT by 0.10 ms (99 % of the errors, calibrated 2026-02-03)"),
         "{text}"
     );
     assert!(analysis::report::html(&noted).contains("&plusmn; 0.100"));
+}
+
+#[test]
+fn lateness_that_a_limit_in_flight_made_is_not_set_beside_the_calibration() {
+    // 0.5 ms late, the calibration's p99 being 0.9; the limit held `capped` of 200 back.
+    let noted = |capped: u64| {
+        let mut run = Run::open(20_000, requests(|i| if i < capped { 80.0 } else { 0.5 }));
+        run.header.stages[0].max_in_flight = Some(8);
+        let end = run.entries.iter_mut().find_map(|entry| match entry {
+            Entry::Event(Event::Stage(StagePhase::End(end))) => Some(end),
+            _ => None,
+        });
+        end.expect("the stage has ended").capped = capped;
+        let options = Options { calibration: Some(calibration(1e6, 0.9)), ..slo(&[]) };
+        let reasons = run.analyse(&options).summary.health.reasons;
+        reasons.iter().any(|reason| reason.rule == "lateness_calibrated")
+    };
+    assert!(!noted(100) && !noted(3) && !noted(2));
 }
 
 #[test]

@@ -197,3 +197,32 @@ fn the_servers_own_numbers_stand_beside_ours_with_the_difference() {
     // What nobody measured has no column.
     assert!(!shown.contains("preemptions"));
 }
+
+#[test]
+fn counts_of_the_server_that_went_back_are_left_out_and_told() {
+    let counted = |values: [u32; 4]| {
+        let readings = [0, 8, 10, 18].iter().zip(values).map(|(second, value)| Snapshot {
+            at: second * 1_000_000_000,
+            series: parse(&format!(
+                "vllm:prompt_tokens_total {value}\nvllm:num_preemptions_total 0\n"
+            )),
+        });
+        let options = Options { server: readings.collect(), ..Options::default() };
+        let analysis = two_stages().analyse(&options);
+        let notes = analysis.summary.notes.iter();
+        let told =
+            notes.filter(|note| note.text.contains("went back")).cloned().collect::<Vec<_>>();
+        let totals = analysis.summary.server.iter().map(|view| {
+            assert_eq!(view.totals["preemptions"].value, 0.0);
+            view.totals.get("prompt_tokens").map(|total| total.value)
+        });
+        (totals.collect::<Vec<_>>(), told)
+    };
+    assert_eq!(counted([1, 5, 6, 9]), (vec![Some(4.0), Some(3.0), Some(8.0)], vec![]));
+    // It was started anew within the second stage.
+    let (totals, told) = counted([10, 50, 60, 55]);
+    assert_eq!(totals, [Some(40.0), None, None]);
+    let [note] = &told[..] else { panic!("one note: {told:?}") };
+    assert_eq!(note.severity, Severity::Warning);
+    insta::assert_snapshot!(note.text, @"the server's own counts went back from one reading to the next (prompt tokens), and are left out in high and total: it was started anew, or several servers answer in turn behind the address of its metrics page; name the page of each with --metrics");
+}

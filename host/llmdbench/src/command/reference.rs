@@ -68,7 +68,9 @@ the same machine, whose log says what really happened:
 - **error**: half of the differences |measured - truth| of TTFT and ITL are at most e50, 99 % at most e99. Every later run
   keeps them in its results and shows e99 beside its numbers: smaller differences mean nothing.
 - **headroom**: the rate is doubled from 50 requests per second, 32 tokens each, until a rule about the client fires
-  twice or the simulated server cannot follow. Before a run, a plan beyond the headroom is warned of, one beyond half of it noted.
+  twice or the simulated server cannot follow. Before a run, a plan beyond the headroom is warned of, one beyond half of it noted;
+  and every plan, where one fired at 50 requests per second already. Not foreseen are closed loops, whose rate is the server's
+  doing, and traces, whose times come with their sessions: these are set beside the headroom afterwards (`headroom`).
 - **scatter**: standard deviations of the logarithms of results between equal runs of the same schedule: no comparison
   of single runs can be sharper.
 

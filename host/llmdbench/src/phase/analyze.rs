@@ -35,24 +35,22 @@ pub(crate) fn read(
         None => Findings::default(),
     };
     let calibration = run_dir::read_json::<Calibration>(&results.calibration())?;
-    let uncalibrated = plan.filter(|_| calibration.is_none()).map(|_| Note {
-        severity: Severity::Info,
-        source: "llmdbench".to_owned(),
-        text: "The load generator was not calibrated on its machine: `llmdbench calibrate` \
-            measures how far its values err and how much it can send."
-            .to_owned(),
-    });
+    let by_agents = results.agents_record().is_file();
+    let uncalibrated = plan.filter(|_| calibration.is_none()).map(|_| not_calibrated(by_agents));
     let notes = plan.map(plan_notes).into_iter().flatten().chain(found.notes).chain(uncalibrated);
+    // Missing where the run was killed.
+    let run = run_dir::read_json::<Value>(&results.run()).ok().flatten().unwrap_or_default();
     let options = Options {
         slo,
         truncated: records.truncated(),
         notes: notes.collect(),
         plugins: found.reports,
         calibration,
+        same_host: run["same_host"] == true,
         server: server_metrics::snapshots(results),
         cache: cache::state(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
-        facts: facts(&header, plan, results),
+        facts: facts(&header, plan, &run),
     };
     Ok((collector.finish(&options), found.failures))
 }
@@ -127,6 +125,18 @@ pub(crate) fn conclude(
     Ok(outcome)
 }
 
+/// What is said where nobody knows how far the load generator errs.
+fn not_calibrated(by_agents: bool) -> Note {
+    let text = if by_agents {
+        "The load was made by agents in pods, and those are not calibrated: how far their values err \
+         and how much they can send was not measured. The rules of health judged what they did."
+    } else {
+        "The load generator was not calibrated on its machine: `llmdbench calibrate` measures how \
+         far its values err and how much it can send."
+    };
+    Note { severity: Severity::Info, source: "llmdbench".to_owned(), text: text.to_owned() }
+}
+
 /// What the plan has to say to the reader of the report.
 fn plan_notes(plan: &Plan) -> Vec<Note> {
     let mut notes: Vec<Note> = plan
@@ -168,11 +178,7 @@ fn capital(name: &str) -> String {
     first.chain(letters).collect()
 }
 
-fn facts(
-    header: &records::Header,
-    plan: Option<&Plan>,
-    results: &Results,
-) -> Vec<(String, String)> {
+fn facts(header: &records::Header, plan: Option<&Plan>, run: &Value) -> Vec<(String, String)> {
     let mut facts = vec![
         ("Run".to_owned(), header.run.clone()),
         ("Started".to_owned(), header.started.clone()),
@@ -187,7 +193,6 @@ fn facts(
         }
     }
     // What is known of the system under test, and of the way to it.
-    let run = run_dir::read_json::<Value>(&results.run()).ok().flatten().unwrap_or_default();
     for (name, fact) in run["target"]["facts"].as_object().into_iter().flatten() {
         facts.extend(fact.as_str().map(|fact| (capital(name), fact.to_owned())));
     }

@@ -10,7 +10,7 @@ use analysis::{
     About, Calibration, Collector, Deviation, Headroom, Options, P50, P99, Summary, Verdict,
 };
 use load::{Api, Arrival, Endpoint, Pacing, Prompt, Session, Stage, Stop, Turn};
-use records::{Entry, FORMAT, Header, LoopKind, Reader, Record, StageInfo, VERSION};
+use records::{Connection, Entry, FORMAT, Header, LoopKind, Reader, Record, StageInfo, VERSION};
 use sim::TruthLine;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Write};
@@ -100,34 +100,38 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
     })
 }
 
-/// Doubles the rate until a rule of health about the client fires, or the server is at its end:
-/// twice in a row, for once may have been a neighbour.
+/// How much load is sent without doubt.
 fn headroom(server: &Simulator, size: &Size, printer: &Printer) -> Result<Headroom> {
+    search(|rate| {
+        printer.step(&format!("headroom: {rate} requests/s"));
+        let done = drive(&server.url, rate, size.length.mul_f64(STEP), 2, printer)?;
+        let limit = limit(&done.summary);
+        let reasons = done.summary.health.reasons.iter();
+        let text = reasons.filter(|reason| Some(&reason.rule) == limit.as_ref());
+        text.for_each(|reason| printer.detail(&reason.text));
+        Ok(Headroom {
+            requests_per_s: done.summary.total.achieved_rate.unwrap_or(0.0),
+            tokens_per_s: rate_of(&done.summary, "output_token_throughput").unwrap_or(0.0),
+            limit,
+        })
+    })
+}
+
+/// Doubles the rate until a rule of health about the client fires, or the server is at its end: at
+/// the same rate twice, for once may have been a neighbour. `step` sends at a rate and gives what
+/// was sent, and the limit if there was one.
+fn search(mut step: impl FnMut(f64) -> Result<Headroom>) -> Result<Headroom> {
     let mut found = Headroom { requests_per_s: 0.0, tokens_per_s: 0.0, limit: None };
-    let mut failed_before = false;
     for doubling in 0..DOUBLINGS {
         let rate = RATE * f64::from(1u32 << doubling);
-        let step = || {
-            printer.step(&format!("headroom: {rate} requests/s"));
-            let done = drive(&server.url, rate, size.length.mul_f64(STEP), 2, printer)?;
-            let limit = limit(&done.summary);
-            let reasons = done.summary.health.reasons.iter();
-            let text = reasons.filter(|reason| Some(&reason.rule) == limit.as_ref());
-            text.for_each(|reason| printer.detail(&reason.text));
-            Ok::<_, Error>((done, limit))
-        };
-        let (mut done, mut limit) = step()?;
-        if limit.is_some() && !failed_before {
-            failed_before = true;
-            (done, limit) = step()?;
+        let mut sent = step(rate)?;
+        if sent.limit.is_some() {
+            sent = step(rate)?;
         }
-        if limit.is_some() {
-            found.limit = limit;
-            break;
+        if sent.limit.is_some() {
+            return Ok(Headroom { limit: sent.limit, ..found });
         }
-        let total = &done.summary.total;
-        found.requests_per_s = total.achieved_rate.unwrap_or(0.0);
-        found.tokens_per_s = rate_of(&done.summary, "output_token_throughput").unwrap_or(0.0);
+        found = sent;
     }
     Ok(found)
 }
@@ -201,10 +205,15 @@ fn errors(records: &[Record], truth: &HashMap<u64, TruthLine>) -> BTreeMap<Strin
         .collect()
 }
 
-/// The 99th percentile in milliseconds.
+/// The 99th percentile in milliseconds; the time to open a connection is none of it, as in the rules
+/// of health.
 fn lateness(records: &[Record]) -> f64 {
     let measured = records.iter().filter(|record| !record.warmup);
-    let late = measured.filter_map(|r| Some(r.sent?.saturating_sub(r.due?) as f64 / 1e6));
+    let late = measured.filter_map(|r| {
+        let sent = r.sent?;
+        let from = if r.connection == Connection::New { r.started } else { sent };
+        Some(from.saturating_sub(r.due?) as f64 / 1e6)
+    });
     P99.of(&sorted(late.collect())).map_or(0.0, tidy)
 }
 
@@ -488,6 +497,7 @@ mod tests {
             due: Some(sent * MS),
             sent: Some((sent + id) * MS),
             tokens: tokens.iter().map(|at| at * MS).collect(),
+            connection: Connection::Reused,
             ..Record::default()
         };
         let records = [record(1, 0, &[23, 28, 35]), record(2, 100, &[120]), record(3, 0, &[1, 2])];
@@ -502,6 +512,11 @@ mod tests {
         assert_eq!(errors["ttft"], Deviation { e50: 1.0, e99: 2.0 });
         assert_eq!(errors["itl"], Deviation { e50: 0.0, e99: 2.0 });
         assert_eq!(lateness(&records), 3.0);
+        // Of the third request's time the last 2 ms went into its connection.
+        let [one, two, three] = records;
+        let started = three.sent.unwrap() - 2 * MS;
+        let three = Record { connection: Connection::New, started, ..three };
+        assert_eq!(lateness(&[one, two, three]), 2.0);
     }
 
     #[test]
@@ -510,5 +525,31 @@ mod tests {
         assert!((small - 1.1f64.ln() / 2f64.sqrt()).abs() < 1e-6 && small == large);
         assert_eq!(scatter(&[1.0, 0.0]), None);
         assert_eq!(scatter(&[7.0; 5]), Some(0.0));
+    }
+
+    #[test]
+    fn the_search_for_headroom_repeats_every_rate_that_fails_once() {
+        // What is sent at each rate, a minus standing for a step that a rule objected to.
+        let search_through = |outcomes: &[f64]| {
+            let mut left = outcomes.iter();
+            let found = search(|rate| {
+                let outcome = *left.next().expect("it ends before the outcomes do");
+                assert_eq!(rate, outcome.abs(), "of {outcomes:?}");
+                let limit = outcome.is_sign_negative().then(|| "steal".to_owned());
+                Ok(Headroom { requests_per_s: rate - 1.0, tokens_per_s: rate * 32.0, limit })
+            });
+            assert_eq!(left.next(), None, "of {outcomes:?}");
+            let found = found.expect("no step fails");
+            (found.requests_per_s, found.limit.is_some())
+        };
+        let all = [50.0, 100.0, 200.0, 400.0, 800.0, 1_600.0, 3_200.0, 6_400.0];
+        assert_eq!(search_through(&all), (6_399.0, false));
+        assert_eq!(search_through(&[-50.0, -50.0]), (0.0, true));
+        assert_eq!(search_through(&[50.0, 100.0, -200.0, -200.0]), (99.0, true));
+        // A neighbour that comes again and again at other rates.
+        assert_eq!(
+            search_through(&[-50.0, 50.0, -100.0, 100.0, 200.0, -400.0, -400.0]),
+            (199.0, true)
+        );
     }
 }

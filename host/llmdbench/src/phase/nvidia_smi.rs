@@ -1,7 +1,7 @@
 //! What `nvidia-smi` says of the GPUs of this machine, once a second, as long as it is wanted.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,13 +35,9 @@ impl NvidiaSmi {
         let output = child.stdout.take()?;
         let latest = Latest::default();
         let kept = Arc::clone(&latest);
-        let reader = std::thread::Builder::new().name("nvidia-smi".into()).spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some((gpu, values)) = read(&line) {
-                    kept.lock().unwrap_or_else(PoisonError::into_inner).insert(gpu, values);
-                }
-            }
-        });
+        let reader = std::thread::Builder::new()
+            .name("nvidia-smi".into())
+            .spawn(move || follow(output, &kept));
         let this = Self { child, latest };
         // Dropping it ends the program.
         reader.is_ok().then_some(this)
@@ -60,6 +56,17 @@ impl Drop for NvidiaSmi {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Keeps the newest lines until there are no more: of a program that has ended nothing is new.
+fn follow(output: impl Read, latest: &Latest) {
+    let latest = || latest.lock().unwrap_or_else(PoisonError::into_inner);
+    for line in BufReader::new(output).lines().map_while(Result::ok) {
+        if let Some((gpu, values)) = read(&line) {
+            latest().insert(gpu, values);
+        }
+    }
+    latest().clear();
 }
 
 /// A line: its GPU, and what is known of it. A GPU writes `[N/A]` for what it cannot measure.
@@ -86,6 +93,8 @@ fn read(line: &str) -> Option<(String, Vec<(String, f64)>)> {
 mod tests {
     use super::*;
     use analysis::server;
+    use std::io::Write;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_line_gives_what_the_gpu_can_measure() {
@@ -101,5 +110,23 @@ mod tests {
         for bad in ["", "No devices were found", "NVIDIA-SMI has failed, because, of, x"] {
             assert!(read(bad).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn of_a_program_that_has_ended_nothing_is_new() {
+        let (output, mut program) = std::io::pipe().unwrap();
+        let latest = Latest::default();
+        let kept = Arc::clone(&latest);
+        let reader = std::thread::spawn(move || follow(output, &kept));
+        writeln!(program, "0, GPU-1, 87, 71235, 612.31, 1980, 64").unwrap();
+        let known = || latest.lock().unwrap().len();
+        let began = Instant::now();
+        while known() == 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "the line was not read");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(program);
+        reader.join().unwrap();
+        assert_eq!(known(), 0);
     }
 }

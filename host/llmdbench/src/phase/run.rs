@@ -155,7 +155,7 @@ pub(crate) fn run(
     let interrupted = follow(&running, stages.len(), reading.as_ref(), &failure, agent, printer);
     let ended = running.finish();
     if let Some(reading) = reading {
-        reading.end();
+        reading.end(printer);
     }
     // The load wants no more sessions, so the feeding ends as soon as the plugin returns.
     let _ = feeding.join();
@@ -200,6 +200,7 @@ pub(crate) fn run(
             "seed": experiment.seed,
             "plugins": plan.plugins,
             "target": target,
+            "same_host": target.endpoints_here() > 0,
             "server_version": server_version,
             "host": crate::host_facts::collect(),
             "tls_checked": !experiment.target.insecure,

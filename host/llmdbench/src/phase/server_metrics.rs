@@ -11,20 +11,24 @@ use crate::run_dir::Results;
 use crate::secrets::{Redaction, Secrets};
 use analysis::server::{self, Snapshot};
 use load::Endpoint;
-use reqwest::blocking::RequestBuilder;
+use reqwest::blocking::{RequestBuilder, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::net::IpAddr;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// From one reading to the next.
 const EVERY: Duration = Duration::from_secs(1);
-/// A page that takes longer is left out.
+/// A page that takes longer is not in a reading.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// From one asking to the next of pages that have not answered yet: first, doubled each time, and at
+/// most.
+const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 
 /// A line of the file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,7 +43,17 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct Reading {
     wishes: Sender<Wish>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Watched>,
+    waiting: Option<Waiting>,
+}
+
+/// Pages that have not answered yet. They are asked apart, for what is read once a second is not to
+/// wait for them.
+#[derive(Debug)]
+struct Waiting {
+    /// Ends it when it is dropped.
+    end: Sender<()>,
+    thread: JoinHandle<Vec<Page>>,
 }
 
 /// What is wanted of it.
@@ -62,11 +76,35 @@ pub(crate) struct Watched {
 struct Page {
     url: String,
     request: RequestBuilder,
+    source: Source,
+    /// It has had series of an engine.
+    is_of_engine: bool,
+    state: State,
 }
 
-/// Where the target's metrics are: what the backend says, else `/metrics` beside the API, and the
-/// pages that the user names. Pages that do not answer, or have nothing that is known, are left out,
-/// which the user is told of his own. GPUs of this machine are asked where the target runs on it.
+/// What became of asking for a page.
+#[derive(Debug)]
+enum State {
+    /// It has not answered yet: why not.
+    Silent(String),
+    /// It has answered, and never had a series that is known.
+    Empty,
+    /// It has had series that are known.
+    Known,
+}
+
+/// Who says that there is a page, in the order of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    User,
+    Backend,
+    /// It is beside the API.
+    Api,
+}
+
+/// Where the target's metrics are: the pages that the user names, what the backend says, else
+/// `/metrics` beside the API. Pages that have nothing yet are asked again while load runs. GPUs of this
+/// machine are asked where the target runs on it.
 pub(crate) fn watched(
     target: &Target,
     experiment: &Experiment,
@@ -77,40 +115,41 @@ pub(crate) fn watched(
     let endpoints: Vec<Endpoint> =
         target.endpoints.iter().filter_map(|url| Endpoint::parse(url).ok()).collect();
     let beside: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url("/metrics")).collect();
-    let named: Vec<String> = target.metrics.iter().map(|source| source.url.clone()).collect();
     let wanted = &experiment.target.metrics;
-    let mut urls = if named.is_empty() { beside.clone() } else { named };
-    urls.extend(wanted.iter().filter(|url| !urls.contains(url)).cloned().collect::<Vec<_>>());
-    let mut pages = Vec::new();
-    for url in urls {
-        let request = client.get(&url);
+    let by_backend = target.metrics.iter().map(|source| (&source.url, Source::Backend));
+    let by_user = wanted.iter().map(|url| (url, Source::User));
+    let by_api = beside.iter().filter(|_| target.metrics.is_empty()).map(|url| (url, Source::Api));
+    let mut watched = Watched::default();
+    for (url, source) in by_user.chain(by_backend).chain(by_api) {
+        if watched.pages.iter().any(|page| page.url == *url) {
+            continue;
+        }
+        let request = client.get(url);
         // The user's key is for the API's own address and for no other.
-        let is_beside = beside.contains(&url);
+        let is_beside = beside.contains(url);
         let request = if is_beside { probe::signed(request, secrets) } else { request };
-        let page = Page { url, request };
-        if !read(&page).is_empty() {
-            pages.push(page);
-        } else if wanted.contains(&page.url) {
-            printer.warning(&format!(
-                "{} does not answer, or has no metric that is known: it is left out",
-                page.url
-            ));
+        watched.pages.push(Page {
+            url: url.clone(),
+            request,
+            source,
+            is_of_engine: false,
+            state: State::Silent(String::new()),
+        });
+    }
+    watched.read();
+    for page in watched.pages.iter().filter(|page| page.source == Source::User) {
+        if let Some(why) = page.missing() {
+            printer.warning(&format!("{} {why}: it is asked again while load runs", page.url));
         }
     }
-    let gpus = if endpoints.iter().all(is_here) { NvidiaSmi::start() } else { None };
-    Ok(Watched { pages, gpus })
-}
-
-/// Whether an endpoint is on this machine.
-fn is_here(endpoint: &Endpoint) -> bool {
-    let host = endpoint.host();
-    let address = host.parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    let is_all_here = target.endpoints_here() == target.endpoints.len();
+    watched.gpus = if is_all_here { NvidiaSmi::start() } else { None };
+    Ok(watched)
 }
 
 /// Begins to read. `start` is when the run's clock reads 0. None: there is no page.
 pub(crate) fn begin(
-    watched: Watched,
+    mut watched: Watched,
     results: &Results,
     redaction: Redaction,
     start: Instant,
@@ -119,15 +158,25 @@ pub(crate) fn begin(
         return Ok(None);
     }
     let path = results.server_metrics();
-    let file = File::create(&path).map_err(|error| {
-        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
-    })?;
+    let failed = |error| Error::unexpected("cannot start a thread").because(error);
+    let thread = |name: &str| std::thread::Builder::new().name(name.into());
+    let (silent, pages) = watched.pages.into_iter().partition(Page::is_silent);
+    watched.pages = pages;
+    let (answered, new) = channel();
+    let waiting = if Vec::is_empty(&silent) {
+        None
+    } else {
+        let (end, ended) = channel();
+        let thread = thread("silent-metrics")
+            .spawn(move || ask_again(silent, &answered, &ended))
+            .map_err(failed)?;
+        Some(Waiting { end, thread })
+    };
     let (wishes, wished) = channel();
-    let thread = std::thread::Builder::new()
-        .name("server-metrics".into())
-        .spawn(move || follow(&watched, file, &redaction, start, &wished))
-        .map_err(|error| Error::unexpected("cannot start a thread").because(error))?;
-    Ok(Some(Reading { wishes, thread }))
+    let thread = thread("server-metrics")
+        .spawn(move || follow(watched, &new, &path, &redaction, start, &wished))
+        .map_err(failed)?;
+    Ok(Some(Reading { wishes, thread, waiting }))
 }
 
 impl Reading {
@@ -137,31 +186,74 @@ impl Reading {
         let _ = self.wishes.send(Wish::Now);
     }
 
-    /// Reads once more and ends.
-    pub(crate) fn end(self) {
+    /// Reads once more and ends, and tells what was never read.
+    pub(crate) fn end(self, printer: &Printer) {
         let _ = self.wishes.send(Wish::End);
-        let _ = self.thread.join();
+        let silent = self.waiting.and_then(|waiting| {
+            drop(waiting.end);
+            waiting.thread.join().ok()
+        });
+        let Ok(watched) = self.thread.join() else { return };
+        let is_wanted = |page: &&Page| !watched.is_left_out(page);
+        for page in watched.pages.iter().chain(silent.iter().flatten()).filter(is_wanted) {
+            let Some(why) = page.missing() else { continue };
+            let text = format!("the metrics page {} was never read: it {why}", page.url);
+            if page.source == Source::User { printer.warning(&text) } else { printer.step(&text) }
+        }
     }
 }
 
+/// Asks pages until they answer or the end comes; gives those that never did.
+fn ask_again(mut silent: Vec<Page>, answered: &Sender<Page>, ended: &Receiver<()>) -> Vec<Page> {
+    let mut wait = AGAIN;
+    while !silent.is_empty() && ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        wait = (wait * 2).min(AGAIN_AT_MOST);
+        let mut still = Vec::new();
+        for mut page in silent {
+            page.read();
+            if page.is_silent() {
+                still.push(page);
+            } else {
+                // Nobody reads any more: the end has come.
+                let _ = answered.send(page);
+            }
+        }
+        silent = still;
+    }
+    silent
+}
+
+/// Reads until it is told to end, and gives what became of the pages.
 fn follow(
-    watched: &Watched,
-    mut file: File,
+    mut watched: Watched,
+    answered: &Receiver<Page>,
+    path: &Path,
     redaction: &Redaction,
     start: Instant,
     wished: &Receiver<Wish>,
-) {
+) -> Watched {
+    // Where there is nothing to write, there is no file.
+    let mut file = None;
     let mut next = Instant::now();
     let mut is_last = false;
     loop {
         let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let gpus = watched.gpus.iter().flat_map(NvidiaSmi::series);
-        let series = watched.pages.iter().flat_map(read).chain(gpus).collect();
-        let line = serde_json::to_string(&Line { at, series });
-        // A file that cannot be written to loses readings of the server, and no measurement.
-        let is_kept = line.is_ok_and(|line| writeln!(file, "{}", redaction.clean(&line)).is_ok());
-        if is_last || !is_kept {
-            return;
+        watched.pages.extend(answered.try_iter());
+        watched.pages.sort_by_key(|page| page.source);
+        let series = watched.read();
+        if !series.is_empty() {
+            let line = serde_json::to_string(&Line { at, series }).unwrap_or_default();
+            let line = redaction.clean(&line);
+            // A file that cannot be written to loses readings of the server, and no measurement.
+            let kept = match file.take().map_or_else(|| File::create(path), Ok) {
+                Ok(mut open) => writeln!(open, "{line}").map(|()| open),
+                Err(error) => Err(error),
+            };
+            let Ok(open) = kept else { return watched };
+            file = Some(open);
+        }
+        if is_last {
+            return watched;
         }
         let now = Instant::now();
         if now >= next {
@@ -174,20 +266,74 @@ fn follow(
     }
 }
 
-/// The known series of a page, those of several pages told apart by their address. Empty: it cannot
-/// be had, or has none.
-fn read(page: &Page) -> Vec<(String, f64)> {
-    let request = page.request.try_clone();
-    let answer = request.and_then(|request| request.send().ok()?.error_for_status().ok());
-    let Some(text) = answer.and_then(|answer| answer.text().ok()) else { return Vec::new() };
-    server::parse(&text)
-        .into_iter()
-        .filter(|series| server::is_known(&series.name) && series.value.is_finite())
-        .map(|mut series| {
-            series.labels.push((server::PAGE.to_owned(), page.url.clone()));
-            (series.key(), series.value)
-        })
-        .collect()
+impl Watched {
+    /// One reading of everything. What the user names is first: where that is the page of an engine,
+    /// the one beside the API is not read. Behind a gateway it would be one of those once more.
+    fn read(&mut self) -> BTreeMap<String, f64> {
+        let mut all: BTreeMap<String, f64> = self.gpus.iter().flat_map(NvidiaSmi::series).collect();
+        for at in 0..self.pages.len() {
+            if !self.is_left_out(&self.pages[at]) {
+                all.extend(self.pages[at].read());
+            }
+        }
+        all
+    }
+
+    fn is_left_out(&self, page: &Page) -> bool {
+        let is_named = |page: &Page| page.source == Source::User && page.is_of_engine;
+        page.source == Source::Api && self.pages.iter().any(is_named)
+    }
+}
+
+impl Page {
+    /// Its known series, those of several pages told apart by their address. Empty: it cannot be had,
+    /// or has none.
+    fn read(&mut self) -> Vec<(String, f64)> {
+        let text = match self.fetch() {
+            Ok(text) => text,
+            Err(why) => {
+                if self.is_silent() {
+                    self.state = State::Silent(why);
+                }
+                return Vec::new();
+            }
+        };
+        let mut known = Vec::new();
+        for mut series in server::parse(&text) {
+            if server::is_known(&series.name) && series.value.is_finite() {
+                self.is_of_engine |= server::is_of_engine(&series.name);
+                series.labels.push((server::PAGE.to_owned(), self.url.clone()));
+                known.push((series.key(), series.value));
+            }
+        }
+        let was_known = matches!(self.state, State::Known);
+        self.state = if was_known || !known.is_empty() { State::Known } else { State::Empty };
+        known
+    }
+
+    /// The page as it is now; or why it cannot be had.
+    fn fetch(&self) -> std::result::Result<String, String> {
+        let failed = |error: reqwest::Error| match error.status() {
+            Some(status) => format!("answers with status {}", status.as_u16()),
+            None => "does not answer".to_owned(),
+        };
+        let request = self.request.try_clone().ok_or("cannot be asked twice")?;
+        let answer = request.send().and_then(Response::error_for_status).map_err(failed)?;
+        answer.text().map_err(failed)
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self.state, State::Silent(_))
+    }
+
+    /// Why nothing is known of it. None: something is.
+    fn missing(&self) -> Option<&str> {
+        match &self.state {
+            State::Silent(why) => Some(why),
+            State::Empty => Some("has no metric that is known"),
+            State::Known => None,
+        }
+    }
 }
 
 /// The readings of a run. Empty: there are none.

@@ -45,12 +45,12 @@ const COLUMNS: &[Column] = &[
 /// What the server says of itself, beside what was measured from outside.
 pub(super) fn section(page: &mut String, analysis: &Analysis) {
     let summary = &analysis.summary;
-    if !summary.server.is_empty() {
+    let shown: Vec<&Column> = COLUMNS
+        .iter()
+        .filter(|column| summary.server.iter().any(|view| (column.write)(view) != NOTHING))
+        .collect();
+    if !shown.is_empty() {
         page.push_str("<section>\n<h2>The server's own view</h2>\n");
-        let shown: Vec<&Column> = COLUMNS
-            .iter()
-            .filter(|column| summary.server.iter().any(|view| (column.write)(view) != NOTHING))
-            .collect();
         let titles = shown.iter().map(|column| column.title.to_owned());
         let rows = summary.server.iter().map(|view| {
             let cells = shown.iter().map(|column| (column.write)(view));
@@ -107,14 +107,25 @@ fn percent(share: f64) -> String {
 fn gauge(view: &ServerView, name: &str) -> String {
     view.gauges.get(name).map_or_else(
         || NOTHING.to_owned(),
-        |g| format!("{} / {}", short_or_nothing(Some(g.mean)), short_or_nothing(Some(g.max))),
+        |g| {
+            let (mean, max) = (short_or_nothing(Some(g.mean)), short_or_nothing(Some(g.max)));
+            format!("{mean} / {max}{}", series(view, name))
+        },
     )
+}
+
+/// Over how many series a mean is.
+fn series(view: &ServerView, name: &str) -> String {
+    view.averaged_over(name).map_or_else(String::new, |n| format!(" (over {n} series)"))
 }
 
 fn kv_cache(view: &ServerView) -> String {
     view.gauges.get("kv_cache_usage").map_or_else(
         || NOTHING.to_owned(),
-        |g| format!("{} / {}", percent(g.mean), percent(g.largest)),
+        |g| {
+            let over = series(view, "kv_cache_usage");
+            format!("{} / {}{over}", percent(g.mean), percent(g.largest))
+        },
     )
 }
 
