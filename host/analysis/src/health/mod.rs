@@ -215,7 +215,9 @@ impl Rule {
         let place = if stage.is_empty() { String::new() } else { format!("stage {stage}: ") };
         let measured = match self.shown {
             Shown::Fact => String::new(),
-            shown => format!(": {}, limit {}", shown.write(value), shown.write(limit)),
+            shown => {
+                format!(": {}, limit {}", shown.write_over(value, limit), shown.write(limit))
+            }
         };
         let text = format!("{place}{}{limit_in_flight}{measured}: {}", self.what, self.cure);
         Some(Reason {

@@ -393,6 +393,9 @@ fn the_loop_is_told_of_every_number_and_chart() {
 fn a_reason_is_a_sentence_with_value_limit_and_cure() {
     let fired = health(requests(|_| 21.0), []);
     insta::assert_snapshot!(fired.reasons[0], @"stage s: lateness (p99; p90 below 100 requests; connecting apart) against the TTFT p50: 21 %, limit 20 %: lower the rate, give the load generator more cores, or leave it a machine with nothing else on it");
+    // A value just over its limit is not written like it.
+    let fired = health(requests(|_| 20.01), []);
+    assert!(fired.reasons[0].text.contains(": 20.01 %, limit 20 %: "), "{}", fired.reasons[0]);
 }
 
 #[test]
