@@ -189,6 +189,9 @@ impl crate::Distribution {
         for p in PERCENTILES.into_iter().filter(|p| reason.value > 1.0 - p.share()) {
             *self.slot(p.name) = None;
             self.interval.remove(p.name);
+            if let Some(all) = &mut self.all_sent {
+                all.percentiles.remove(p.name);
+            }
             if !self.withheld.iter().any(|name| name == p.name) {
                 self.withheld.push(p.name.to_owned());
             }

@@ -1,13 +1,13 @@
 //! Which rule fires, and how gravely.
 
-use crate::run::{MS, Run, answer, slo, stage, values};
+use crate::run::{MS, Run, answer, failure, slo, stage, values};
 use analysis::{CacheState, CacheWish, EXPECTED_CACHED, Health, Options, Severity, Verdict};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp, LogNormal};
 use records::{
-    ClientSample, Connection, Entry, Event, LoopKind, Record, StageEnd, StageInfo, StagePhase,
-    ThreadSample,
+    ClientSample, Connection, Entry, Event, FailureKind, LoopKind, Record, StageEnd, StageInfo,
+    StagePhase, ThreadSample,
 };
 
 /// Two hundred requests, one every 100 ms, with a TTFT of 100 ms.
@@ -140,8 +140,11 @@ fn connections_opened_within_requests_count_where_opening_them_shows() {
 
 #[test]
 fn percentiles_that_are_the_time_to_connect_are_withheld() {
-    let scheduled = |n: usize| {
+    let scheduled = |n: usize, failed: usize| {
         let mut records = requests(|_| 1.0);
+        for record in records.iter_mut().take(failed) {
+            *record = failure(record.clone(), FailureKind::Timeout, "late");
+        }
         for record in records.iter_mut().rev().take(n) {
             record.connection = Connection::New;
             record.started = record.sent.unwrap().saturating_sub(30 * MS);
@@ -151,7 +154,7 @@ fn percentiles_that_are_the_time_to_connect_are_withheld() {
         assert!(own.p99.is_some() && own.doubts.is_empty());
         values(&stage, "scheduled_ttft").clone()
     };
-    let [two, three, twelve] = [2, 3, 12].map(scheduled);
+    let [two, three, twelve] = [2, 3, 12].map(|n| scheduled(n, 0));
     assert!(two.p99.is_some());
     assert_eq!(
         (two.doubt(), two.withheld.as_slice()),
@@ -160,6 +163,10 @@ fn percentiles_that_are_the_time_to_connect_are_withheld() {
     assert_eq!((three.p99, three.p95.is_some(), three.withheld.len()), (None, true, 2));
     assert_eq!((twelve.p95, twelve.p90.is_some()), (None, true));
     assert_eq!(twelve.doubt(), Some(Verdict::Invalid));
+    // With failures, too, and there is no other way to them.
+    let failing = scheduled(12, 1);
+    let all = failing.all_sent.as_ref().unwrap();
+    assert_eq!(all.percentiles.keys().collect::<Vec<_>>(), ["p50", "p90"], "{failing:?}");
 }
 
 /// `concurrency` answers at a time, each of which takes 100 ms.
