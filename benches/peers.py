@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """llmdbench, the floor client and, where they are installed, other load generators: the same load into the same server.
 
-Known are `vllm` (vllm bench serve), `guidellm`, `aiperf` and `inference-perf`. They are taken from PATH, or from where
-`--peer NAME=COMMAND` says. What is not there is said to be missing.
+Known are `vllm` (vllm bench serve), `vllm-rs` (the same in Rust, which lies in vllm's package), `guidellm`, `aiperf` and
+`inference-perf`. They are taken from PATH, or from where `--peer NAME=COMMAND` says. What is not there is said to be
+missing. README.md says how to install them.
 
 Each drives two loads of 64 tokens: a closed loop at a server without delays, for the processor time of a request; and
 an open loop against TTFT 20 ms and ITL 5 ms, for its error against the server's truth log, request by request.
 Processor time is that of the client with all its children, from the moment the server read the first request until it
 wrote the last byte; what is used before and after is printed beside it.
 
-Lateness is what the server sees: how far its reads are off an even grid, counted from the earliest. inference-perf and
-vllm bench do not send evenly (they draw gaps), so theirs cannot be told from outside.
+Lateness is what the server sees: how far its reads are off an even grid, counted from the earliest. inference-perf does
+not send evenly (it draws gaps), so its lateness cannot be told from outside.
 """
 
 import json
@@ -370,46 +371,36 @@ class Guidellm(Tool):
 
 
 class Vllm(Tool):
-    even = False
+    prefix = "peer-"
 
     def command(self, options, server, place, load, tokenizer):
-        line = [
-            self.program,
-            "bench",
-            "serve",
-            "--backend",
-            "openai-chat",
-            "--endpoint",
-            "/v1/chat/completions",
-            "--base-url",
-            server.url,
-        ]
-        line += [
-            "--model",
-            "sim",
-            "--tokenizer",
-            str(tokenizer[1]),
-            "--dataset-name",
-            "random",
-            "--random-input-len",
-            "64",
-        ]
-        line += ["--random-output-len", str(TOKENS), "--ignore-eos", "--num-prompts", str(load["requests"])]
+        line = [self.program, "bench", "serve", "--backend", "openai-chat", "--endpoint", "/v1/chat/completions"]
+        line += ["--base-url", server.url, "--model", "sim", "--tokenizer", str(tokenizer[1])]
+        line += ["--dataset-name", "random", "--random-input-len", "64", "--random-output-len", str(TOKENS)]
+        line += ["--ignore-eos", "--num-prompts", str(load["requests"]), "--request-id-prefix", self.prefix]
         line += ["--save-result", "--save-detailed", "--result-dir", str(place), "--result-filename", "vllm.json"]
+        # Gaps of infinite burstiness are even.
         line += (
-            ["--request-rate", str(load["rate"])] if "rate" in load else ["--max-concurrency", str(load["concurrency"])]
+            ["--request-rate", str(load["rate"]), "--burstiness", "inf"]
+            if "rate" in load
+            else ["--max-concurrency", str(load["concurrency"])]
         )
         return line, self.python(tokenizer)
 
     def requests(self, place):
-        # It keeps no ids, but the order in which it sent.
-        return [(None, ttft * 1000) for ttft in json.loads((place / "vllm.json").read_text())["ttfts"]]
+        ttfts = json.loads((place / "vllm.json").read_text())["ttfts"]
+        return [(f"{self.prefix}{number}", ttft * 1000) for number, ttft in enumerate(ttfts)]
+
+
+class VllmRs(Vllm):
+    quick = True
 
 
 TOOLS = {
     "floor": Floor,
     "llmdbench": Ours,
     "vllm": Vllm,
+    "vllm-rs": VllmRs,
     "inference-perf": InferencePerf,
     "aiperf": Aiperf,
     "guidellm": Guidellm,

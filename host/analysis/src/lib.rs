@@ -34,5 +34,7 @@ pub use notes::{Note, Severity};
 pub use plugin::{PluginChart, PluginFinding, PluginMetric, PluginReport, PluginResults, Table};
 pub use slo::{Limit, Slo, SloError};
 pub use statistics::{P50, P99, Percentile};
-pub use summary::{Distribution, FORMAT, Measured, Pace, Single, StageSummary, Summary, VERSION};
+pub use summary::{
+    AllSent, Distribution, FORMAT, Measured, Pace, Single, StageSummary, Summary, VERSION,
+};
 pub use timeline::{Bin, Phase, Timeline};

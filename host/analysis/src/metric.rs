@@ -232,9 +232,12 @@ const PAGE_HEAD: &str = "\
 Time is counted on one monotonic clock. *Due* is when the schedule wanted the request out; *sent* \
 is when its last byte was handed to the socket; a token *arrives* when the read that carried it \
 returned. Failed requests never enter latencies and always enter rates; requests of a warm-up are \
-left out and counted. Percentiles are nearest ranks. One is given from n = 1/(1-p) values on \
-(2, 10, 20, 100, 1,000 for p50, p90, p95, p99, p99.9), and marked `few` below the n at which its \
-95 % interval has two ends (6, 36, 72, 368, 3,688). What was not measured is missing, never 0.
+left out and counted. Where requests failed, the latencies of requests have their percentiles \
+over all that were sent beside them (`all_sent`), in which a failed request is infinitely late: \
+with 2 % failed, the p99 is `failed`. Percentiles are nearest ranks. One is given from n = \
+1/(1-p) values on (2, 10, 20, 100, 1,000 for p50, p90, p95, p99, p99.9), and marked `few` below \
+the n at which its 95 % interval has two ends (6, 36, 72, 368, 3,688). What was not measured is \
+missing, never 0.
 
 | name | unit | better | what | definition |
 | --- | --- | --- | --- | --- |

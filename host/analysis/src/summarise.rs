@@ -3,13 +3,13 @@
 use crate::analysis::Curve;
 use crate::collector::{Counts, Request, Run, Stage};
 use crate::gaps::{Counted, Gaps};
-use crate::metric::{METRICS, Measure};
+use crate::metric::{METRICS, Measure, Metric};
 use crate::slo::Slo;
 use crate::statistics::{
     BATCHES, P50, PERCENTILES, Percentile, batch, effective_size, interval_ranks, mean_interval,
     too_short_by,
 };
-use crate::summary::{Distribution, Measured, Pace, Single, StageSummary};
+use crate::summary::{AllSent, Distribution, Measured, Pace, Single, StageSummary};
 use records::{EndReason, FailureKind, LoopKind};
 use std::collections::BTreeMap;
 
@@ -266,14 +266,15 @@ fn metrics(
             Measure::Request(value) => {
                 let values: Vec<f64> =
                     requests().filter(|r| r.counts()).filter_map(value).collect();
-                distribution(metric.unit, &values, of_one_stage)
+                let failed = failed(metric, requests());
+                distribution(metric.unit, &values, of_one_stage, failed)
             }
             Measure::Sent(value) => {
                 let values: Vec<f64> = requests().filter_map(value).collect();
-                distribution(metric.unit, &values, of_one_stage)
+                distribution(metric.unit, &values, of_one_stage, 0)
             }
             Measure::Gaps => match Gaps::pooled(parts.iter().map(|part| &part.stage.gaps)) {
-                Gaps::Exact(values) => distribution(metric.unit, &values, of_one_stage),
+                Gaps::Exact(values) => distribution(metric.unit, &values, of_one_stage, 0),
                 Gaps::Counted(counted) => counted_distribution(metric.unit, &counted),
             },
             Measure::Rate(count) => {
@@ -290,6 +291,16 @@ fn metrics(
         }
     }
     (results, curves)
+}
+
+/// How many requests count as infinitely late ones of a latency. 0: the metric is none.
+fn failed<'a>(metric: &Metric, requests: impl Iterator<Item = &'a Request>) -> u64 {
+    if !Slo::NAMES.contains(&metric.name) {
+        return 0;
+    }
+    // Nothing was scheduled where nothing is due: in closed loops.
+    let is_scheduled = metric.name.starts_with("scheduled_");
+    requests.filter(|r| r.failure.is_some() && (!is_scheduled || r.due.is_some())).count() as u64
 }
 
 /// Requests that must have ended before the scatter of a rate says something.
@@ -318,11 +329,13 @@ fn rate(
     Some(Single { unit: unit.to_owned(), value: tidy(value), interval })
 }
 
-/// What `series`, in order of time, is distributed like. None: there are no values.
+/// What `series`, in order of time, is distributed like, beside which so many requests failed.
+/// None: there are no values.
 fn distribution<T: Copy + PartialOrd + Into<f64>>(
     unit: &str,
     series: &[T],
     of_one_stage: bool,
+    failed: u64,
 ) -> Option<(Distribution, Curve)> {
     let n = series.len();
     let mut sorted = series.to_vec();
@@ -335,6 +348,7 @@ fn distribution<T: Copy + PartialOrd + Into<f64>>(
     let mut result = empty(unit, n as u64, mean, least, most);
     result.stddev = (n > 1).then(|| tidy((squares / (n as f64 - 1.0)).sqrt()));
     set_percentiles(&mut result, |p| p.of(&sorted).map_or(0.0, Into::into));
+    result.all_sent = (failed > 0).then(|| all_sent(&sorted, failed));
     // Stages differ by design: how they scatter around their common percentile is no error.
     if of_one_stage {
         intervals(&mut result, series, &sorted);
@@ -379,6 +393,7 @@ fn empty(unit: &str, n: u64, mean: f64, min: f64, max: f64) -> Distribution {
         too_short_by: BTreeMap::new(),
         withheld: Vec::new(),
         doubts: Vec::new(),
+        all_sent: None,
         exact: true,
     }
 }
@@ -393,6 +408,25 @@ fn set_percentiles(result: &mut Distribution, value: impl Fn(Percentile) -> f64)
             result.few.push(p.name.to_owned());
         }
     }
+}
+
+/// The percentiles of `sorted` values and so many failures, which are above all of them.
+fn all_sent<T: Copy + Into<f64>>(sorted: &[T], failed: u64) -> AllSent {
+    let n = sorted.len() as u64 + failed;
+    let mut all = AllSent { n, percentiles: BTreeMap::new(), failed: Vec::new(), few: Vec::new() };
+    for p in PERCENTILES.into_iter().filter(|p| n >= p.least) {
+        let place = usize::try_from(p.rank(n) - 1).ok();
+        match place.and_then(|place| sorted.get(place)) {
+            Some(&value) => {
+                all.percentiles.insert(p.name.to_owned(), tidy(value.into()));
+            }
+            None => all.failed.push(p.name.to_owned()),
+        }
+        if n < p.plain {
+            all.few.push(p.name.to_owned());
+        }
+    }
+    all
 }
 
 /// Intervals of the percentiles and the mean, where the run can know its own error.

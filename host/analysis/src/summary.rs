@@ -186,9 +186,28 @@ pub struct Distribution {
     /// Rules of health that touch this metric.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub doubts: Vec<Doubt>,
+    /// The percentiles over all requests that were sent. None: none failed, or it is no latency of
+    /// a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub all_sent: Option<AllSent>,
     /// Percentiles are exact; otherwise they come from buckets 0.1 % wide.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub exact: bool,
+}
+
+/// Percentiles of a latency in which a request that failed is infinitely late.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AllSent {
+    /// Number of values and of requests that failed.
+    pub n: u64,
+    /// Percentiles by name. Missing are those that rest on too few, and those in `failed`.
+    pub percentiles: BTreeMap<String, f64>,
+    /// Names of the percentiles that are failures: infinite.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
+    /// Names of the percentiles that rest on few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub few: Vec<String>,
 }
 
 impl StageSummary {

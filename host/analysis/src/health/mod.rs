@@ -190,6 +190,9 @@ impl crate::Distribution {
         for p in PERCENTILES.into_iter().filter(|p| reason.value > 1.0 - p.share()) {
             *self.slot(p.name) = None;
             self.interval.remove(p.name);
+            if let Some(all) = &mut self.all_sent {
+                all.percentiles.remove(p.name);
+            }
             if !self.withheld.iter().any(|name| name == p.name) {
                 self.withheld.push(p.name.to_owned());
             }
@@ -216,7 +219,9 @@ impl Rule {
         let place = if stage.is_empty() { String::new() } else { format!("stage {stage}: ") };
         let measured = match self.shown {
             Shown::Fact => String::new(),
-            shown => format!(": {}, limit {}", shown.write(value), shown.write(limit)),
+            shown => {
+                format!(": {}, limit {}", shown.write_over(value, limit), shown.write(limit))
+            }
         };
         let text = format!("{place}{}{limit_in_flight}{measured}: {}", self.what, self.cure);
         Some(Reason {

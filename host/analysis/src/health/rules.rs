@@ -364,11 +364,31 @@ pub(super) const RULES: &[Rule] = &[
 
 impl Shown {
     pub(super) fn write(self, value: f64) -> String {
+        self.with_decimals(value, self.decimals(value))
+    }
+
+    /// A value that is over a limit, with as many digits as it takes to tell them apart.
+    pub(super) fn write_over(self, value: f64, limit: f64) -> String {
+        const MOST_DECIMALS: usize = 4;
+        (self.decimals(value)..=MOST_DECIMALS)
+            .map(|decimals| [value, limit].map(|x| self.with_decimals(x, decimals)))
+            .find(|[value, limit]| value != limit)
+            .map_or_else(|| format!("just over {}", self.write(limit)), |[value, _]| value)
+    }
+
+    fn decimals(self, value: f64) -> usize {
         match self {
-            Self::Percent if value >= 0.1 => format!("{:.0} %", value * 100.0),
-            Self::Percent => format!("{:.1} %", value * 100.0),
-            Self::Count => format!("{value:.0}"),
-            Self::Times => format!("{value:.1} times"),
+            Self::Percent if value >= 0.1 => 0,
+            Self::Percent | Self::Times => 1,
+            Self::Count | Self::Fact => 0,
+        }
+    }
+
+    fn with_decimals(self, value: f64, decimals: usize) -> String {
+        match self {
+            Self::Percent => format!("{:.decimals$} %", value * 100.0),
+            Self::Count => format!("{value:.decimals$}"),
+            Self::Times => format!("{value:.decimals$} times"),
             Self::Fact => String::new(),
         }
     }
@@ -388,6 +408,31 @@ mod tests {
             assert!(rule.note.min(rule.suspect) < NEVER, "{}", rule.name);
             assert!(rule.touches.iter().all(|name| metric(name).is_some()), "{}", rule.name);
             assert!(!rule.what.is_empty() && !rule.cure.is_empty(), "{}", rule.name);
+        }
+    }
+
+    #[test]
+    fn a_value_over_its_limit_is_never_written_like_it() {
+        let check = |shown: Shown, value, limit, text: &str| {
+            assert_eq!(shown.write_over(value, limit), text, "{value} over {limit}");
+        };
+        check(Percent, 0.21, 0.2, "21 %");
+        check(Percent, 0.101, 0.1, "10.1 %");
+        check(Percent, 0.1004, 0.1, "10.04 %");
+        check(Percent, 0.0501, 0.05, "5.01 %");
+        check(Percent, 0.000_2, 0.0, "0.02 %");
+        check(Percent, 0.1_f64.next_up(), 0.1, "just over 10 %");
+        check(Times, 3.04, 3.0, "3.04 times");
+        check(Times, 7.26, 3.0, "7.3 times");
+        check(Count, 1.0, 0.0, "1");
+        for rule in RULES.iter().filter(|rule| !matches!(rule.shown, Fact)) {
+            for limit in [rule.note, rule.suspect, rule.invalid] {
+                for value in [limit + 1e-6, limit + 1e-4, limit * 1.004, limit.next_up()] {
+                    let shown = rule.shown;
+                    let written = shown.write_over(value, limit);
+                    assert!(limit == NEVER || written != shown.write(limit), "{}", rule.name);
+                }
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::loop_kind;
 use crate::metric::METRICS;
-use crate::{Measured, StageSummary, Summary};
+use crate::statistics::PERCENTILES;
+use crate::{AllSent, Measured, StageSummary, Summary};
 
 /// The columns. `value` is for metrics with one value; the others are for those with many, and
 /// `few` names the percentiles that rest on few of them, `doubts` the rules of health that touch
@@ -31,7 +32,9 @@ const COUNTS: [Count; 7] = [
 /// Columns: `stage, metric, unit, value, n, mean, stddev, min, max, p50, p90, p95, p99, p99_9,
 /// few, loop, doubts`. `value` is for counts and rates, the others for distributions; `few` names,
 /// with spaces between them, the percentiles that rest on few values, and `doubts` the rules of
-/// health that touch the metric. What was not measured is empty.
+/// health that touch the metric. What was not measured is empty. A latency beside which requests
+/// failed has a second row, named `<metric>_all_sent`, with its percentiles over all requests that
+/// were sent; one that is a failure is `inf`.
 #[must_use]
 pub fn csv(summary: &Summary) -> String {
     let mut writer = ::csv::Writer::from_writer(Vec::new());
@@ -58,30 +61,50 @@ fn rows(stage: &StageSummary) -> impl Iterator<Item = [String; 17]> {
         row
     };
     let counts = COUNTS.iter().map(move |(name, of, unit)| value_row(name, unit, of(stage)));
-    let metrics =
-        METRICS.iter().filter_map(move |metric| match stage.metrics.get(metric.name)? {
-            Measured::Single(single) => {
-                Some(value_row(metric.name, metric.unit, Some(single.value)))
+    let all_sent_row = move |name: &str, unit: &str, all: &AllSent| {
+        let mut row = value_row(&format!("{name}_all_sent"), unit, None);
+        row[4] = all.n.to_string();
+        for (cell, p) in row[9..].iter_mut().zip(PERCENTILES) {
+            let failed = all.failed.iter().any(|failed| failed == p.name);
+            let value = all.percentiles.get(p.name).copied();
+            *cell = number(value.or(failed.then_some(f64::INFINITY)));
+        }
+        row[14] = all.few.join(" ");
+        row
+    };
+    let metrics = METRICS.iter().flat_map(move |metric| {
+        let (name, unit) = (metric.name, metric.unit);
+        match stage.metrics.get(name) {
+            None => Vec::new(),
+            Some(Measured::Single(single)) => vec![value_row(name, unit, Some(single.value))],
+            Some(Measured::Distribution(d)) => {
+                let doubts =
+                    d.doubts.iter().map(|doubt| &*doubt.rule).collect::<Vec<_>>().join(" ");
+                let mut row = value_row(name, unit, None);
+                row[4] = d.n.to_string();
+                let numbers = [
+                    Some(d.mean),
+                    d.stddev,
+                    Some(d.min),
+                    Some(d.max),
+                    d.p50,
+                    d.p90,
+                    d.p95,
+                    d.p99,
+                    d.p99_9,
+                ];
+                for (cell, value) in row[5..].iter_mut().zip(numbers) {
+                    *cell = number(value);
+                }
+                row[14] = d.few.join(" ");
+                let all_sent = d.all_sent.as_ref().map(|all| all_sent_row(name, unit, all));
+                let mut rows: Vec<_> = [row].into_iter().chain(all_sent).collect();
+                for row in &mut rows {
+                    row[16].clone_from(&doubts);
+                }
+                rows
             }
-            Measured::Distribution(d) => Some([
-                stage.name.clone(),
-                metric.name.to_owned(),
-                metric.unit.to_owned(),
-                String::new(),
-                d.n.to_string(),
-                number(Some(d.mean)),
-                number(d.stddev),
-                number(Some(d.min)),
-                number(Some(d.max)),
-                number(d.p50),
-                number(d.p90),
-                number(d.p95),
-                number(d.p99),
-                number(d.p99_9),
-                d.few.join(" "),
-                loop_kind(stage),
-                d.doubts.iter().map(|doubt| &*doubt.rule).collect::<Vec<_>>().join(" "),
-            ]),
-        });
+        }
+    });
     counts.chain(metrics)
 }

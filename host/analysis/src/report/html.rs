@@ -1,6 +1,8 @@
 //! `report.html`: one page that needs nothing else, for a browser or an attachment.
 
-use super::{NOTHING, grouped, loop_kind, mark, percentile, short, short_or_nothing};
+use super::{
+    NOTHING, grouped, loop_kind, mark, percentile, percentile_of_all_sent, short, short_or_nothing,
+};
 use crate::analysis::percentile_titles;
 use crate::charts::{self, CHARTS};
 use crate::metric::{METRICS, metric};
@@ -92,12 +94,20 @@ const COLUMNS: &[Column] = &[
     Column { title: "goodput, 1/s", write: goodput },
     Column { title: "TTFT p50", write: |s| percentile(s.distribution("ttft"), "p50") },
     Column { title: "TTFT p99", write: |s| percentile(s.distribution("ttft"), "p99") },
+    Column {
+        title: "TTFT p99, all sent",
+        write: |s| percentile_of_all_sent(s.distribution("ttft"), "p99"),
+    },
     Column { title: "ITL p50", write: |s| percentile(s.distribution("itl"), "p50") },
     Column { title: "ITL p99", write: |s| percentile(s.distribution("itl"), "p99") },
     Column { title: "TPOT p50", write: |s| percentile(s.distribution("tpot"), "p50") },
     Column { title: "TPOT p99", write: |s| percentile(s.distribution("tpot"), "p99") },
     Column { title: "latency p50", write: |s| percentile(s.distribution("latency"), "p50") },
     Column { title: "latency p99", write: |s| percentile(s.distribution("latency"), "p99") },
+    Column {
+        title: "latency p99, all sent",
+        write: |s| percentile_of_all_sent(s.distribution("latency"), "p99"),
+    },
     Column { title: "lateness p99", write: |s| percentile(s.distribution("lateness"), "p99") },
 ];
 
@@ -247,6 +257,7 @@ fn details(page: &mut String, analysis: &Analysis) {
                     },
                 );
                 metric_row(page, &title, measured);
+                all_sent_row(page, metric.title, measured);
             }
         }
         page.push_str("</tbody>\n</table></div>\n</details>\n");
@@ -317,6 +328,19 @@ fn metric_row(page: &mut String, title: &str, measured: &Measured) {
     }
 }
 
+/// The percentiles of a latency with the requests that failed, where some did.
+fn all_sent_row(page: &mut String, title: &str, measured: &Measured) {
+    let Measured::Distribution(d) = measured else { return };
+    let Some(all) = &d.all_sent else { return };
+    let n = grouped(all.n as f64, 0);
+    put!(page, "<tr><th>{title}, all sent</th><td>{}</td><td>{n}</td>", d.unit);
+    page.push_str(&"<td></td>".repeat(3));
+    for (name, _) in percentile_titles() {
+        put!(page, "<td>{}</td>", percentile_of_all_sent(Some(d), name));
+    }
+    page.push_str("<td></td></tr>\n");
+}
+
 fn definitions(page: &mut String, analysis: &Analysis) {
     page.push_str("<section>\n<h2>Definitions</h2>\n<dl class=\"definitions\">\n");
     let shown = |name| analysis.summary.total.metrics.contains_key(name);
@@ -332,7 +356,8 @@ fn definitions(page: &mut String, analysis: &Analysis) {
     page.push_str(
         "</dl>\n<p class=\"small\">Due: when the schedule wanted a request out. Sent: its last \
          byte was handed to the socket. A token arrives when the read that carried it returned. \
-         Failed requests never enter latencies.</p>\n</section>\n",
+         Failed requests never enter latencies, except those of all sent, where they are \
+         infinitely late.</p>\n</section>\n",
     );
 }
 

@@ -82,6 +82,21 @@ fn percentile(distribution: Option<&Distribution>, name: &str) -> String {
     format!("{}{}{mark}", short(value), if few { "*" } else { "" })
 }
 
+/// A percentile over all requests that were sent, for people.
+fn percentile_of_all_sent(distribution: Option<&Distribution>, name: &str) -> String {
+    let Some((distribution, all)) = distribution.and_then(|d| Some((d, d.all_sent.as_ref()?)))
+    else {
+        return NOTHING.to_owned();
+    };
+    let is_among = |names: &[String]| names.iter().any(|among| among == name);
+    let few = if is_among(&all.few) { "*" } else { "" };
+    match all.percentiles.get(name) {
+        Some(value) => format!("{}{few}{}", short(*value), mark(distribution)),
+        None if is_among(&all.failed) => format!("failed{few}"),
+        None => NOTHING.to_owned(),
+    }
+}
+
 /// A number with so many decimals, its thousands set apart by commas.
 pub(crate) fn grouped(value: f64, decimals: usize) -> String {
     let text = format!("{:.decimals$}", value.abs());

@@ -1,7 +1,9 @@
 //! The table at the end of a run: a column for each stage and the total, or, where these are too
 //! many for the terminal, a row for each.
 
-use super::{NOTHING, beside, loop_kind, mark, percentile, short, short_or_nothing};
+use super::{
+    NOTHING, beside, loop_kind, mark, percentile, percentile_of_all_sent, short, short_or_nothing,
+};
 use crate::server::QUANTITIES;
 use crate::{About, Analysis, METRICS, Pace, Reason, Severity, StageSummary, Verdict};
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
@@ -15,6 +17,9 @@ struct Line {
 /// Who set the pace.
 const LOOP: &str = "loop";
 
+/// What a user had to expect, failures included.
+const LATENCY_OF_ALL_SENT: &str = "latency, all sent, ms";
+
 /// Lines of the table with a column for each stage. Lines that have nothing to show are left out.
 const LINES: &[Line] = &[
     Line { title: LOOP, write: loop_kind },
@@ -26,10 +31,12 @@ const LINES: &[Line] = &[
     Line { title: "total tokens, 1/s", write: |s| rate(s, "total_token_throughput") },
     Line { title: "goodput, 1/s", write: goodput },
     Line { title: "TTFT, ms", write: |s| three(s, "ttft") },
+    Line { title: "TTFT, all sent, ms", write: |s| three_of_all_sent(s, "ttft") },
     Line { title: "scheduled TTFT, ms", write: |s| three(s, "scheduled_ttft") },
     Line { title: "ITL, ms", write: |s| three(s, "itl") },
     Line { title: "TPOT, ms", write: |s| three(s, "tpot") },
     Line { title: "latency, ms", write: |s| three(s, "latency") },
+    Line { title: LATENCY_OF_ALL_SENT, write: |s| three_of_all_sent(s, "latency") },
     Line { title: "scheduled latency, ms", write: |s| three(s, "scheduled_latency") },
     Line { title: "lateness, ms", write: |s| three(s, "lateness") },
 ];
@@ -74,6 +81,9 @@ pub fn terminal(analysis: &Analysis, width: usize, colour: bool) -> String {
     }
     if text.contains(" / ") {
         text.push_str("latencies: p50 / p90 / p99\n");
+    }
+    if text.contains(LATENCY_OF_ALL_SENT) {
+        text.push_str("all sent: a request that failed is infinitely late\n");
     }
     let errors: Vec<String> =
         summary.total.errors.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
@@ -244,4 +254,12 @@ fn three(stage: &StageSummary, metric: &str) -> String {
         return format!("{}{} (n = 1)", short(distribution.mean), mark(distribution));
     }
     ["p50", "p90", "p99"].map(|p| percentile(Some(distribution), p)).join(" / ")
+}
+
+fn three_of_all_sent(stage: &StageSummary, metric: &str) -> String {
+    let distribution = stage.distribution(metric);
+    if distribution.is_none_or(|d| d.all_sent.is_none()) {
+        return NOTHING.to_owned();
+    }
+    ["p50", "p90", "p99"].map(|p| percentile_of_all_sent(distribution, p)).join(" / ")
 }

@@ -37,6 +37,71 @@ fn a_request_that_failed_after_some_tokens_enters_rates_and_no_latency() {
     near(total.single("goodput").unwrap().value, 1.0 / 0.096);
 }
 
+#[test]
+fn with_a_share_of_failures_the_percentiles_beyond_it_are_failures() {
+    let check = |n: u64, broken: u64, failed: &[&str], few: &[&str]| {
+        let request = |i: u64| {
+            let answer = answer(i, &[i + 10], i + 30);
+            if i < broken { failure(answer, FailureKind::Timeout, "late") } else { answer }
+        };
+        let total = Run::open(n + 30, (0..n).map(request).collect()).total();
+        for metric in ["ttft", "scheduled_latency"] {
+            let all = values(&total, metric).all_sent.as_ref().unwrap();
+            assert_eq!((all.n, all.percentiles.len() + all.failed.len()), (n, 5 - missing(n)));
+            assert_eq!(all.failed, failed, "{broken} of {n}");
+            assert_eq!(all.few, few, "{broken} of {n}");
+        }
+        // How many tokens there were, and the client's own delay, are no latencies of a request.
+        for metric in ["output_tokens", "lateness"] {
+            assert_eq!(values(&total, metric).all_sent, None, "{metric}");
+        }
+    };
+    check(1_000, 1, &[], &["p99_9"]);
+    check(1_000, 2, &["p99_9"], &["p99_9"]);
+    check(1_000, 10, &["p99_9"], &["p99_9"]);
+    check(1_000, 11, &["p99", "p99_9"], &["p99_9"]);
+    check(400, 4, &[], &[]);
+    check(400, 5, &["p99"], &[]);
+    check(20, 1, &[], &["p90", "p95"]);
+    check(20, 11, &["p50", "p90", "p95"], &["p90", "p95"]);
+}
+
+/// How many percentiles are not given of so few.
+fn missing(n: u64) -> usize {
+    [2, 10, 20, 100, 1_000].iter().filter(|least| n < **least).count()
+}
+
+#[test]
+fn failures_move_the_percentiles_of_all_sent_up_by_their_number() {
+    let quick = (0..10).map(|i| answer(i, &[i + 10 + i], 60));
+    let cut = |i| failure(answer(i, &[i + 1], i + 2), FailureKind::StreamCut, "no end");
+    let total = Run::open(60, quick.chain((10..14).map(cut)).collect()).total();
+    let ttft = values(&total, "ttft");
+    // The fifth of ten values, and the seventh of fourteen.
+    assert_eq!((ttft.p50, ttft.n), (Some(14.0), 10));
+    assert_eq!(ttft.all_sent.as_ref().unwrap().percentiles["p50"], 16.0);
+}
+
+#[test]
+fn a_failure_of_a_closed_loop_was_never_scheduled() {
+    let mut run = Run::new(vec![stage("open", LoopKind::Open), stage("closed", LoopKind::Closed)]);
+    for (index, kind) in [(0, LoopKind::Open), (1, LoopKind::Closed)] {
+        let begin = 1_000 * u64::from(index);
+        run.begin(index, begin);
+        run.records((0..10).map(|i| {
+            let at = begin + i * 50;
+            let record = Record { stage: index, ..answer(at, &[at + 5, at + 9], at + 10) };
+            let record = if i < 3 { failure(record, FailureKind::Timeout, "") } else { record };
+            Record { due: record.due.filter(|_| kind == LoopKind::Open), ..record }
+        }));
+        run.end(index, begin + 500, 10);
+    }
+    run.completed(1_500);
+    let total = run.total();
+    let n = |metric| values(&total, metric).all_sent.as_ref().unwrap().n;
+    assert_eq!((n("ttft"), n("scheduled_ttft")), (20, 10));
+}
+
 /// C05: reasoning is output; the answer's first token stands apart.
 #[test]
 fn reasoning_counts_as_output_and_the_answer_has_a_ttft_of_its_own() {

@@ -1,6 +1,6 @@
 //! Which rule fires, and how gravely.
 
-use crate::run::{MS, Run, answer, slo, stage, values};
+use crate::run::{MS, Run, answer, failure, slo, stage, values};
 use analysis::{
     CacheState, CacheWish, Calibration, EXPECTED_CACHED, Headroom, Health, Options, Severity,
     Verdict,
@@ -9,8 +9,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp, LogNormal};
 use records::{
-    Astray, ClientSample, Connection, Entry, Event, LoopKind, Record, StageEnd, StageInfo,
-    StagePhase, ThreadSample,
+    Astray, ClientSample, Connection, Entry, Event, FailureKind, LoopKind, Record, StageEnd,
+    StageInfo, StagePhase, ThreadSample,
 };
 
 /// Two hundred requests, one every 100 ms, with a TTFT of 100 ms.
@@ -163,8 +163,11 @@ fn connections_opened_within_requests_count_where_opening_them_shows() {
 
 #[test]
 fn percentiles_that_are_the_time_to_connect_are_withheld() {
-    let scheduled = |n: usize| {
+    let scheduled = |n: usize, failed: usize| {
         let mut records = requests(|_| 1.0);
+        for record in records.iter_mut().take(failed) {
+            *record = failure(record.clone(), FailureKind::Timeout, "late");
+        }
         for record in records.iter_mut().rev().take(n) {
             record.connection = Connection::New;
             record.started = record.sent.unwrap().saturating_sub(30 * MS);
@@ -174,7 +177,7 @@ fn percentiles_that_are_the_time_to_connect_are_withheld() {
         assert!(own.p99.is_some() && own.doubts.is_empty());
         values(&stage, "scheduled_ttft").clone()
     };
-    let [two, three, twelve] = [2, 3, 12].map(scheduled);
+    let [two, three, twelve] = [2, 3, 12].map(|n| scheduled(n, 0));
     assert!(two.p99.is_some());
     assert_eq!(
         (two.doubt(), two.withheld.as_slice()),
@@ -183,6 +186,10 @@ fn percentiles_that_are_the_time_to_connect_are_withheld() {
     assert_eq!((three.p99, three.p95.is_some(), three.withheld.len()), (None, true, 2));
     assert_eq!((twelve.p95, twelve.p90.is_some()), (None, true));
     assert_eq!(twelve.doubt(), Some(Verdict::Invalid));
+    // With failures, too, and there is no other way to them.
+    let failing = scheduled(12, 1);
+    let all = failing.all_sent.as_ref().unwrap();
+    assert_eq!(all.percentiles.keys().collect::<Vec<_>>(), ["p50", "p90"], "{failing:?}");
 }
 
 /// `concurrency` answers at a time, each of which takes 100 ms.
@@ -465,6 +472,9 @@ fn the_loop_is_told_of_every_number_and_chart() {
 fn a_reason_is_a_sentence_with_value_limit_and_cure() {
     let fired = health(requests(|_| 21.0), []);
     insta::assert_snapshot!(fired.reasons[0], @"stage s: lateness (p99; p90 below 100 requests; connecting apart) against the TTFT p50: 21 %, limit 20 %: lower the rate, give the load generator more cores, or leave it a machine with nothing else on it");
+    // A value just over its limit is not written like it.
+    let fired = health(requests(|_| 20.01), []);
+    assert!(fired.reasons[0].text.contains(": 20.01 %, limit 20 %: "), "{}", fired.reasons[0]);
 }
 
 #[test]

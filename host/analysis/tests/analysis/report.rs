@@ -47,15 +47,18 @@ fn the_terminal_has_a_column_for_each_stage() {
  total tokens, 1/s                    48.8                48.8                  48.8
  goodput, 1/s                4.88 (97.5 %)       4.25 (85.0 %)         4.56 (91.2 %)
  TTFT, ms                103.0 / 106.0 / -   153.0 / 156.0 / -     106.0 / 155.0 / -
+ TTFT, all sent, ms      103.0 / 106.0 / -   153.0 / 156.0 / -     150.0 / 155.0 / -
  scheduled TTFT, ms      103.0 / 106.0 / -   153.0 / 156.0 / -     106.0 / 155.0 / -
  ITL, ms                   20.0 / 21.0 / -     20.0 / 21.0 / -   20.0 / 21.0 / 21.0*
  TPOT, ms                  20.5 / 20.5 / -     20.5 / 20.5 / -       20.5 / 20.5 / -
  latency, ms             148.0 / 151.0 / -   198.0 / 201.0 / -     151.0 / 200.0 / -
+ latency, all sent, ms   148.0 / 151.0 / -   198.0 / 201.0 / -     195.0 / 200.0 / -
  scheduled latency, ms   148.0 / 151.0 / -   198.0 / 201.0 / -     151.0 / 200.0 / -
  lateness, ms                    0 / 0 / -           0 / 0 / -             0 / 0 / -
 ─────────────────────────────────────────────────────────────────────────────────────
 * rests on few values
 latencies: p50 / p90 / p99
+all sent: a request that failed is infinitely late
 failed: http_status 2
 
 result: valid (the load generator did what it was asked)
@@ -118,6 +121,33 @@ fn the_csv_has_a_row_for_each_metric_of_each_stage() {
     let find = |start: &str| *lines.iter().find(|line| line.starts_with(start)).unwrap();
     insta::assert_snapshot!(find("low,ttft,"), @"low,ttft,ms,,39,102.897436,2.010432,100,106,103,106,106,,,p95,open,");
     insta::assert_snapshot!(find("total,request_throughput,"), @"total,request_throughput,1/s,4.875,,,,,,,,,,,,open,");
+}
+
+#[test]
+fn what_failed_is_infinitely_late_among_all_that_was_sent() {
+    let records = |failed: u64| {
+        let request = |i: u64| {
+            let answer = answer(i * 10, &[i * 10 + 5, i * 10 + 7], i * 10 + 8);
+            if i < failed { failure(answer, FailureKind::Timeout, "late") } else { answer }
+        };
+        Run::open(4_010, (0..400).map(request).collect())
+    };
+    let broken = records(8).analyse(&Options::default());
+    let text = report::terminal(&broken, 120, false);
+    assert!(text.contains("TTFT, all sent, ms      5.00 / 5.00 / failed\n"), "{text}");
+    assert!(text.contains("latency, all sent, ms   8.00 / 8.00 / failed\n"), "{text}");
+    let csv = report::csv(&broken.summary);
+    let row = csv.lines().find(|line| line.starts_with("s,latency_all_sent,")).unwrap();
+    insta::assert_snapshot!(row, @"s,latency_all_sent,ms,,400,,,,,8,8,8,inf,,,open,");
+    let page = report::html(&broken);
+    assert!(page.contains("<th>TTFT p99, all sent</th>") && page.contains("<td>failed</td>"));
+    assert!(page.contains("<tr><th>scheduled TTFT, all sent</th><td>ms</td><td>400</td>"));
+
+    let whole = records(0).analyse(&Options::default());
+    let csv = report::csv(&whole.summary);
+    let all = [report::terminal(&whole, 120, false), csv, report::json(&whole.summary)];
+    assert!(all.iter().all(|text| !text.contains("all sent") && !text.contains("all_sent")));
+    assert!(!report::html(&whole).contains("p99, all sent"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::support::*;
 use load::{Arrival, Message, Pacing, Part, Prompt, Ramp, Ramped, Session, Stage, Stop};
 use records::{EndReason, Entry, Event, FailureKind, Record};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,14 +41,15 @@ fn offsets(done: &Done) -> Vec<u64> {
 #[test]
 fn an_open_stage_sends_its_schedule_and_lasts_to_its_end() {
     let server = Server::start(vec![Script::answer(1, 2)]);
-    let done = run(plan(&server.url(), vec![open(100.0, after(300))]));
+    // The last is due long before the end, so that a busy machine sends it in time, too.
+    let done = run(plan(&server.url(), vec![open(5.0, after(1_000))]));
     assert_sound(&done);
     assert_eq!(done.outcome.reason, EndReason::Completed);
-    assert_eq!(offsets(&done), (0..30).map(|k| k * 10 * MS).collect::<Vec<_>>());
+    assert_eq!(offsets(&done), (0..5).map(|k| k * 200 * MS).collect::<Vec<_>>());
     let end = done.stage_end(0);
-    assert_eq!(end.window_end, done.stage_begin(0) + 300 * MS);
-    assert_eq!((end.scheduled, end.unsent, end.capped), (Some(30), 0, 0));
-    assert_eq!(done.outcome.succeeded, 30);
+    assert_eq!(end.window_end, done.stage_begin(0) + 1_000 * MS);
+    assert_eq!((end.scheduled, end.unsent, end.capped), (Some(5), 0, 0));
+    assert_eq!(done.outcome.succeeded, 5);
 }
 
 #[test]
@@ -58,10 +60,14 @@ fn c23_requests_that_wait_for_a_limit_keep_their_due_time() {
         let done = run(plan(&server.url(), vec![stage]));
         assert_sound(&done);
         assert_eq!(offsets(&done), (0..8).map(|k| k * 100 * MS).collect::<Vec<_>>());
-        for (i, record) in (0..).zip(done.records()) {
-            let sent = (record.sent.unwrap() - done.stage_begin(0)) / MS;
-            assert!((500 * i..500 * i + 60 * (i + 1)).contains(&sent), "{i} sent at {sent} ms");
+        let records = done.records();
+        for (i, record) in (0..).zip(&records) {
+            let sent = record.sent.unwrap() - done.stage_begin(0);
+            assert!(sent >= 500 * i * MS, "{i} sent after {sent} ns");
         }
+        // Each leaves when the one before has ended: on a busy machine a bit later, but not always.
+        let waits = records.windows(2).map(|pair| pair[1].started - pair[0].finished);
+        assert!(waits.min().unwrap() < 50 * MS, "{records:?}");
         let end = done.stage_end(0);
         assert_eq!((end.scheduled, end.unsent, end.capped), (Some(8), 0, 7));
         assert_eq!(end.window_end, done.records()[7].finished);
@@ -86,8 +92,8 @@ fn a_limit_of_sessions_holds_them_from_first_to_last_turn() {
 
 #[test]
 fn what_never_left_when_time_was_up_is_counted() {
-    let server = Server::start(vec![Script::answer(10, 200)]);
-    let stage = Stage { max_in_flight: Some(1), drain: Some(20 * MS), ..open(100.0, after(300)) };
+    let server = Server::start(vec![Script::answer(10, 200), Script::answer(10, 10_000)]);
+    let stage = Stage { max_in_flight: Some(1), drain: Some(20 * MS), ..open(50.0, after(600)) };
     let done = run(plan(&server.url(), vec![stage]));
     assert_sound(&done);
     assert_eq!(done.outcome.sent, 2);
@@ -139,22 +145,18 @@ fn a_ramp_of_concurrency_grows() {
     let server = Server::start(vec![Script::answer(2, 10)]);
     let ramp =
         Ramp { what: Ramped::Closed, start: 1.0, end: 5.0, over: 400 * MS, exponential: false };
-    let stage = Stage { arrival: Arrival::Ramp(ramp), stop: after(500), ..closed(0) };
+    let stage = Stage { arrival: Arrival::Ramp(ramp), stop: after(1_000), ..closed(0) };
     let done = run(plan(&server.url(), vec![stage]));
     assert_sound(&done);
     let begin = done.stage_begin(0);
     let records = done.records();
-    let under_way = |ms: u64| {
-        let (from, to) = (begin + ms * MS, begin + (ms + 40) * MS);
-        let starts = records.iter().filter(|r| (from..to).contains(&r.started));
-        starts
-            .map(|s| {
-                records.iter().filter(|r| r.started <= s.started && s.started < r.finished).count()
-            })
-            .max()
-    };
-    assert_eq!((under_way(0), under_way(455)), (Some(1), Some(5)));
-    assert_eq!(done.stage_end(0).window_end, begin + 500 * MS);
+    let under_way = |at: u64| records.iter().filter(|r| r.started <= at && at < r.finished).count();
+    let most = |at: u64| (1.0 + 4.0 * (at - begin) as f64 / (400 * MS) as f64).round() as usize;
+    let starts: Vec<u64> = records.iter().map(|record| record.started).collect();
+    assert!(starts.iter().all(|&at| under_way(at) <= most(at).min(5)), "{records:?}");
+    assert_eq!(under_way(starts[0]), 1);
+    assert_eq!(starts.iter().map(|&at| under_way(at)).max(), Some(5));
+    assert_eq!(done.stage_end(0).window_end, begin + 1_000 * MS);
 }
 
 #[test]
@@ -234,16 +236,20 @@ fn every_turn_of_a_stage_with_a_quantum_starts_on_it_and_lateness_does_not_carry
     };
     let done = begin(plan(&server.url(), vec![stage]), vec![feed([session])]).finish();
     assert_sound(&done);
-    let due: Vec<_> = offsets(&done).iter().map(|due| due / MS).collect();
+    let (begin, due) = (done.stage_begin(0), offsets(&done));
     // 60 ms are two quanta, however late a request left; an answer that takes longer holds the
     // next turn back to the first quantum after it.
-    assert_eq!(due[..3], [30, 90, 150]);
-    assert!(due[3] >= 270 && due[3].is_multiple_of(30), "{due:?}");
+    assert_eq!(due[0], 30 * MS);
+    for (turn, record) in (1..).zip(&done.records()[..3]) {
+        let ended = (record.finished - begin).next_multiple_of(30 * MS);
+        assert_eq!(due[turn], ended.max(due[turn - 1] + 60 * MS), "turn {turn}: {due:?}");
+    }
+    assert!(due[3] >= due[2] + 130 * MS, "{due:?}");
 }
 
 #[test]
 fn turns_keep_to_the_plan_unless_they_were_kept_waiting_for_a_place() {
-    let server = Server::start(vec![Script::answer(1, 100), Script::answer(1, 2)]);
+    let server = Server::start(vec![Script::answer(1, 300), Script::answer(1, 2)]);
     let session_with = |id, gap: u64| {
         let mut turns: Vec<_> = (0..3).map(|_| turn(request("a"), 0)).collect();
         for turn in &mut turns[1..] {
@@ -252,7 +258,7 @@ fn turns_keep_to_the_plan_unless_they_were_kept_waiting_for_a_place() {
         session_of(id, turns)
     };
     // The second session comes while the answer to the first one holds the only place.
-    let sessions = [session_with(0, 150 * MS), session_with(1, 130 * MS)];
+    let sessions = [session_with(0, 450 * MS), session_with(1, 390 * MS)];
     let stage = Stage { max_in_flight: Some(1), ..open(100.0, Stop::default()) };
     let done = begin(plan(&server.url(), vec![stage]), vec![feed(sessions)]).finish();
     assert_sound(&done);
@@ -264,12 +270,12 @@ fn turns_keep_to_the_plan_unless_they_were_kept_waiting_for_a_place() {
         all
     };
     let due: Vec<u64> = of(0).iter().map(|record| record.due.unwrap() - begin).collect();
-    assert_eq!(due, [0, 150 * MS, 300 * MS], "however late they left");
+    assert_eq!(due, [0, 450 * MS, 900 * MS], "however late they left");
     let second = of(1);
     assert_eq!(second[0].due, Some(begin + 10 * MS));
-    assert!(second[0].started >= begin + 100 * MS, "it waited");
-    assert_eq!(second[1].due, Some(second[0].started + 130 * MS));
-    assert_eq!(second[2].due, Some(second[0].started + 260 * MS));
+    assert!(second[0].started >= begin + 300 * MS, "it waited");
+    assert_eq!(second[1].due, Some(second[0].started + 390 * MS));
+    assert_eq!(second[2].due, Some(second[0].started + 780 * MS));
 }
 
 #[test]
@@ -321,13 +327,22 @@ fn a_stage_ends_at_its_count_of_requests_or_errors() {
 #[test]
 fn a_due_session_that_finds_the_supply_empty_is_counted_and_sent_late() {
     let server = Server::start(vec![Script::answer(1, 2)]);
-    let slow: Box<dyn FnOnce(load::Feeder) + Send> = Box::new(|feeder| {
-        for id in 0..3 {
-            thread::sleep(Duration::from_millis(100));
+    let (push, pushed) = mpsc::channel();
+    let slow: Box<dyn FnOnce(load::Feeder) + Send> = Box::new(move |feeder| {
+        for id in pushed {
             feeder.push(session(id)).unwrap();
         }
     });
     let going = begin(plan(&server.url(), vec![open(100.0, sessions(3))]), vec![slow]);
+    let patient = Instant::now() + Duration::from_secs(10);
+    for id in 0..3 {
+        // Each but the first comes when it has been missed.
+        while going.run.progress().starved < id && Instant::now() < patient {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(100));
+        push.send(id).unwrap();
+    }
     while !going.run.is_finished() {
         thread::sleep(Duration::from_millis(5));
     }
@@ -341,10 +356,10 @@ fn a_due_session_that_finds_the_supply_empty_is_counted_and_sent_late() {
 
 #[test]
 fn a_stopped_run_drains_and_a_second_stop_breaks_off() {
-    let server = Server::start(vec![Script::answer(1, 300)]);
-    let stage = || Stage { concurrency: Some(2), stop: Stop::default(), ..closed(0) };
-    let stopped = |hard: bool| {
-        let going = begin(plan(&server.url(), vec![stage()]), vec![feed((0..).map(session))]);
+    let stopped = |hard: bool, answer_ms: u64| {
+        let server = Server::start(vec![Script::answer(1, answer_ms)]);
+        let stage = Stage { concurrency: Some(2), stop: Stop::default(), ..closed(0) };
+        let going = begin(plan(&server.url(), vec![stage]), vec![feed((0..).map(session))]);
         while going.run.progress().in_flight < 2 {
             thread::sleep(Duration::from_millis(1));
         }
@@ -354,15 +369,15 @@ fn a_stopped_run_drains_and_a_second_stop_breaks_off() {
         }
         going.finish()
     };
-    let gentle = stopped(false);
+    let gentle = stopped(false, 1_000);
     assert_sound(&gentle);
     assert_eq!((gentle.outcome.reason, gentle.outcome.sent), (EndReason::Interrupted, 2));
     assert_eq!(gentle.outcome.succeeded, 2);
     let began = Instant::now();
-    let hard = stopped(true);
+    let hard = stopped(true, 15_000);
     assert_sound(&hard);
     assert_eq!((hard.outcome.reason, hard.outcome.failed), (EndReason::Interrupted, 2));
-    assert!(began.elapsed() < Duration::from_millis(280), "it did not wait for the answers");
+    assert!(began.elapsed() < Duration::from_secs(10), "it did not wait for the answers");
 }
 
 #[test]
@@ -374,11 +389,9 @@ fn a_run_in_which_everything_fails_is_aborted() {
     let done = run(impatient);
     assert_sound(&done);
     assert_eq!(done.outcome.reason, EndReason::Aborted);
-    assert!(
-        done.outcome.message.contains("none has ended well for 0.2"),
-        "{}",
-        done.outcome.message
-    );
+    let since = done.outcome.message.split_once("none has ended well for ");
+    let since = since.and_then(|(_, rest)| rest.split_once(" s ")?.0.parse().ok());
+    assert!(since.is_some_and(|since| (0.2..5.0).contains(&since)), "{}", done.outcome.message);
 
     let mut strict = plan(&server.url(), endless());
     strict.abort.max_error_rate = Some(0.5);
@@ -441,7 +454,11 @@ fn samples_tell_how_the_client_fared() {
             _ => None,
         })
         .collect();
-    assert_eq!(samples.len(), 2, "one after a second and one at the end");
+    let (last, before) = samples.split_last().unwrap();
+    assert!(!before.is_empty(), "one after a second and one at the end");
+    for (second, sample) in (1..).zip(before) {
+        assert!(sample.at >= second * SECOND, "{samples:?}");
+    }
     for sample in &samples {
         let names: Vec<_> = sample.threads.iter().map(|thread| &*thread.name).collect();
         assert_eq!(names, ["load-0", "load-1", "pacer"]);
@@ -451,7 +468,7 @@ fn samples_tell_how_the_client_fared() {
         // The second thread rests as long as the first has few sessions.
         assert!(cpu[1] < cpu[0], "{cpu:?}");
     }
-    assert_eq!(samples[1].succeeded, 150);
+    assert_eq!(last.succeeded, 150);
 }
 
 #[test]

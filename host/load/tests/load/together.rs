@@ -54,11 +54,12 @@ fn sent(done: &Done) -> BTreeSet<(u64, u32, u64, Option<u64>)> {
 #[test]
 fn shards_of_open_stages_send_what_one_would() {
     let server = Server::start(vec![Script::answer(1, 2)]);
-    let until = |after| Stop { after: Some(after), ..Stop::default() };
+    let sessions = |n| Stop { sessions: Some(n), ..Stop::default() };
     let stages = [
-        Stage { arrival: Arrival::Poisson(150.0), ..open(0.0, until(300 * MS)) },
-        open(100.0, Stop { sessions: Some(25), ..Stop::default() }),
-        open(200.0, until(200 * MS)),
+        Stage { arrival: Arrival::Poisson(150.0), ..open(0.0, sessions(40)) },
+        open(100.0, sessions(25)),
+        // The last is due long before the end, so that a busy machine sends it in time, too.
+        open(8.0, Stop { after: Some(500 * MS), ..Stop::default() }),
     ];
     let alone = sent(&run(plan(&server.url(), stages.to_vec())));
     let shards = in_shards(3, &server.url(), &stages);
