@@ -30,6 +30,7 @@ pub(super) struct Evidence<'a> {
 
 /// The run.
 pub(super) struct Whole<'a> {
+    pub(super) run: &'a Run,
     pub(super) same_host: bool,
     pub(super) stages: &'a [StageSummary],
     pub(super) evidence: &'a [Evidence<'a>],

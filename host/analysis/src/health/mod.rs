@@ -138,7 +138,7 @@ pub(crate) fn judge(
         .collect();
     let calibration = options.calibration.as_ref();
     let same_host = options.same_host;
-    let whole = Whole { same_host, stages: summaries, evidence: &evidence, calibration };
+    let whole = Whole { run, same_host, stages: summaries, evidence: &evidence, calibration };
     let mut reasons: Vec<Reason> = Vec::new();
     for rule in RULES {
         match rule.measure {
