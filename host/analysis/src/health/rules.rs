@@ -222,6 +222,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "not_as_planned",
+        about: Load,
         what: "parts of the planned load, one for each stage and load generator, of generators that \
             were lost or began stages by themselves",
         suspect: 0.0,
