@@ -55,7 +55,8 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
         ));
         return carry_out(tests(TESTS, arguments).env(IMAGE, image));
     }
-    carry_out(cargo().args(["build", "--package", "llmdbench"]))?;
+    // As `cargo xtask test` builds, so that neither builds again what the other has built.
+    carry_out(cargo().args(["test", "--workspace", "--no-run"]))?;
     let file = image::write(Some(&target().join("debug/llmdbench")))?;
     install()?;
     let stays = output(script().arg("status"))? != "down";
@@ -90,7 +91,7 @@ const LAST: &[&str] = &["outage"];
 
 fn tests(names: &[&str], arguments: &[&str]) -> Command {
     let mut command = cargo();
-    command.args(["test", "--package", "cluster", "--package", "acceptance"]);
+    command.args(["test", "--workspace"]);
     for name in names {
         command.args(["--test", name]);
     }
