@@ -123,21 +123,22 @@ fn a_closed_loop_keeps_its_slots_busy_and_nobody_is_due() {
 #[test]
 fn later_turns_of_a_closed_loop_say_when_they_were_wanted_unless_a_limit_held_them() {
     let server = Server::start(vec![Script::answer(1, 2)]);
-    let session = |id| session_of(id, (0..3).map(|_| turn(request("a"), 5)).collect());
-    let with = |stage| {
-        let done = begin(plan(&server.url(), vec![stage]), vec![feed((0..).map(session))]).finish();
+    let with = |stage, pause_ms| {
+        let turns = || (0..3).map(|_| turn(request("a"), pause_ms)).collect();
+        let sessions = feed((0..).map(move |id| session_of(id, turns())));
+        let done = begin(plan(&server.url(), vec![stage]), vec![sessions]).finish();
         assert_sound(&done);
         done.records().into_iter().cloned().collect::<Vec<_>>()
     };
-    let records = with(Stage { concurrency: Some(1), ..closed(2) });
+    let records = with(Stage { concurrency: Some(1), ..closed(2) }, 5);
     for pair in records.windows(2).filter(|pair| pair[0].session == pair[1].session) {
         assert_eq!(pair[1].wanted, Some(pair[0].finished + 5 * MS));
         assert!(pair[1].wanted <= Some(pair[1].started));
     }
     assert!(records.iter().all(|record| record.wanted.is_some() == (record.turn > 0)));
-    // Two that want to send at a time, where one may: some wait for the other.
+    // Two that want to send at once, where one may: each waits for the other's answer.
     let limited = Stage { concurrency: Some(2), max_in_flight: Some(1), ..closed(4) };
-    assert!(with(limited).iter().any(|record| record.turn > 0 && record.wanted.is_none()));
+    assert!(with(limited, 0).iter().any(|record| record.turn > 0 && record.wanted.is_none()));
 }
 
 #[test]
