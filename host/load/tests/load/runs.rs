@@ -124,7 +124,7 @@ fn a_closed_loop_keeps_its_slots_busy_and_nobody_is_due() {
 fn later_turns_of_a_closed_loop_say_when_they_were_wanted_unless_a_limit_held_them() {
     let server = Server::start(vec![Script::answer(1, 2)]);
     let with = |stage, pause_ms| {
-        let turns = || (0..3).map(|_| turn(request("a"), pause_ms)).collect();
+        let turns = move || (0..3).map(move |_| turn(request("a"), pause_ms)).collect();
         let sessions = feed((0..).map(move |id| session_of(id, turns())));
         let done = begin(plan(&server.url(), vec![stage]), vec![sessions]).finish();
         assert_sound(&done);
