@@ -151,7 +151,7 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
     bench
         .run(&["standup", "e.yaml", "-s", "2"])
         .expect(0)
-        .says("1 objects of")
+        .says("1 object of")
         .says("there already");
     let status = bench.run(&["status"]).expect(0);
     assert!(status.stdout.contains(&format!("standing: release {own}/{own}\n")));
