@@ -207,7 +207,7 @@ def command(options, url, workdir, tokens=64, input_tokens=64, **flags):
 
 
 def checked(watch, exits=(0, 7)):
-    """The client, ended; leaves the script if it failed. Exit code 7 says that the result is suspect or invalid."""
+    """The client, ended; leaves the script if it failed. Exit code 7 says that the result is invalid."""
     watch.wait()
     if watch.exit not in exits:
         sys.exit(f"{' '.join(watch.process.args)}\nended with {watch.exit}\n{watch.stderr}")

@@ -236,7 +236,8 @@ impl Client {
     pub(crate) fn ring(&self) {
         let now = self.shared.clock.now();
         if now >= self.until.get() {
-            // Looking at all of them is rare: not before the longest that one may take has passed.
+            // All are looked at, which is rare: not before the time of one was up, ended or not. Where a
+            // workload breaks many off, it is once for each.
             let mut next = Nanos::MAX;
             self.each_talk(|talk| {
                 if talk.until <= now {

@@ -93,10 +93,14 @@ impl Conductor {
         let Some(together) = &self.shared.plan.together else { return ready };
         let next_id = self.shared.numbers.above();
         let agreed = (together.agree)(Readiness { stage, ready, next_id });
-        if let Some(first) = agreed.first_id {
-            self.shared.numbers.go_on(first);
+        match agreed.first_id {
+            Some(first) => {
+                self.shared.numbers.go_on(first);
+                agreed.begin
+            }
+            // Somebody is missing, and waiting for them may have used up the time until then.
+            None => agreed.begin.max(self.shared.clock.now()),
         }
-        agreed.begin
     }
 
     /// Waits until the stage has its first session, so that a slow beginning of the workload is

@@ -4,10 +4,7 @@ use crate::plan::{Arrival, Nanos, Ramp, Ramped, Stage};
 use crate::ring::Supply;
 use crate::schedule;
 use crate::together::Shard;
-use std::sync::atomic::{
-    AtomicBool, AtomicU64, AtomicUsize,
-    Ordering::{Relaxed, SeqCst},
-};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use tokio::sync::{Semaphore, watch};
@@ -135,12 +132,12 @@ impl StageNow {
 
     /// Breaks off what is under way, once the load threads have been told to look.
     pub(crate) fn cancel(&self) {
-        self.cancelled.store(true, SeqCst);
+        self.cancelled.store(true, Relaxed);
     }
 
     /// Whether requests under way are to be broken off.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(SeqCst)
+        self.cancelled.load(Relaxed)
     }
 
     /// Tells a load thread when nothing may start any more.
