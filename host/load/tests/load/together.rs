@@ -91,3 +91,24 @@ fn the_slots_and_requests_of_a_closed_loop_are_dealt_out() {
     let numbers: BTreeSet<u64> = records().map(|record| record.id).collect();
     assert_eq!(numbers.len(), 11);
 }
+
+#[test]
+fn a_shard_that_waited_for_others_in_vain_begins_then_and_sends_its_part() {
+    const WAIT: Duration = Duration::from_millis(400);
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    // Its stage would be over before the wait is.
+    let stage = open(100.0, Stop { after: Some(200 * MS), ..Stop::default() });
+    let mut plan = plan(&server.url(), vec![stage]);
+    let ready = Arc::new(Mutex::new(0));
+    let told = ready.clone();
+    let agree = Box::new(move |own: Readiness| {
+        *told.lock().unwrap() = own.ready;
+        std::thread::sleep(WAIT);
+        Agreement { begin: own.ready, first_id: None }
+    });
+    let shard = Shard { index: 0, count: 2 };
+    plan.together = Some(Together { shard, zero: SystemTime::now(), agree });
+    let done = run(plan);
+    assert!(done.stage_begin(0) > *ready.lock().unwrap());
+    assert_eq!(done.records().len(), 10);
+}
