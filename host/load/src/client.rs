@@ -34,8 +34,8 @@ use tokio::sync::{Semaphore, watch};
 /// A connection that takes longer to come about has failed.
 const CONNECT_TIMEOUT: Nanos = 10_000_000_000;
 const READ_SIZE: usize = 64 * 1024;
-/// Reads of one connection before the others have their turn: 1 MiB, more than an answer brings at a time.
-const READS: usize = 16;
+/// Reads of one connection before the others have their turn: more than answers need that bring what a model says.
+const READS: usize = 4;
 /// Connections that a load thread opens at the same time; servers drop what comes in a storm.
 const OPENING: usize = 64;
 
