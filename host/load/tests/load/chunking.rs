@@ -7,7 +7,7 @@ use records::FailureKind;
 use std::path::Path;
 
 /// Events of real servers, and some that none should send.
-const EVENTS: [&str; 25] = [
+const EVENTS: [&str; 27] = [
     r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#,
     r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}],"usage":null}"#,
     r#"{"choices":[{"index":0,"delta":{"content":""}}]}"#,
@@ -33,6 +33,8 @@ const EVENTS: [&str; 25] = [
     "{not json",
     "",
     "\u{feff}{}",
+    r#"{"choices":[{"index":0,"delta":{"content":" f"},"finish_reason":"stop"}]}"#,
+    r#"{"choices":[{"index":0,"delta":{"content":" g"},"finish_reason":null}],"error":{"message":"late"}}"#,
 ];
 
 /// What an event may begin with: which answer it belongs to. Streams of a server differ in it.
