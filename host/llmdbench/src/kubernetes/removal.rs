@@ -210,28 +210,30 @@ mod tests {
 
     #[test]
     fn only_a_job_of_another_run_that_has_ended_gives_way() {
-        let check =
-            |kind: &str, labels: Value, end: Option<&str>, expected: Result<Owner, &str>| {
-                let mut object = json!({
-                    "apiVersion": "batch/v1", "kind": kind,
-                    "metadata": {"name": "download-model", "namespace": "ns", "labels": labels},
-                });
-                if let Some(end) = end {
-                    object["status"]["conditions"] = json!([
-                        {"type": "SuccessCriteriaMet", "status": "True"},
-                        {"type": end, "status": "True"},
-                    ]);
+        let check = |kind: &str,
+                     labels: Value,
+                     end: Option<&str>,
+                     expected: std::result::Result<Owner, &str>| {
+            let mut object = json!({
+                "apiVersion": "batch/v1", "kind": kind,
+                "metadata": {"name": "download-model", "namespace": "ns", "labels": labels},
+            });
+            if let Some(end) = end {
+                object["status"]["conditions"] = json!([
+                    {"type": "SuccessCriteriaMet", "status": "True"},
+                    {"type": end, "status": "True"},
+                ]);
+            }
+            match (gives_way(&object), expected) {
+                (Ok(owner), Ok(expected)) => assert_eq!(owner, expected),
+                (Err(error), Err(text)) => {
+                    let error = error.to_string();
+                    assert!(error.contains(text), "{error}");
+                    assert_eq!(error.contains("has not ended"), end.is_none(), "{error}");
                 }
-                match (gives_way(&object), expected) {
-                    (Ok(owner), Ok(expected)) => assert_eq!(owner, expected),
-                    (Err(error), Err(text)) => {
-                        let error = error.to_string();
-                        assert!(error.contains(text), "{error}");
-                        assert_eq!(error.contains("has not ended"), end.is_none(), "{error}");
-                    }
-                    both => panic!("{object}: {both:?}"),
-                }
-            };
+                both => panic!("{object}: {both:?}"),
+            }
+        };
         let (run, prepared) =
             (json!({"llmdbench.io/run": "a"}), json!({"llmdbench.io/prepared": "true"}));
         let owner = || Owner::Run("a".to_owned());
