@@ -124,9 +124,11 @@ fn cases() -> Vec<Case> {
 /// Stands it up until it fails, and takes it down. What is wrong with how that went.
 fn try_out(case: &Case) -> Option<String> {
     let stand = Stand::new(case.name)?.env("LLMDBENCH_HF_TOKEN", case.token);
-    if case.step == "4" && !stand.has_hub() {
-        return None;
-    }
+    let stand = match case.step {
+        "4" => stand.with_hub()?,
+        _ if case.name == "gpu" => stand.with_gpus()?,
+        _ => stand,
+    };
     stand.experiment(&case.settings, &case.others);
     if case.step == "6" {
         stand.standup("5").expect(0);
@@ -175,10 +177,8 @@ fn hopeless_set_ups_end_soon_with_the_reason_and_leave_nothing() {
 
 #[test]
 fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
-    let Some(stand) = Stand::new("steps") else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let stand = Stand::new("steps").and_then(Stand::with_hub).and_then(Stand::with_gpus);
+    let Some(stand) = stand else { return };
     let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
     stand.experiment(&json!({"gpu_nr": 1}), &json!({"deploy": {"model": "gated/model"}}));
     let ended = stand.standup("3-5").expect(0);
@@ -235,10 +235,7 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
 
 #[test]
 fn who_interrupts_a_bench_that_waits_has_nothing_of_it_left() {
-    let Some(stand) = Stand::new("interrupt") else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let Some(stand) = Stand::new("interrupt").and_then(Stand::with_hub) else { return };
     let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
     stand.experiment(&json!({"container_spec": {"args": ["sleep 1000"]}}), &json!({}));
     let mut running = stand.bench.start(&["bench", "e.yaml", "--rate", "1", "--duration", "1s"]);
@@ -293,6 +290,60 @@ fn what_another_run_has_is_neither_taken_over_nor_torn_down() {
     let maps = one.get("v1", "ConfigMap");
     let maps: Vec<&str> = maps.iter().map(|m| m["metadata"]["name"].as_str().unwrap()).collect();
     assert_eq!(maps, ["kube-root-ca.crt", "of-somebody"]);
+}
+
+#[test]
+fn a_download_of_another_run_goes_on_and_one_that_has_ended_gives_way() {
+    let Some(stand) = Stand::new("download").and_then(Stand::with_hub) else { return };
+    let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
+    stand.experiment(&json!({}), &json!({}));
+    stand.standup("5").expect(0);
+    let job = |run: &str, command: &str| {
+        let labels = json!({"llmdbench.io/run": run});
+        json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {"name": "download-model", "labels": labels},
+            "spec": {"template": {"spec": stand.pod("x", command)["spec"]}},
+        })
+    };
+    let jobs = || stand.get("batch/v1", "Job");
+    stand.put(vec![job("another-1", "until test -e /tmp/enough; do sleep 0.1; done")]);
+    let first = jobs()[0]["metadata"]["uid"].clone();
+    let ended = stand.standup("4").expect(3);
+    let text = "download-model is there already and belongs to the run `another-1`";
+    ended.says(text).says("it has not ended").says("take that run down first");
+    assert_eq!(jobs()[0]["metadata"]["uid"], first);
+    // What was prepared for it stays as well.
+    let ended = stand.bench.run(&["teardown", "-d"]).expect(0);
+    ended.says("stays, for Job ").says("another-1");
+
+    let is_complete = |job: &Value| {
+        let conditions = job["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|c| c["type"] == "Complete" && c["status"] == "True")
+    };
+    let pod = loop {
+        let pods = stand.get("v1", "Pod");
+        if let Some(pod) = pods.iter().find(|pod| pod["status"]["phase"] == "Running") {
+            break pod["metadata"]["name"].as_str().unwrap().to_owned();
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let _ = stand.exec(&pod, &["touch", "/tmp/enough"]);
+    while !is_complete(&jobs()[0]) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    stand.standup("4").expect(0).says("Job ");
+    let own = jobs()[0].clone();
+    assert_ne!(own["metadata"]["uid"], first);
+    assert_eq!(own["metadata"]["labels"]["llmdbench.io/run"], *stand.run());
+
+    // It goes with its run, and what it downloaded stays.
+    let ended = stand.bench.run(&["teardown"]).expect(0).says("teardown: Job");
+    assert!(!ended.stderr.contains("PersistentVolumeClaim"), "{}", ended.stderr);
+    assert_eq!(jobs(), Vec::<Value>::new());
+    assert_eq!(stand.get("v1", "PersistentVolumeClaim").len(), 1);
+    stand.bench.run(&["teardown", "-d"]).expect(0);
+    assert!(!stand.has_namespace());
 }
 
 #[test]

@@ -197,6 +197,22 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
 }
 
 #[test]
+fn of_a_chart_whose_pods_a_quota_forbids_it_is_said_soon() {
+    let Some(stand) = stand("quota", "deployer", llm_d) else { return };
+    let quota = |pods: &str| json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "of-the-admin"}, "spec": {"hard": {"pods": pods}}});
+    stand.put(vec![quota("0")]);
+    // Who admits pods hears of a quota a moment later.
+    while stand.get("v1", "ResourceQuota")[0]["status"]["hard"]["pods"] != "0" {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ended = stand.standup("7").expect(3);
+    let ended = ended.says("exceeded quota: of-the-admin").says("quota is used up");
+    assert!(ended.took < Duration::from_secs(60), "{:?}", ended.took);
+    stand.bench.run(&["teardown"]).expect(0);
+    assert_eq!(left(&stand), Vec::<String>::new());
+}
+
+#[test]
 fn a_router_and_model_servers_are_stood_up_by_their_charts_tested_and_taken_down() {
     let Some(stand) = stand("router", "modelservice", modelservice) else { return };
     let bench = &stand.bench;
@@ -241,10 +257,7 @@ fn has_run(stand: &Stand, folder: &str) {
 
 #[test]
 fn several_models_are_benched_from_inside_one_after_the_other_and_leave_nothing() {
-    let Some(stand) = stand("several", "deployer", llm_d) else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let Some(stand) = stand("several", "deployer", llm_d).and_then(Stand::with_hub) else { return };
     let models = "org/model,org/other";
     let ended = stand.bench.run(&["bench", "e.yaml", "-m", models, "--workdir", "b"]);
     // Whatever a busy machine makes of the verdict.
@@ -256,10 +269,7 @@ fn several_models_are_benched_from_inside_one_after_the_other_and_leave_nothing(
 
 #[test]
 fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
-    let Some(stand) = stand("swap", "standalone", small) else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let Some(stand) = stand("swap", "standalone", small).and_then(Stand::with_hub) else { return };
     let mut whole = stand.bench.json("e.yaml");
     let standalone = whole["deploy"]["settings"].take();
     whole["deploy"].as_object_mut().unwrap().remove("settings");
@@ -280,10 +290,9 @@ fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
 
 #[test]
 fn the_scenarios_of_the_original_are_carried_out_in_small() {
-    let Some(stand) = stand("original", "standalone", small) else { return };
-    if !stand.has_hub() {
+    let Some(stand) = stand("original", "standalone", small).and_then(Stand::with_hub) else {
         return;
-    }
+    };
     let mut whole = stand.bench.json("e.yaml");
     let standalone = whole["deploy"]["settings"].take();
     // Method, model and replicas are the scenario's; sizes, nodes and volumes those of this cluster.

@@ -10,7 +10,7 @@ use serde_json::json;
 fn a_stack_is_stood_up_in_parts_tested_and_taken_down() {
     let Some(stand) = Stand::new("stack") else { return };
     let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
-    stand.experiment(&json!({"gpu_nr": 1}), &json!({}));
+    stand.experiment(&json!({"gpu_nr": u8::from(stand.has_gpus())}), &json!({}));
     stand.standup("5").expect(0);
     // Another process goes on in the same folder.
     let ended = stand.standup("6,8").expect(0).says("smoketest: http://vllm-standalone-model.");

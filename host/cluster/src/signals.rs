@@ -174,7 +174,7 @@ signals! {
         "name another with LLMDBENCH_VLLM_COMMON_PVC_STORAGE_CLASS; `kubectl get storageclass` lists them";
     "access-mode" &[Volume], &["invalid AccessModes", "access mode", "MULTI_NODE_MULTI_WRITER"], LATER,
         "the class of volumes cannot be mounted in the way that is asked for",
-        "name a class that can with LLMDBENCH_VLLM_COMMON_PVC_STORAGE_CLASS";
+        "name a class that can with LLMDBENCH_VLLM_COMMON_PVC_STORAGE_CLASS, or a mode that it has with LLMDBENCH_VLLM_COMMON_PVC_ACCESS_MODE";
     "multi-attach" &[Volume], &["Multi-Attach error"], Patience::For(Duration::from_secs(50)),
         "the volume can be mounted on one node only and is in use on another",
         "use one replica, or a class of volumes that several nodes mount";

@@ -132,21 +132,7 @@ impl Kubernetes {
                     format!("{} as wanted", count(objects.len(), "object is", "objects are"))
                 })
             }
-            Action::Delete(objects) => {
-                let selection = self.selection(objects);
-                let found = self.finish(self.cluster.get(&selection))?;
-                let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
-                let removal = self.remove(&found, owner, removal::REMOVAL, &mut |_| {})?;
-                match removal.left.first() {
-                    Some(left) => {
-                        Err(Error::new(Exit::Standup, format!("failed to delete {}", left.object))
-                            .cause(left.why.clone()))
-                    }
-                    None => {
-                        Ok(format!("{} deleted", count(removal.removed.len(), "object", "objects")))
-                    }
-                }
-            }
+            Action::Delete(objects) => self.clear(objects, owner),
             Action::Observe(objects) => {
                 let found = self.observe(objects)?;
                 Ok(format!("{} there", count(found.len(), "object is", "objects are")))

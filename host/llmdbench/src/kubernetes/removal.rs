@@ -1,15 +1,17 @@
 //! Takes out of a cluster what a run has in it: what is recorded, and what is found by its label.
 
-use super::{Inventory, Kubernetes, published};
-use crate::error::Result;
+use super::{Inventory, Kubernetes, count, published, told};
+use crate::action;
+use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
 use crate::run_dir::{self, RunDir};
 use cluster::{Applied, Effect, ObjectRef, Owner, Removal};
 use serde::Serialize;
+use serde_json::Value;
 use std::time::Duration;
 
 /// What goes is waited for so long.
-pub(super) const REMOVAL: Duration = Duration::from_secs(300);
+const REMOVAL: Duration = Duration::from_secs(300);
 
 /// What was removed, and what was not.
 #[derive(Debug, Default, Serialize)]
@@ -149,7 +151,28 @@ impl Kubernetes {
         Ok(removal.left.iter().map(|left| format!("{}: {}", left.object, left.why)).collect())
     }
 
-    pub(super) fn remove(
+    /// Removes objects of an owner that an action selects. A name that somebody else has is refused, unless it is that of
+    /// a Job which has ended.
+    pub(super) fn clear(&self, objects: &action::Objects, owner: &Owner) -> Result<String> {
+        let found = self.finish(self.cluster.get(&self.selection(objects)))?;
+        let mut owner = owner.clone();
+        if let (action::Which::Name(_), Some(one)) = (&objects.which, found.first())
+            && Owner::of(one) != owner
+        {
+            owner = gives_way(one)?;
+        }
+        let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
+        let removal = self.remove(&found, &owner, REMOVAL, &mut |_| {})?;
+        match removal.left.first() {
+            Some(left) => {
+                Err(Error::new(Exit::Standup, format!("failed to delete {}", left.object))
+                    .cause(left.why.clone()))
+            }
+            None => Ok(format!("{} deleted", count(removal.removed.len(), "object", "objects"))),
+        }
+    }
+
+    fn remove(
         &self,
         objects: &[ObjectRef],
         owner: &Owner,
@@ -157,5 +180,70 @@ impl Kubernetes {
         progress: &mut (dyn FnMut(&ObjectRef) + Send),
     ) -> Result<Removal> {
         self.finish(self.cluster.delete(objects, owner, patience, progress))
+    }
+}
+
+/// Whose an object of somebody else is that makes room for one of its name: what a Job of another run, or of all runs, was
+/// for is done when it has ended.
+fn gives_way(object: &Value) -> Result<Owner> {
+    let owner = Owner::of(object);
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let mut ends = conditions.filter(|c| c["type"] == "Complete" || c["type"] == "Failed");
+    let is_job = object["kind"] == "Job";
+    let has_ended = is_job && ends.any(|condition| condition["status"] == "True");
+    if has_ended && owner != Owner::Stranger {
+        return Ok(owner);
+    }
+    let reference = ObjectRef::of(object)
+        .ok_or_else(|| Error::unexpected("the cluster gives an object without a name"))?;
+    let error = told(&cluster::Error::Foreign { object: Box::new(reference), owner });
+    Err(match is_job && !has_ended {
+        true => error.cause("it has not ended, and what it does is not to be cut off"),
+        false => error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_a_job_of_another_run_that_has_ended_gives_way() {
+        let check = |kind: &str,
+                     labels: Value,
+                     end: Option<&str>,
+                     expected: std::result::Result<Owner, &str>| {
+            let mut object = json!({
+                "apiVersion": "batch/v1", "kind": kind,
+                "metadata": {"name": "download-model", "namespace": "ns", "labels": labels},
+            });
+            if let Some(end) = end {
+                object["status"]["conditions"] = json!([
+                    {"type": "SuccessCriteriaMet", "status": "True"},
+                    {"type": end, "status": "True"},
+                ]);
+            }
+            match (gives_way(&object), expected) {
+                (Ok(owner), Ok(expected)) => assert_eq!(owner, expected),
+                (Err(error), Err(text)) => {
+                    let error = error.to_string();
+                    assert!(error.contains(text), "{error}");
+                    assert_eq!(error.contains("has not ended"), end.is_none(), "{error}");
+                }
+                both => panic!("{object}: {both:?}"),
+            }
+        };
+        let (run, prepared) =
+            (json!({"llmdbench.io/run": "a"}), json!({"llmdbench.io/prepared": "true"}));
+        let owner = || Owner::Run("a".to_owned());
+        let there = "Job ns/download-model is there already and belongs to ";
+        check("Job", run.clone(), None, Err(&format!("{there}the run `a`")));
+        check("Job", run.clone(), Some("Complete"), Ok(owner()));
+        check("Job", run.clone(), Some("Failed"), Ok(owner()));
+        check("Job", prepared.clone(), None, Err(&format!("{there}what is prepared for all runs")));
+        check("Job", prepared, Some("Complete"), Ok(Owner::Prepared));
+        check("Job", json!({}), Some("Complete"), Err(&format!("{there}somebody else")));
+        check("Deployment", run, Some("Complete"), Err("belongs to the run `a`"));
     }
 }
