@@ -75,13 +75,14 @@ pub(crate) fn run(args: &AgentArgs, printer: &Printer) -> Result<Exit> {
         Order::Start { zero, first } => {
             folder.set_start(&Start { zero: *zero, first: first.clone() })?;
         }
-        // A controller that got no answer asks again.
-        Order::Stop { wish } if !folder.is_new_wish(*wish) => {}
-        Order::Stop { .. } => {
-            // The agent is the first process of its pod.
-            kill(Pid::from_raw(1), Signal::SIGINT).map_err(|error| {
-                Error::unexpected("the agent cannot be interrupted").because(error)
-            })?;
+        Order::Stop { wish } => {
+            // A controller that got no answer asks again.
+            if folder.is_new_wish(*wish) {
+                // The agent is the first process of its pod.
+                kill(Pid::from_raw(1), Signal::SIGINT).map_err(|error| {
+                    Error::unexpected("the agent cannot be interrupted").because(error)
+                })?;
+            }
         }
         Order::Follow { from } => follow::tell(&folder, *from, out)?,
         Order::Results => bundle::results(&folder, out)?,

@@ -88,7 +88,7 @@ mod tests {
     use crate::phase::inside::crew::{Facts, Seen};
     use cluster::{Access, Cluster};
     use std::io::{BufRead, BufReader, Write};
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
     use tokio::runtime::Runtime;
 
@@ -104,30 +104,8 @@ mod tests {
         let heard = asked.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let mut stream = stream.unwrap();
-                let head = BufReader::new(stream.try_clone().unwrap()).lines();
-                let head = head.map(Result::unwrap).take_while(|line| !line.is_empty());
-                let head: Vec<String> = head.collect();
-                let path = head[0].split(' ').nth(1).unwrap();
-                let (status, body) = match path {
-                    "/version" => {
-                        ("200 OK", r#"{"major": "1", "minor": "34", "gitVersion": "v1.34.4"}"#)
-                    }
-                    _ => ("403 Forbidden", "{}"),
-                };
-                if let Some(order) = path.split("command=agent&command=").nth(1) {
-                    let pod = path.split("/pods/").nth(1).unwrap().split('/').next().unwrap();
-                    let words = order.split('&').filter(|part| part.starts_with("command="));
-                    let first = order.split('&').next().unwrap();
-                    let words = words.map(|word| word.trim_start_matches("command="));
-                    let order: Vec<&str> = std::iter::once(first).chain(words).collect();
-                    lock(&heard).push((pod.to_owned(), order.join(" ")));
-                }
-                let length = body.len();
-                let answer = format!(
-                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-                );
-                stream.write_all(answer.as_bytes()).unwrap();
+                let heard = heard.clone();
+                std::thread::spawn(move || answer(stream.unwrap(), &heard));
             }
         });
         let access = Access::Server { url, token: "t".to_owned().into(), authority: None };
@@ -139,6 +117,32 @@ mod tests {
         let agents = Arc::new((0..3).map(agent).collect());
         let (namespace, folder) = ("ns".to_owned(), "/nowhere".into());
         (Crew { cluster, namespace, folder, agents }, asked)
+    }
+
+    /// Answers one request: says what version the server has, and refuses all else.
+    fn answer(mut stream: TcpStream, heard: &Asked) {
+        let mut request = String::new();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        reader.read_line(&mut request).unwrap();
+        let mut header = String::new();
+        while reader.read_line(&mut header).is_ok_and(|read| read > 2) {
+            header.clear();
+        }
+        let path = request.split(' ').nth(1).unwrap_or_default();
+        if let Some((_, exec)) = path.split_once("/pods/") {
+            let words = exec.split(['?', '&']).filter_map(|part| part.strip_prefix("command="));
+            let order: Vec<&str> = words.skip(2).collect();
+            let pod = exec.split('/').next().unwrap();
+            lock(heard).push((pod.to_owned(), order.join(" ")));
+        }
+        let (status, body) = match path {
+            "/version" => ("200 OK", r#"{"major": "1", "minor": "34", "gitVersion": "v1.34.4"}"#),
+            _ => ("403 Forbidden", "{}"),
+        };
+        let length = body.len();
+        let head = format!("content-type: application/json\r\ncontent-length: {length}");
+        let answer = format!("HTTP/1.1 {status}\r\n{head}\r\nconnection: close\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).unwrap();
     }
 
     #[test]
