@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 use acceptance::{Log, Stand, root};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -55,4 +56,21 @@ fn no_record_is_lost_while_the_api_server_is_away() {
     let agents: Value = stand.bench.json("w/results/agents.json");
     let broke = |agent: &Value| agent["reconnected"].as_u64().unwrap() > 0;
     assert!(agents["agents"].as_array().unwrap().iter().all(broke), "{agents}");
+
+    // Who is interrupted meanwhile is heard as soon as somebody answers again.
+    let running = stand.bench.start(&["run", "e.yaml", "--rate", "20", "--duration", "120s"]);
+    let journal = stand.bench.path("w/results/2/agents/0/records.jsonl");
+    let since = Instant::now();
+    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"id\"")) {
+        assert!(since.elapsed() < Duration::from_secs(90), "no record comes");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    cluster("stop");
+    let outage = Outage;
+    running.signal(Signal::SIGINT);
+    std::thread::sleep(Duration::from_secs(2));
+    drop(outage);
+    drop(running.wait().expect(130).says("what was measured is kept"));
+    let log = Log::read(&stand.bench.path("w/results/2/records.jsonl"));
+    assert!((1..120 * 20).contains(&log.records.len()), "{}", log.records.len());
 }

@@ -43,8 +43,11 @@ enum Order {
         #[arg(long)]
         first: Option<String>,
     },
-    /// End in an orderly way; the second time at once
-    Stop,
+    /// End: in an orderly way by the first wish, at once by the second. A wish that was heard is not heard again
+    Stop {
+        #[arg(long)]
+        wish: usize,
+    },
     /// Tell everything that happens, the journal from this offset on
     Follow {
         #[arg(long)]
@@ -72,11 +75,14 @@ pub(crate) fn run(args: &AgentArgs, printer: &Printer) -> Result<Exit> {
         Order::Start { zero, first } => {
             folder.set_start(&Start { zero: *zero, first: first.clone() })?;
         }
-        Order::Stop => {
-            // The agent is the first process of its pod.
-            kill(Pid::from_raw(1), Signal::SIGINT).map_err(|error| {
-                Error::unexpected("the agent cannot be interrupted").because(error)
-            })?;
+        Order::Stop { wish } => {
+            // A controller that got no answer asks again.
+            if folder.is_new_wish(*wish) {
+                // The agent is the first process of its pod.
+                kill(Pid::from_raw(1), Signal::SIGINT).map_err(|error| {
+                    Error::unexpected("the agent cannot be interrupted").because(error)
+                })?;
+            }
         }
         Order::Follow { from } => follow::tell(&folder, *from, out)?,
         Order::Results => bundle::results(&folder, out)?,

@@ -6,6 +6,7 @@
 
 mod crew;
 mod job;
+mod left;
 mod merging;
 
 use crate::agent::{State, bundle};
@@ -24,30 +25,23 @@ use crate::settings::Settings;
 use cluster::{Condition, ObjectRef, Selection};
 use crew::{Crew, Facts};
 use job::Agents;
+use left::lock;
+pub(crate) use left::{give_up, is_followed, left, may_have_more, refuse_loss};
 use merging::put_together;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// So long the agents' Job is waited for to go; results are not kept waiting for it.
 const REMOVAL: Duration = Duration::from_secs(10);
-/// The file in `agents/` that is locked by whoever follows them.
-const LOCK: &str = "lock";
 /// So long after a controller has ended agents may still be taking what it gave them.
 const GIVEN: Duration = Duration::from_secs(10);
 /// Why an agent measured nothing that was ready to.
 const LEFT_OUT: &str = "it was ready and nobody told it to begin: the llmdbench that started it ended between the orders to begin, and the others did not wait for it any longer";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Whether agents of a load run are still to be collected, or what they left is still to be put together.
-pub(crate) fn left(results: &Results) -> Option<Record> {
-    let record = run_dir::read_json::<Record>(&results.agents_record()).ok()??;
-    (!record.is_collected || record.is_unmerged).then_some(record)
-}
 
 /// Where the agents of a load run are, and what came of them: `results/agents.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,7 +51,7 @@ pub(crate) struct Record {
     pub(crate) namespace: String,
     /// How many agents there are.
     pub(crate) shards: u32,
-    /// Everything they had is here, and they are gone.
+    /// Everything they had is here, or lost for good.
     pub(crate) is_collected: bool,
     /// It could not be made the results of one run yet.
     #[serde(default)]
@@ -244,39 +238,17 @@ fn close(
     printer: &Printer,
 ) -> Result<Outcome> {
     let cleared = clear(kubernetes, record, dir, results, printer);
-    let mut outcome = concluded?;
-    if let Err(error) = cleared {
-        outcome.fail(error.exit, &error);
+    match (concluded, cleared) {
+        (Ok(mut outcome), Err(error)) => {
+            outcome.fail(error.exit, &error);
+            Ok(outcome)
+        }
+        (Err(mut error), Err(more)) => {
+            error.problems.extend(more.problems);
+            Err(error)
+        }
+        (concluded, Ok(())) => concluded,
     }
-    Ok(outcome)
-}
-
-/// Keeps others from following the same agents, as long as the file lives.
-fn lock(results: &Results) -> Result<File> {
-    let path = results.agents().join(LOCK);
-    let opened = File::create(&path);
-    let file = opened.map_err(|error| {
-        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
-    })?;
-    file.try_lock().map_err(|_| {
-        Error::usage(format!(
-            "another llmdbench follows the agents of `{}`",
-            results.results.display()
-        ))
-        .hint("it collects what they have; `llmdbench status` shows when it has")
-    })?;
-    Ok(file)
-}
-
-/// Whether another process follows the agents of a load run.
-pub(crate) fn is_followed(results: &Results) -> bool {
-    let file = File::open(results.agents().join(LOCK));
-    file.is_ok_and(|file| file.try_lock().is_err())
-}
-
-/// Whether agents may have what is missing here.
-pub(crate) fn may_have_more(results: &Results) -> bool {
-    left(results).is_some_and(|record| record.agents.iter().any(|agent| agent.may_have_more))
 }
 
 /// Whether agents in the cluster make the load, into a target that is known or that the plan will have.
@@ -372,6 +344,13 @@ fn follow(
     let mut stopped = false;
     // Those that could not begin with the others any more.
     let mut left_out = Vec::new();
+    // What tells them goes on beside this until they have heard it or are over.
+    let stop = |shards: Vec<u32>, wish: usize| {
+        for shard in shards {
+            drop(kubernetes.spawn(crew.clone().stop(shard, wish)));
+        }
+    };
+    let all = || (0..crew.shards()).collect::<Vec<_>>();
     let since = Instant::now();
     let before = interrupt::count();
     let mut told = before;
@@ -383,20 +362,28 @@ fn follow(
             told += 1;
             printer.step(INTERRUPTED);
             stopped = true;
-            kubernetes.drive(crew.stop());
+            stop(all(), told - before);
         }
         if !started && crew.has_settled() {
             started = true;
             record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
             run_dir::write_json(&results.agents_record(), record)?;
-            match begin(kubernetes, &crew) {
+            // Those that are told to end are not told to begin.
+            let begun = if stopped { Ok(Begun::Not) } else { begin(kubernetes, &crew) };
+            match begun {
                 Ok(Begun::Together) => {}
-                Ok(Begun::Without(late)) => left_out = late,
-                Ok(Begun::Not) => stopped = true,
+                Ok(Begun::Without(late)) => {
+                    stop(late.clone(), 1);
+                    left_out = late;
+                }
+                Ok(Begun::Not) => {
+                    stopped = true;
+                    stop(all(), 1);
+                }
                 Err(error) => {
                     outcome.fail(error.exit, &error);
                     stopped = true;
-                    kubernetes.drive(crew.stop());
+                    stop(all(), 1);
                 }
             }
         } else if !started && archive.is_none() && crew.has_no_work() && since.elapsed() >= GIVEN {
@@ -406,7 +393,7 @@ fn follow(
                 .hint("start the run again");
             outcome.fail(Exit::Run, &error);
             stopped = true;
-            kubernetes.drive(crew.stop());
+            stop(all(), 1);
         }
         progress.show(|| line(&crew));
     }
@@ -462,19 +449,18 @@ fn begin(kubernetes: &Kubernetes, crew: &Crew) -> Result<Begun> {
             Error::new(Exit::Run, "the agents could not be started together").cause(why)
         });
     }
-    if crew.has_begun() {
-        kubernetes.drive(crew.stop_some(waiting.iter().copied()));
-        return Ok(Begun::Without(waiting));
-    }
-    kubernetes.drive(crew.stop());
-    Ok(Begun::Not)
+    Ok(if crew.has_begun() { Begun::Without(waiting) } else { Begun::Not })
 }
 
 /// The progress line of all agents, with what keeps one of them from being asked.
 fn line(crew: &Crew) -> String {
     let trouble = crew.seen().find_map(|seen| {
+        let shard = seen.facts.shard;
+        if let Some(why) = seen.deaf.as_ref().filter(|_| !seen.is_over) {
+            return Some(format!(" | agent {shard} does not hear that it shall end: {why}"));
+        }
         let trouble = seen.trouble.as_ref()?;
-        Some(format!(" | agent {} cannot be asked just now: {trouble}", seen.facts.shard))
+        Some(format!(" | agent {shard} cannot be asked just now: {trouble}"))
     });
     state(crew) + &trouble.unwrap_or_default()
 }
@@ -518,14 +504,17 @@ fn clear(
         )
         .hint("an agent keeps what it has for a day; `llmdbench run --attach` collects it"));
     }
+    // Nothing is lost with them any more, whether they go now or with the stack.
+    record.is_collected = true;
+    let noted = run_dir::write_json(&results.agents_record(), record);
     let objects = [("batch/v1", "Job", record.job.as_str()), ("v1", "Secret", &record.job)];
-    let left = kubernetes.remove_for_run(&objects, &record.namespace, REMOVAL, dir)?;
+    let removed = kubernetes.remove_for_run(&objects, &record.namespace, REMOVAL, dir);
+    let left = removed.map_err(|error| error.hint("`llmdbench teardown` removes the agents"))?;
     if !left.is_empty() {
         let left = left.join("; ");
         printer.step(&format!("still there: {left}; `llmdbench teardown` waits until it is gone"));
     }
-    record.is_collected = true;
-    run_dir::write_json(&results.agents_record(), record)
+    noted
 }
 
 fn agents_of(shards: u32) -> String {
