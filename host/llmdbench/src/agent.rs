@@ -10,6 +10,8 @@
 //! | `state.json`, `report.json` | the agent | [`State`] and [`Report`] |
 //! | `out/` | the agent | a run folder with the results |
 //! | `done` | the command `done` | everything was collected: the agent may end |
+//!
+//! One that waits for work can be made to ask the target a question, by the command `ask`: it leaves no file.
 
 pub(crate) mod bundle;
 pub(crate) mod follow;
