@@ -95,6 +95,7 @@ impl Stand {
             }},
             // One volume for both, so that step 05 alone makes what servers mount.
             "fmperf": {"namespace": self.namespace, "pvc_name": "workload-pvc", "pvc_size": "1Gi"},
+            "load": {"image": self.image, "cpu": "50m", "memory": "256Mi"},
         });
         merge(&mut whole["deploy"]["settings"], settings);
         merge(&mut whole, others);
@@ -119,6 +120,15 @@ impl Stand {
         let inventory = self.bench.json("w/setup/objects.json");
         let objects = inventory["objects"].as_array().unwrap().iter();
         objects.map(|object| object["kind"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// What the smoke test of a run folder asked, and by which way, in its order.
+    #[must_use]
+    pub fn asked(&self, folder: &str) -> Vec<(String, String)> {
+        let kept = self.bench.json(&format!("{folder}/setup/smoketest.json"));
+        let checks = kept["checks"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        checks.map(|check| (text(&check["at"]), text(&check["via"]))).collect()
     }
 
     /// What has the label of a run, over all kinds and namespaces.

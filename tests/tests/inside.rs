@@ -25,7 +25,6 @@ fn experiment(stand: &Stand, stages: &Value) {
         &json!({
             "harness": {"settings": {"stages": stages}},
             "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
-            "load": {"image": stand.image(), "cpu": "50m", "memory": "256Mi"},
         }),
     );
 }

@@ -33,7 +33,6 @@ fn no_record_is_lost_while_the_api_server_is_away() {
         &json!({
             "harness": {"settings": {"stages": [{"rate": 20, "for": "12s"}, {"rate": 30, "for": "8s"}]}},
             "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
-            "load": {"image": stand.image(), "cpu": "50m", "memory": "256Mi"},
         }),
     );
     stand.standup("5-8").expect(0);

@@ -23,6 +23,7 @@ mod error;
 mod evidence;
 mod object;
 mod pod;
+mod secret;
 mod signals;
 mod wait;
 
@@ -34,6 +35,6 @@ pub use diagnosis::{Diagnosis, Log, Observed, diagnose, explain};
 pub use error::{Error, Result};
 pub use evidence::{ContainerLog, Evidence};
 pub use object::{MANAGER, ObjectRef, Owner, PREPARED_LABEL, RUN_LABEL, Selection, Which};
-pub use pod::{CommandOutput, Forward, LogOptions, Pipe};
+pub use pod::{CommandOutput, Forward, LogOptions, Pipe, PodPort};
 pub use signals::{Patience, Place, SIGNALS, Signal};
 pub use wait::Progress;

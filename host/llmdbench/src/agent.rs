@@ -11,6 +11,8 @@
 //! | `out/` | the agent | a run folder with the results |
 //! | `stop-N` | the command `stop` | the Nth wish that it end was heard |
 //! | `done` | the command `done` | everything was collected: the agent may end |
+//!
+//! One that waits for work can be made to ask the target a question, by the command `ask`: it leaves no file.
 
 pub(crate) mod bundle;
 pub(crate) mod follow;

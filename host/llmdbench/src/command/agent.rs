@@ -4,6 +4,7 @@ use crate::agent::follow;
 use crate::agent::{self, Folder, Start, bundle};
 use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
+use crate::question;
 use clap::{Args, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -36,6 +37,8 @@ enum Order {
     },
     /// Say what time it is, once for each line of standard input
     Clock,
+    /// Ask the target what a line of standard input says, and write what it answers
+    Ask,
     /// Begin at this time
     Start {
         #[arg(long)]
@@ -72,6 +75,7 @@ pub(crate) fn run(args: &AgentArgs, printer: &Printer) -> Result<Exit> {
             bundle::unpack(std::io::stdin().lock(), *bytes, &folder, *shard, *shards)?;
         }
         Order::Clock => clock(out)?,
+        Order::Ask => question::serve(std::io::stdin().lock(), out)?,
         Order::Start { zero, first } => {
             folder.set_start(&Start { zero: *zero, first: first.clone() })?;
         }

@@ -4,23 +4,28 @@
 //! The agents do not need the controller once they have begun. `results/agents.json` has what another process needs
 //! to find them and to collect what they have.
 
+mod asking;
 mod crew;
 mod job;
 mod left;
 mod merging;
 
+pub(crate) use asking::ask;
+
 use crate::agent::{State, bundle};
 use crate::error::{Error, Exit, Result};
+use crate::experiment;
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
+use crate::phase::hidden::Hidden;
 use crate::phase::plan::Prepared;
 use crate::phase::run::INTERRUPTED;
 use crate::phase::{environment, evidence};
 use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
-use crate::secrets::{Redaction, Secrets};
+use crate::secrets::Secrets;
 use crate::settings::Settings;
 use cluster::{Condition, ObjectRef, Selection};
 use crew::{Crew, Facts};
@@ -76,24 +81,11 @@ pub(crate) fn run(
     let namespace = settings.text("fmperf.namespace").unwrap_or_default();
     let kubernetes =
         Kubernetes::connect(settings, namespace).map_err(|error| error.exit(Exit::Run))?;
-    kubernetes.refuse_missing("v1", "Namespace", "", namespace, "llmdbench standup -s 5")?;
-    let account = settings.text("fmperf.service_account").unwrap_or_default();
-    kubernetes.refuse_missing(
-        "v1",
-        "ServiceAccount",
-        namespace,
-        account,
-        "llmdbench standup -s 5",
-    )?;
+    refuse_unprepared(&kubernetes, settings, namespace)?;
     let mut target = target.clone();
-    if let (Some(within), true) = (&target.within, target.metrics.is_empty()) {
-        // A Service would show the page of one pod today and of another tomorrow.
-        let pages = kubernetes.metrics_pages(within);
-        let source = |url| MetricsSource { component: "server".to_owned(), url };
-        target.metrics = pages.into_iter().map(source).collect();
-    }
+    target.metrics.extend(metrics(&kubernetes, &target));
     let target = &target;
-    let name = job::name(&prepared.plan.run);
+    let name = job::name("load", &prepared.plan.run);
     let agents = Agents { name: &name, namespace, shards, settings };
     let secret = agents.secret(&prepared.secrets);
     let job = agents.job(secret.is_some())?;
@@ -129,13 +121,7 @@ pub(crate) fn run(
     run_dir::write_json(&results.agents_record(), &record)?;
     let outcome = (|| {
         let objects = secret.into_iter().chain([job]).collect();
-        let applied = kubernetes.apply_for_run(objects, namespace, &prepared.plan.run, dir);
-        applied.map_err(|error| {
-            error.exit(Exit::Run).hint(
-                "`load.pod_spec`, `load.cpu`, `load.memory` and `load.image` say what the pods are",
-            )
-        })?;
-        appear(&kubernetes, &record, settings, printer)?;
+        appear(&kubernetes, &agents, objects, &prepared.plan.run, dir, printer)?;
         follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
     })();
     let concluded = outcome.and_then(|(outcome, crew)| {
@@ -143,8 +129,7 @@ pub(crate) fn run(
         kubernetes.drive(crew.dismiss());
         put
     });
-    let redaction = prepared.secrets.redaction();
-    keep_evidence(&kubernetes, &record, dir, &results, &redaction, printer);
+    keep_evidence(&kubernetes, &record, dir, &results, &prepared.secrets, printer);
     let outcome = close(concluded, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
@@ -165,7 +150,7 @@ pub(crate) fn attach(
     let plan = Plan::read_file(&results.plan())?
         .ok_or_else(|| Error::usage(format!("`{}` is not there", results.plan().display())))?;
     let lock = lock(&results)?;
-    let secrets = Secrets::default();
+    let secrets = experiment::secrets(settings).unwrap_or_default();
     if record.is_collected {
         printer.step("the agents are gone, and what they measured is here: it is put together");
         let outcome = said(&record, &results);
@@ -175,6 +160,7 @@ pub(crate) fn attach(
         return Ok((results, put?));
     }
     let kubernetes = Kubernetes::of(&Inventory::read(dir)?, settings)?;
+    printer.redact(Hidden::of(&kubernetes, dir, &secrets)?.redaction);
     printer.step(&format!(
         "attached to {} of {} in {}",
         agents_of(record.shards),
@@ -184,7 +170,7 @@ pub(crate) fn attach(
     let (outcome, crew) = follow(&kubernetes, &mut record, &results, None, printer)?;
     let put = put_together(&plan, &secrets, &mut record, &results, outcome);
     kubernetes.drive(crew.dismiss());
-    keep_evidence(&kubernetes, &record, dir, &results, &secrets.redaction(), printer);
+    keep_evidence(&kubernetes, &record, dir, &results, &secrets, printer);
     let outcome = close(put, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
@@ -209,7 +195,7 @@ fn keep_evidence(
     record: &Record,
     dir: &RunDir,
     results: &Results,
-    redaction: &Redaction,
+    secrets: &Secrets,
     printer: &Printer,
 ) {
     let inventory = Inventory::read(dir).unwrap_or_default();
@@ -224,7 +210,7 @@ fn keep_evidence(
     });
     let objects: Vec<ObjectRef> = job.chain(pods).collect();
     if !objects.is_empty() {
-        evidence::collect_agents(kubernetes, &objects, results, redaction, printer);
+        evidence::collect_agents(kubernetes, &objects, dir, results, secrets, printer);
     }
 }
 
@@ -278,7 +264,7 @@ pub(crate) fn planned(prepared: &Prepared) -> Result<Option<(&'static str, Strin
     }
     let settings = &prepared.settings;
     let agents = Agents {
-        name: &job::name(&prepared.plan.run),
+        name: &job::name("load", &prepared.plan.run),
         namespace: settings.text("fmperf.namespace").unwrap_or_default(),
         shards: prepared.plan.experiment.load.shards,
         settings,
@@ -305,17 +291,45 @@ fn can_deal(prepared: &Prepared, target: &Target, shards: u32) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all agents are there.
+/// Refuses to go on where nothing is prepared for agents.
+fn refuse_unprepared(kubernetes: &Kubernetes, settings: &Settings, namespace: &str) -> Result<()> {
+    const CURE: &str = "llmdbench standup -s 5";
+    kubernetes.refuse_missing("v1", "Namespace", "", namespace, CURE)?;
+    let account = settings.text("fmperf.service_account").unwrap_or_default();
+    kubernetes.refuse_missing("v1", "ServiceAccount", namespace, account, CURE)
+}
+
+/// The metrics pages of the pods that serve the model. A Service would show the page of one pod today and of another
+/// tomorrow, and a gateway its own. None: it is not known which pods these are, or the target names its pages.
+fn metrics(kubernetes: &Kubernetes, target: &Target) -> Vec<MetricsSource> {
+    if target.servers.is_empty() && !target.metrics.is_empty() {
+        return Vec::new();
+    }
+    let servers = kubernetes.servers(target).unwrap_or_default().into_iter();
+    let source =
+        |url: Option<String>| Some(MetricsSource { component: "server".to_owned(), url: url? });
+    servers.map(|server| source(server.metrics)).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// Applies what agents are, and waits until all are there.
 fn appear(
     kubernetes: &Kubernetes,
-    record: &Record,
-    settings: &Settings,
+    agents: &Agents<'_>,
+    objects: Vec<Value>,
+    run: &str,
+    dir: &RunDir,
     printer: &Printer,
 ) -> Result<()> {
-    let wait = settings.get("control.wait_timeout").as_u64().unwrap_or(900);
-    let selection = Selection::named("batch/v1", "Job", &record.namespace, &record.job);
+    let applied = kubernetes.apply_for_run(objects, agents.namespace, run, dir);
+    applied.map_err(|error| {
+        error.exit(Exit::Run).hint(
+            "`load.pod_spec`, `load.cpu`, `load.memory` and `load.image` say what the pods are",
+        )
+    })?;
+    let wait = agents.settings.get("control.wait_timeout").as_u64().unwrap_or(900);
+    let selection = Selection::named("batch/v1", "Job", agents.namespace, agents.name);
     let all =
-        Condition::Value { path: ".status.ready".into(), value: Some(record.shards.to_string()) };
+        Condition::Value { path: ".status.ready".into(), value: Some(agents.shards.to_string()) };
     let waited = kubernetes.wait(&selection, &all, Duration::from_secs(wait), printer);
     waited.map(drop).map_err(|error| error.exit(Exit::Run))
 }

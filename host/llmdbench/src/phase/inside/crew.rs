@@ -7,6 +7,7 @@ use crate::agent::follow::{self, Frame, PULSE};
 use crate::agent::meeting::COME;
 use crate::agent::{Report, State, lock, unix_ns};
 use crate::outcome::Outcome;
+use crate::phase::inside::asking::exchange;
 use crate::phase::inside::job::CONTAINER;
 use crate::run_dir;
 use cluster::{Cluster, LogOptions, Selection};
@@ -23,7 +24,7 @@ use tokio::time::{sleep, timeout};
 /// A connection that says nothing for so long is broken.
 const SILENT: Duration = Duration::from_secs(5 * PULSE.as_secs());
 /// An order to an agent takes at most so long.
-const ORDER: Duration = Duration::from_secs(20);
+pub(super) const ORDER: Duration = Duration::from_secs(20);
 /// So long one tries to reach an agent whose pod nobody can tell of.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Between two tries.
@@ -109,7 +110,7 @@ struct Loss {
 }
 
 /// Why an agent cannot be asked just now.
-type Trouble = String;
+pub(super) type Trouble = String;
 
 impl Crew {
     /// The agents of a Job as its pods are now, with what was known of them before.
@@ -221,19 +222,7 @@ impl Crew {
         let length = file.metadata().await.map_err(|error| error.to_string())?.len().to_string();
         let (index, count) = (shard.to_string(), self.agents.len().to_string());
         let order = ["take", "--bytes", &length, "--shard", &index, "--shards", &count];
-        let mut pipe = self.pipe(shard, &order).await?;
-        let copied = tokio::io::copy(&mut file, &mut pipe.input).await;
-        copied.map_err(|error| error.to_string())?;
-        pipe.input.flush().await.map_err(|error| error.to_string())?;
-        let mut said = String::new();
-        let read = timeout(ORDER, pipe.output.read_to_string(&mut said)).await;
-        read.map_err(|_| "the work was handed over and nobody said that it came".to_owned())?
-            .map_err(|error| error.to_string())?;
-        match timeout(ORDER, pipe.end()).await {
-            Ok(Some(0)) => Ok(()),
-            Ok(code) => Err(format!("the agent did not take its work: {code:?} {said}")),
-            Err(_) => Err("the agent did not say whether it took its work".to_owned()),
-        }
+        exchange(self.pipe(shard, &order).await?, &mut file, ORDER).await.map(drop)
     }
 
     /// How far an agent's clock is ahead: of several questions the one answered quickest, in whose middle the answer
@@ -384,7 +373,7 @@ impl Crew {
         })
     }
 
-    async fn pipe(&self, shard: u32, order: &[&str]) -> Result<cluster::Pipe, Trouble> {
+    pub(super) async fn pipe(&self, shard: u32, order: &[&str]) -> Result<cluster::Pipe, Trouble> {
         let (pod, command) = (self.pod(shard), command(order));
         let asked = self.cluster.pipe(&self.namespace, &pod, Some(CONTAINER), &command);
         let pipe = timeout(ORDER, asked).await.map_err(|_| "it does not answer".to_owned())?;
