@@ -1,5 +1,5 @@
-//! A cluster whose API server goes away while load is made inside it. It stands alone, since nothing else works
-//! meanwhile, and needs the cluster of `tests/cluster`, whose parts it can stop.
+//! A cluster whose API server goes away while load is made inside it, and in which an API is not available. It stands
+//! alone, since nothing else works meanwhile, and needs the cluster of `tests/cluster`, whose parts it can stop.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
@@ -55,4 +55,17 @@ fn no_record_is_lost_while_the_api_server_is_away() {
     let agents: Value = stand.bench.json("w/results/agents.json");
     let broke = |agent: &Value| agent["reconnected"].as_u64().unwrap() > 0;
     assert!(agents["agents"].as_array().unwrap().iter().all(broke), "{agents}");
+
+    // Somebody's API that is not available keeps nothing of the run, but nobody can say whose objects it has.
+    let run = stand.run();
+    let broken = stand.break_api();
+    let warning = format!("the API {} is not available", broken.name());
+    stand.bench.run(&["teardown"]).expect(0).says("teardown: Deployment").says(&warning);
+    assert_eq!(stand.of_run(&run), []);
+    let ended = stand.bench.run(&["teardown", "-d"]).expect(0);
+    ended.says("stays, for what others have there could not be seen").says(&warning);
+    assert!(stand.has_namespace() && stand.get("v1", "PersistentVolumeClaim").is_empty());
+    drop(broken);
+    stand.bench.run(&["teardown", "-d"]).expect(0).says("teardown: Namespace");
+    assert!(!stand.has_namespace());
 }
