@@ -68,8 +68,8 @@ impl Kubernetes {
     }
 
     /// What has an owner's label, and what could not be looked through, which may be there still. What one may not list
-    /// one has hardly made; APIs that are away are told apart. Only an interruption is an error: what is recorded is removed in
-    /// any case.
+    /// one has hardly made; APIs that are away are told apart. Only an interruption is an error: what is recorded is
+    /// removed in any case.
     fn search(
         &self,
         owner: &Owner,
