@@ -1,17 +1,18 @@
 //! [`Stand`]: a namespace of a real cluster for one test, an experiment in it, and eyes that are not the program's own.
 
 use crate::bench::Bench;
+use crate::eyes;
 use crate::program::Ended;
 use cluster::{Access, Cluster, ObjectRef, Owner, Selection};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::discovery::{Discovery, Scope, verbs};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 /// The variable with the URL of a stand-in of the model hub, as pods reach it.
@@ -134,9 +135,43 @@ impl Stand {
     /// What has the label of a run, over all kinds and namespaces.
     #[must_use]
     pub fn of_run(&self, run: &str) -> Vec<ObjectRef> {
-        let owner = Owner::Run(run.to_owned());
-        let found = self.runtime.block_on(self.cluster.find(&owner, &[])).unwrap();
-        found.into_iter().map(|found| found.object).collect()
+        let label = format!("llmdbench.io/run={run}");
+        let found = self.runtime.block_on(async {
+            let client = kube::Client::try_default().await.unwrap();
+            eyes::look(&client, None, &label).await
+        });
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let named = found.iter().map(|object| ObjectRef {
+            api_version: text(&object["apiVersion"]).unwrap(),
+            kind: text(&object["kind"]).unwrap(),
+            namespace: text(&object["metadata"]["namespace"]),
+            name: text(&object["metadata"]["name"]).unwrap(),
+            uid: text(&object["metadata"]["uid"]),
+        });
+        named.collect()
+    }
+
+    /// Registers an API whose server does not exist, as one that broke is, until it is dropped.
+    #[must_use]
+    pub fn break_api(&self) -> BrokenApi<'_> {
+        let group = format!("{}.example.org", self.namespace);
+        self.put(vec![json!({
+            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": format!("v1.{group}")},
+            "spec": {
+                "group": group, "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 15,
+                "insecureSkipTLSVerify": true,
+                "service": {"namespace": self.namespace, "name": "there-is-none"},
+            },
+        })]);
+        let broken = BrokenApi { stand: self, group };
+        // The API server knows of it a moment later.
+        let since = Instant::now();
+        while !broken.is_known() {
+            assert!(since.elapsed() < Duration::from_secs(60), "{} is not served", broken.group);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        broken
     }
 
     /// Brings in objects of somebody else.
@@ -148,10 +183,10 @@ impl Stand {
 
     /// Removes objects of somebody else.
     pub fn remove(&self, objects: &[ObjectRef]) {
-        let patience = std::time::Duration::from_secs(60);
+        let patience = Duration::from_secs(60);
         let mut progress = |_: &ObjectRef| {};
         let removed = self.cluster.delete(objects, &Owner::Stranger, patience, &mut progress);
-        assert!(self.runtime.block_on(removed).unwrap().left.is_empty());
+        assert!(self.runtime.block_on(removed).left.is_empty());
     }
 
     /// Objects of a kind in the namespace, or of one that is in none.
@@ -192,22 +227,9 @@ impl Stand {
     pub fn everything(&self) -> String {
         self.runtime.block_on(async {
             let client = kube::Client::try_default().await.unwrap();
-            let discovery = Discovery::new(client.clone()).run().await.unwrap();
-            let mut text = String::new();
-            for (kind, capabilities) in discovery.groups().flat_map(|g| g.recommended_resources()) {
-                let is_here = capabilities.scope == Scope::Namespaced;
-                if !is_here
-                    || !capabilities.supports_operation(verbs::LIST)
-                    || kind.kind == "Secret"
-                {
-                    continue;
-                }
-                let api: Api<kube::api::DynamicObject> =
-                    Api::namespaced_with(client.clone(), &self.namespace, &kind);
-                let all = api.list(&ListParams::default()).await.unwrap();
-                text.push_str(&serde_json::to_string(&all.items).unwrap());
-            }
-            text
+            let mut all = eyes::look(&client, Some(&self.namespace), "").await;
+            all.retain(|object| object["kind"] != "Secret");
+            json!(all).to_string()
         })
     }
 
@@ -329,6 +351,48 @@ impl Stand {
         // Past the harness, which keeps to itself what a test that passes prints.
         let _ = writeln!(std::io::stderr(), "skipped: {}: {why}", self.name);
         None
+    }
+}
+
+/// An API that is registered and not available.
+#[derive(Debug)]
+pub struct BrokenApi<'a> {
+    stand: &'a Stand,
+    group: String,
+}
+
+impl BrokenApi<'_> {
+    /// "x.example.org/v1", as errors have it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/v1", self.group)
+    }
+
+    /// Whether the API server says that it is not available, and not that there is none.
+    fn is_known(&self) -> bool {
+        let cluster = &self.stand.cluster;
+        let any = Selection::named(&self.name(), "Thing", &self.stand.namespace, "x");
+        let asked = self.stand.runtime.block_on(cluster.get(&any));
+        matches!(asked, Err(cluster::Error::Request { .. }))
+    }
+}
+
+impl Drop for BrokenApi<'_> {
+    /// Nothing that goes with a namespace goes as long as it is there.
+    fn drop(&mut self) {
+        let object = ObjectRef {
+            api_version: "apiregistration.k8s.io/v1".to_owned(),
+            kind: "APIService".to_owned(),
+            namespace: None,
+            name: format!("v1.{}", self.group),
+            uid: None,
+        };
+        let patience = Duration::from_secs(60);
+        let mut progress = |_: &ObjectRef| {};
+        let objects = [object];
+        let removed =
+            self.stand.cluster.delete(&objects, &Owner::Stranger, patience, &mut progress);
+        self.stand.runtime.block_on(removed);
     }
 }
 

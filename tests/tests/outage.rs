@@ -1,5 +1,5 @@
-//! A cluster whose API server goes away while load is made inside it. It stands alone, since nothing else works
-//! meanwhile, and needs the cluster of `tests/cluster`, whose parts it can stop.
+//! A cluster whose API server goes away while load is made inside it, and in which an API is not available. It stands
+//! alone, since nothing else works meanwhile, and needs the cluster of `tests/cluster`, whose parts it can stop.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
@@ -72,4 +72,17 @@ fn no_record_is_lost_while_the_api_server_is_away() {
     drop(running.wait().expect(130).says("what was measured is kept"));
     let log = Log::read(&stand.bench.path("w/results/2/records.jsonl"));
     assert!((1..120 * 20).contains(&log.records.len()), "{}", log.records.len());
+
+    // Somebody's API that is not available keeps nothing of the run, but nobody can say whose objects it has.
+    let run = stand.run();
+    let broken = stand.break_api();
+    let warning = format!("the API {} is not available", broken.name());
+    stand.bench.run(&["teardown"]).expect(0).says("teardown: Deployment").says(&warning);
+    assert_eq!(stand.of_run(&run), []);
+    let ended = stand.bench.run(&["teardown", "-d"]).expect(0);
+    ended.says("stays, for what others have there could not be seen").says(&warning);
+    assert!(stand.has_namespace() && stand.get("v1", "PersistentVolumeClaim").is_empty());
+    drop(broken);
+    stand.bench.run(&["teardown", "-d"]).expect(0).says("teardown: Namespace");
+    assert!(!stand.has_namespace());
 }

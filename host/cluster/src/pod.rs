@@ -1,5 +1,6 @@
 //! Logs, commands and ports of pods.
 
+use crate::answer::answered;
 use crate::connection::{Cluster, request};
 use crate::error::{Error, Result};
 use crate::object::Selection;
@@ -113,7 +114,8 @@ impl Cluster {
     /// # Errors
     /// When there is no such pod or container, or none before the last restart.
     pub async fn logs(&self, namespace: &str, pod: &str, options: &LogOptions) -> Result<String> {
-        let log = self.pods(namespace).logs(pod, &options.parameters()).await;
+        let (pods, parameters) = (self.pods(namespace), options.parameters());
+        let log = answered(|| pods.logs(pod, &parameters)).await;
         log.map_err(request("read the log of", &format!("pod {namespace}/{pod}")))
     }
 
@@ -149,7 +151,8 @@ impl Cluster {
             stdin: false,
             ..AttachParams::default()
         };
-        let started = self.pods(namespace).exec(pod, command.iter().copied(), &parameters).await;
+        let pods = self.pods(namespace);
+        let started = answered(|| pods.exec(pod, command.iter().copied(), &parameters)).await;
         let mut process = started.map_err(request("run a command in", &name))?;
         let broken = |error: &dyn std::error::Error| Error::Broken {
             to: name.clone(),
@@ -189,7 +192,8 @@ impl Cluster {
             max_stdout_buf_size: Some(PIPE),
             ..AttachParams::default()
         };
-        let started = self.pods(namespace).exec(pod, command.iter().copied(), &parameters).await;
+        let pods = self.pods(namespace);
+        let started = answered(|| pods.exec(pod, command.iter().copied(), &parameters)).await;
         let mut process = started.map_err(request("run a command in", &name))?;
         let (input, output) = (process.stdin(), process.stdout());
         let (Some(input), Some(output)) = (input, output) else {
@@ -235,7 +239,8 @@ impl Cluster {
     async fn join(&self, mut here: TcpStream, of: &Selection, port: u16) -> Result<()> {
         let PodPort { name: pod, port, .. } = self.behind(of, port).await?;
         let name = format!("pod {}/{pod}", of.namespace);
-        let opened = self.pods(&of.namespace).portforward(&pod, &[port]).await;
+        let (pods, ports) = (self.pods(&of.namespace), [port]);
+        let opened = answered(|| pods.portforward(&pod, &ports)).await;
         let mut forwarder = opened.map_err(request("forward a port of", &name))?;
         let mut there = forwarder
             .take_stream(port)

@@ -295,7 +295,7 @@ signals! {
     "forbidden" &[Request], &["is forbidden", "forbidden:", "cannot create resource", "unauthorized"], SOON,
         "this account may not do it",
         "log in as one that may, or have the right granted; `kubectl auth can-i --list` says what there is";
-    "unreachable" &[Request], &["connection refused", "error trying to connect", "timed out", "no route to host", "dns error"], Patience::Endless,
+    "unreachable" &[Request], &["connection refused", "error trying to connect", "timed out", "no answer came", "no route to host", "dns error"], Patience::Endless,
         "the API server does not answer",
         "check the context (`kubectl cluster-info`) and the way to it";
 

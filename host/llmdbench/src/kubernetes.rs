@@ -269,15 +269,19 @@ impl Kubernetes {
     pub(crate) fn evidence(&self, inventory: &Inventory) -> Result<cluster::Evidence> {
         let objects = inventory.objects.iter().map(|recorded| recorded.object.clone());
         let mut objects: Vec<ObjectRef> = objects.collect();
-        if !inventory.releases.is_empty() {
+        let mut unseen = Vec::new();
+        if inventory.is_applying || !inventory.releases.is_empty() {
             // What charts made is known by its label alone.
-            let namespaces = inventory.releases.iter().filter_map(|r| r.namespace.as_deref());
-            let namespaces: Vec<&str> = namespaces.collect();
+            let places = inventory.places();
+            let places: Vec<&str> = places.iter().map(String::as_str).collect();
             let run = Owner::Run(inventory.run.clone());
-            let found = self.finish(self.cluster.find(&run, &namespaces))?;
-            objects.extend(found.into_iter().map(|found| found.object));
+            let search = self.finish(self.cluster.find(&run, &places))?;
+            objects.extend(search.found.into_iter().map(|found| found.object));
+            unseen = search.unseen;
         }
-        self.look_at(&objects)
+        let mut seen = self.look_at(&objects)?;
+        seen.missing.extend(unseen.iter().map(ToString::to_string));
+        Ok(seen)
     }
 
     /// What there is to see of these objects, and of what they made.
@@ -314,6 +318,10 @@ impl Kubernetes {
         dir: &RunDir,
     ) -> Result<String> {
         let mut inventory = self.inventory(run, dir)?;
+        // Whoever ends in the middle of a request does not know whether it was carried out.
+        let was_unknown = std::mem::replace(inventory.unknown(owner), true);
+        run_dir::write_json(&dir.objects(), &inventory)?;
+        let mut is_known = false;
         let mut told = Vec::new();
         let mut kept = Ok(());
         let mut done = |applied: Applied| {
@@ -329,8 +337,14 @@ impl Kubernetes {
                 kept = run_dir::write_json(&dir.objects(), &inventory);
             }
         };
-        let applied = self.finish(self.cluster.apply(objects, within, owner, &mut done));
+        let applied = self.finish(async {
+            let applied = self.cluster.apply(objects, within, owner, &mut done).await;
+            is_known = applied.as_ref().map_or_else(cluster::Error::is_refusal, |()| true);
+            applied
+        });
         kept?;
+        *inventory.unknown(owner) = was_unknown || !is_known;
+        run_dir::write_json(&dir.objects(), &inventory)?;
         applied.map(|()| told.join("\n"))
     }
 
