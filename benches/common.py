@@ -206,6 +206,12 @@ def command(options, url, workdir, tokens=64, input_tokens=64, **flags):
     return made
 
 
+def planned(rate, duration):
+    """How many requests a constant rate has due in so many seconds, the first at once. What was never sent has no
+    record, so records are counted against this."""
+    return math.ceil(rate * duration - 1e-6)
+
+
 def checked(watch, exits=(0, 7)):
     """The client, ended; leaves the script if it failed. Exit code 7 says that the result is invalid."""
     watch.wait()

@@ -11,6 +11,7 @@ import sys
 from common import (
     MS,
     Server,
+    Verdicts,
     Watch,
     checked,
     command,
@@ -19,6 +20,7 @@ from common import (
     offset,
     parse,
     parser,
+    planned,
     processors,
     read_records,
     read_summary,
@@ -44,7 +46,7 @@ def main():
         with Server(
             options.program, "--ttft", options.ttft, "--itl", options.itl, truth=truth, cpus=server_cpus
         ) as server:
-            asked = {"rate": options.rate, "duration": f"{options.duration:g}s"}
+            asked = {"rate": options.rate, "duration": f"{options.duration:g}s", "arrival": "constant"}
             line = command(options, server.url, place / "w", options.tokens, options.input_tokens, **asked)
             client = checked(Watch(line, cpus=client_cpus))
         _, records = read_records(place / "w")
@@ -52,7 +54,10 @@ def main():
         truth = read_truth(truth)
     pairs = [(record, truth[record["id"]]) for record in records if not record.get("error")]
     report(options, records, pairs, client, health)
-    return 0 if len(pairs) == len(records) else 1
+    wanted, verdicts = planned(options.rate, options.duration), Verdicts()
+    complete = len(pairs) == len(records) == wanted
+    verdicts.add("requests sent and answered", complete, f"{len(records)} sent, {len(pairs)} answered", f"{wanted}")
+    return verdicts.report()
 
 
 def report(options, records, pairs, client, health):

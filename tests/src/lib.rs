@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 mod bench;
+mod eyes;
 mod program;
 mod relay;
 mod server;
@@ -18,5 +19,5 @@ pub use bench::{Bench, Log, ms};
 pub use program::{Ended, Running, lives, plugin, program, root};
 pub use relay::{Heard, Relay};
 pub use server::{Server, TruthLine, metric};
-pub use stand::Stand;
+pub use stand::{BrokenApi, Stand};
 pub use stub::{Reply, Request, Stub, get};

@@ -1,20 +1,22 @@
 //! [`Stand`]: a namespace of a real cluster for one test, an experiment in it, and eyes that are not the program's own.
 
 use crate::bench::Bench;
+use crate::eyes;
 use crate::program::Ended;
 use cluster::{Access, Cluster, ObjectRef, Owner, Selection};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::discovery::{Discovery, Scope, verbs};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
-/// The hub of the cluster of `tests/cluster`.
-const HUB: &str = "http://10.231.0.2:5000";
+/// The variable with the URL of a stand-in of the model hub, as pods reach it.
+const HUB: &str = "LLMDBENCH_TEST_HUB";
 
 /// A namespace, and a folder in which the program runs.
 #[derive(Debug)]
@@ -87,10 +89,14 @@ impl Stand {
             }},
             "vllm": {"common": {
                 "namespace": self.namespace, "pvc_name": "workload-pvc", "pvc_storage_class": "standard",
-                "pvc_model_cache_size": "1Gi", "pvc_download_image": self.image, "hf_endpoint": HUB,
-                "pvc_download_timeout": 80,
+                // What every class of volumes can.
+                "pvc_access_mode": "ReadWriteOnce",
+                "pvc_model_cache_size": "1Gi", "pvc_download_image": self.image,
+                "hf_endpoint": std::env::var(HUB).unwrap_or_default(), "pvc_download_timeout": 80,
             }},
-            "fmperf": {"namespace": self.namespace, "pvc_size": "1Gi"},
+            // One volume for both, so that step 05 alone makes what servers mount.
+            "fmperf": {"namespace": self.namespace, "pvc_name": "workload-pvc", "pvc_size": "1Gi"},
+            "load": {"image": self.image, "cpu": "50m", "memory": "256Mi"},
         });
         merge(&mut whole["deploy"]["settings"], settings);
         merge(&mut whole, others);
@@ -117,12 +123,55 @@ impl Stand {
         objects.map(|object| object["kind"].as_str().unwrap().to_owned()).collect()
     }
 
+    /// What the smoke test of a run folder asked, and by which way, in its order.
+    #[must_use]
+    pub fn asked(&self, folder: &str) -> Vec<(String, String)> {
+        let kept = self.bench.json(&format!("{folder}/setup/smoketest.json"));
+        let checks = kept["checks"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        checks.map(|check| (text(&check["at"]), text(&check["via"]))).collect()
+    }
+
     /// What has the label of a run, over all kinds and namespaces.
     #[must_use]
     pub fn of_run(&self, run: &str) -> Vec<ObjectRef> {
-        let owner = Owner::Run(run.to_owned());
-        let found = self.runtime.block_on(self.cluster.find(&owner, &[])).unwrap();
-        found.into_iter().map(|found| found.object).collect()
+        let label = format!("llmdbench.io/run={run}");
+        let found = self.runtime.block_on(async {
+            let client = kube::Client::try_default().await.unwrap();
+            eyes::look(&client, None, &label).await
+        });
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let named = found.iter().map(|object| ObjectRef {
+            api_version: text(&object["apiVersion"]).unwrap(),
+            kind: text(&object["kind"]).unwrap(),
+            namespace: text(&object["metadata"]["namespace"]),
+            name: text(&object["metadata"]["name"]).unwrap(),
+            uid: text(&object["metadata"]["uid"]),
+        });
+        named.collect()
+    }
+
+    /// Registers an API whose server does not exist, as one that broke is, until it is dropped.
+    #[must_use]
+    pub fn break_api(&self) -> BrokenApi<'_> {
+        let group = format!("{}.example.org", self.namespace);
+        self.put(vec![json!({
+            "apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": format!("v1.{group}")},
+            "spec": {
+                "group": group, "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 15,
+                "insecureSkipTLSVerify": true,
+                "service": {"namespace": self.namespace, "name": "there-is-none"},
+            },
+        })]);
+        let broken = BrokenApi { stand: self, group };
+        // The API server knows of it a moment later.
+        let since = Instant::now();
+        while !broken.is_known() {
+            assert!(since.elapsed() < Duration::from_secs(60), "{} is not served", broken.group);
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        broken
     }
 
     /// Brings in objects of somebody else.
@@ -134,10 +183,10 @@ impl Stand {
 
     /// Removes objects of somebody else.
     pub fn remove(&self, objects: &[ObjectRef]) {
-        let patience = std::time::Duration::from_secs(60);
+        let patience = Duration::from_secs(60);
         let mut progress = |_: &ObjectRef| {};
         let removed = self.cluster.delete(objects, &Owner::Stranger, patience, &mut progress);
-        assert!(self.runtime.block_on(removed).unwrap().left.is_empty());
+        assert!(self.runtime.block_on(removed).left.is_empty());
     }
 
     /// Objects of a kind in the namespace, or of one that is in none.
@@ -178,22 +227,9 @@ impl Stand {
     pub fn everything(&self) -> String {
         self.runtime.block_on(async {
             let client = kube::Client::try_default().await.unwrap();
-            let discovery = Discovery::new(client.clone()).run().await.unwrap();
-            let mut text = String::new();
-            for (kind, capabilities) in discovery.groups().flat_map(|g| g.recommended_resources()) {
-                let is_here = capabilities.scope == Scope::Namespaced;
-                if !is_here
-                    || !capabilities.supports_operation(verbs::LIST)
-                    || kind.kind == "Secret"
-                {
-                    continue;
-                }
-                let api: Api<kube::api::DynamicObject> =
-                    Api::namespaced_with(client.clone(), &self.namespace, &kind);
-                let all = api.list(&ListParams::default()).await.unwrap();
-                text.push_str(&serde_json::to_string(&all.items).unwrap());
-            }
-            text
+            let mut all = eyes::look(&client, Some(&self.namespace), "").await;
+            all.retain(|object| object["kind"] != "Secret");
+            json!(all).to_string()
         })
     }
 
@@ -272,10 +308,91 @@ impl Stand {
         }})
     }
 
-    /// Whether this is the cluster of `tests/cluster`, which has a hub.
+    /// Whether pods reach a stand-in of the model hub.
     #[must_use]
     pub fn has_hub(&self) -> bool {
-        self.cluster.server() == "https://10.231.0.2:6443"
+        std::env::var_os(HUB).is_some()
+    }
+
+    /// Whether a node has what those of `tests/cluster` have: four accelerators, and the label of their product.
+    #[must_use]
+    pub fn has_gpus(&self) -> bool {
+        self.get("v1", "Node").iter().any(|node| {
+            node["metadata"]["labels"]["nvidia.com/gpu.product"] == "Test-GPU"
+                && node["status"]["allocatable"]["nvidia.com/gpu"] == "4"
+        })
+    }
+
+    /// This stand, where models can be downloaded.
+    #[must_use]
+    pub fn with_hub(self) -> Option<Self> {
+        let why = format!("{HUB} does not name a stand-in of the model hub (tests/cluster)");
+        self.where_true(Self::has_hub, &why)
+    }
+
+    /// This stand, where nodes have the accelerators of `tests/cluster`.
+    #[must_use]
+    pub fn with_gpus(self) -> Option<Self> {
+        let why = "no node has 4 nvidia.com/gpu and the label nvidia.com/gpu.product=Test-GPU";
+        self.where_true(Self::has_gpus, why)
+    }
+
+    /// This stand, where it is in the cluster of `tests/cluster`, whose parts can be stopped.
+    #[must_use]
+    pub fn with_parts(self) -> Option<Self> {
+        let is_own = |stand: &Self| stand.cluster.server() == "https://10.231.0.2:6443";
+        self.where_true(is_own, "this is not the cluster of tests/cluster")
+    }
+
+    fn where_true(self, has: impl Fn(&Self) -> bool, why: &str) -> Option<Self> {
+        if has(&self) {
+            return Some(self);
+        }
+        // Past the harness, which keeps to itself what a test that passes prints.
+        let _ = writeln!(std::io::stderr(), "skipped: {}: {why}", self.name);
+        None
+    }
+}
+
+/// An API that is registered and not available.
+#[derive(Debug)]
+pub struct BrokenApi<'a> {
+    stand: &'a Stand,
+    group: String,
+}
+
+impl BrokenApi<'_> {
+    /// "x.example.org/v1", as errors have it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/v1", self.group)
+    }
+
+    /// Whether the API server says that it is not available, and not that there is none.
+    fn is_known(&self) -> bool {
+        let cluster = &self.stand.cluster;
+        let any = Selection::named(&self.name(), "Thing", &self.stand.namespace, "x");
+        let asked = self.stand.runtime.block_on(cluster.get(&any));
+        matches!(asked, Err(cluster::Error::Request { .. }))
+    }
+}
+
+impl Drop for BrokenApi<'_> {
+    /// Nothing that goes with a namespace goes as long as it is there.
+    fn drop(&mut self) {
+        let object = ObjectRef {
+            api_version: "apiregistration.k8s.io/v1".to_owned(),
+            kind: "APIService".to_owned(),
+            namespace: None,
+            name: format!("v1.{}", self.group),
+            uid: None,
+        };
+        let patience = Duration::from_secs(60);
+        let mut progress = |_: &ObjectRef| {};
+        let objects = [object];
+        let removed =
+            self.stand.cluster.delete(&objects, &Owner::Stranger, patience, &mut progress);
+        self.stand.runtime.block_on(removed);
     }
 }
 

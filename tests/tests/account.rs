@@ -75,7 +75,6 @@ fn in_a_pod_all_of_it_is_done_with_the_rights_that_are_documented() {
         &json!({
             "harness": {"settings": {"stages": [{"rate": 20, "for": "3s"}]}},
             "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
-            "load": {"image": stand.image(), "cpu": "50m", "memory": "256Mi"},
         }),
     );
     stand.put(vec![json!({

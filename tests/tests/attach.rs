@@ -1,5 +1,5 @@
-//! What agents of a cluster left in a run folder, merged when they are gone; no cluster is needed for that, and none is
-//! there.
+//! What agents of a cluster left in a run folder, merged when they are gone, and not thrown away before; no cluster is
+//! needed for that, and none is there.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
@@ -76,4 +76,30 @@ fn a_load_of_which_an_agent_was_lost_is_invalid_and_says_which_share_is_missing(
     let lost = reasons.iter().find(|reason| reason["rule"] == "not_as_planned").unwrap();
     assert_eq!((&lost["value"], &lost["limit"]), (&json!(0.5), &json!(0.0)));
     assert!(lost["text"].as_str().unwrap().contains("50 %"), "{lost}");
+}
+
+#[test]
+fn what_agents_have_is_not_taken_down_before_it_is_collected_unless_that_is_asked_for() {
+    let bench = left(Some(20), None);
+    let standing = json!({"api_version": "batch/v1", "kind": "Job", "namespace": "ns", "name": "load",
+        "is_prepared": false});
+    let objects = json!({"run": "r", "server": "https://h", "objects": [standing]});
+    bench.write("w/setup/objects.json", objects.to_string());
+    let mut record = bench.json("w/results/agents.json");
+    record["is_collected"] = false.into();
+    bench.write("w/results/agents.json", record.to_string());
+    for order in [&["teardown"][..], &["teardown", "-d"], &["teardown", "-n"]] {
+        let refused = bench.run(order).expect(2).says("what agent 1 of 2 measured");
+        let refused = refused.says("the Job load in ns has it, and it would be lost");
+        refused.says("`llmdbench run --attach --workdir w` collects it").says("--discard-results");
+    }
+    // There is no cluster, so that nothing is taken down, and nothing given up.
+    let ended = bench.run(&["teardown", "--discard-results"]).expect(6);
+    assert!(!ended.stderr.contains("given up"), "{}", ended.stderr);
+    drop(bench.run(&["teardown"]).expect(2));
+    // What is lost already stands in nobody's way.
+    record["agents"][1]["lost"] = "its pod load-1 was deleted".into();
+    bench.write("w/results/agents.json", record.to_string());
+    let ended = bench.run(&["teardown"]).expect(6);
+    assert!(!ended.stderr.contains("--attach"), "{}", ended.stderr);
 }

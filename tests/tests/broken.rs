@@ -124,9 +124,11 @@ fn cases() -> Vec<Case> {
 /// Stands it up until it fails, and takes it down. What is wrong with how that went.
 fn try_out(case: &Case) -> Option<String> {
     let stand = Stand::new(case.name)?.env("LLMDBENCH_HF_TOKEN", case.token);
-    if case.step == "4" && !stand.has_hub() {
-        return None;
-    }
+    let stand = match case.step {
+        "4" => stand.with_hub()?,
+        _ if case.name == "gpu" => stand.with_gpus()?,
+        _ => stand,
+    };
     stand.experiment(&case.settings, &case.others);
     if case.step == "6" {
         stand.standup("5").expect(0);
@@ -175,10 +177,8 @@ fn hopeless_set_ups_end_soon_with_the_reason_and_leave_nothing() {
 
 #[test]
 fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
-    let Some(stand) = Stand::new("steps") else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let stand = Stand::new("steps").and_then(Stand::with_hub).and_then(Stand::with_gpus);
+    let Some(stand) = stand else { return };
     let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
     stand.experiment(&json!({"gpu_nr": 1}), &json!({"deploy": {"model": "gated/model"}}));
     let ended = stand.standup("3-5").expect(0);
@@ -188,13 +188,22 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
     assert!(ended.stdout.contains("the rest of them gives the target"), "{}", ended.stdout);
     stand.standup("6").expect(0).says("Deployment");
     let ended = stand.standup("08_smoketest").expect(0);
-    let service = format!("smoketest: http://vllm-standalone-model.{}.svc", stand.namespace);
-    ended.says("smoketest: pod ").says(&service);
+    let dns = format!("http://vllm-standalone-model.{}.svc.cluster.local", stand.namespace);
+    ended.says("smoketest: pod ").says(&format!("smoketest: {dns} answers"));
 
+    // The Service by its name from inside, by a pod that is gone.
     let checks = stand.bench.json("w/setup/smoketest.json")["checks"].clone();
-    let places: Vec<&str> =
-        checks.as_array().unwrap().iter().map(|c| c["at"].as_str().unwrap()).collect();
-    assert!(places.len() == 2 && places[0].starts_with("pod ") && places[1].starts_with("http://"));
+    let asked = stand.asked("w");
+    assert!(asked.len() == 2 && asked[0].0.starts_with("pod ") && asked[1].0 == dns, "{asked:?}");
+    let by = format!("pod {}/smoketest-", stand.namespace);
+    assert!(
+        asked[1].1.starts_with(&by) && asked[1].1.ends_with(" inside the cluster"),
+        "{asked:?}"
+    );
+    assert!(checks[1]["completion"]["url"].as_str().unwrap().starts_with(&dns), "{checks}");
+    assert!(
+        stand.get("batch/v1", "Job").iter().all(|job| job["metadata"]["name"] == "download-model")
+    );
     for check in checks.as_array().unwrap() {
         assert_eq!(check["completion"]["status"], 200, "{check}");
         assert!(!check["completion"]["text"].as_str().unwrap().is_empty(), "{check}");
@@ -235,10 +244,7 @@ fn single_steps_go_on_in_the_folder_of_others_and_what_was_seen_is_kept() {
 
 #[test]
 fn who_interrupts_a_bench_that_waits_has_nothing_of_it_left() {
-    let Some(stand) = Stand::new("interrupt") else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let Some(stand) = Stand::new("interrupt").and_then(Stand::with_hub) else { return };
     let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
     stand.experiment(&json!({"container_spec": {"args": ["sleep 1000"]}}), &json!({}));
     let mut running = stand.bench.start(&["bench", "e.yaml", "--rate", "1", "--duration", "1s"]);
@@ -296,14 +302,68 @@ fn what_another_run_has_is_neither_taken_over_nor_torn_down() {
 }
 
 #[test]
+fn a_download_of_another_run_goes_on_and_one_that_has_ended_gives_way() {
+    let Some(stand) = Stand::new("download").and_then(Stand::with_hub) else { return };
+    let stand = stand.env("LLMDBENCH_HF_TOKEN", "hf_good");
+    stand.experiment(&json!({}), &json!({}));
+    stand.standup("5").expect(0);
+    let job = |run: &str, command: &str| {
+        let labels = json!({"llmdbench.io/run": run});
+        json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "metadata": {"name": "download-model", "labels": labels},
+            "spec": {"template": {"spec": stand.pod("x", command)["spec"]}},
+        })
+    };
+    let jobs = || stand.get("batch/v1", "Job");
+    stand.put(vec![job("another-1", "until test -e /tmp/enough; do sleep 0.1; done")]);
+    let first = jobs()[0]["metadata"]["uid"].clone();
+    let ended = stand.standup("4").expect(3);
+    let text = "download-model is there already and belongs to the run `another-1`";
+    ended.says(text).says("it has not ended").says("take that run down first");
+    assert_eq!(jobs()[0]["metadata"]["uid"], first);
+    // What was prepared for it stays as well.
+    let ended = stand.bench.run(&["teardown", "-d"]).expect(0);
+    ended.says("stays, for Job ").says("another-1");
+
+    let is_complete = |job: &Value| {
+        let conditions = job["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|c| c["type"] == "Complete" && c["status"] == "True")
+    };
+    let pod = loop {
+        let pods = stand.get("v1", "Pod");
+        if let Some(pod) = pods.iter().find(|pod| pod["status"]["phase"] == "Running") {
+            break pod["metadata"]["name"].as_str().unwrap().to_owned();
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let _ = stand.exec(&pod, &["touch", "/tmp/enough"]);
+    while !is_complete(&jobs()[0]) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    stand.standup("4").expect(0).says("Job ");
+    let own = jobs()[0].clone();
+    assert_ne!(own["metadata"]["uid"], first);
+    assert_eq!(own["metadata"]["labels"]["llmdbench.io/run"], *stand.run());
+
+    // It goes with its run, and what it downloaded stays.
+    let ended = stand.bench.run(&["teardown"]).expect(0).says("teardown: Job");
+    assert!(!ended.stderr.contains("PersistentVolumeClaim"), "{}", ended.stderr);
+    assert_eq!(jobs(), Vec::<Value>::new());
+    assert_eq!(stand.get("v1", "PersistentVolumeClaim").len(), 1);
+    stand.bench.run(&["teardown", "-d"]).expect(0);
+    assert!(!stand.has_namespace());
+}
+
+#[test]
 fn secrets_stand_in_the_secret_alone_and_the_harness_may_do_nothing() {
     const TOKEN: &str = "hf_of_the_user_0123456789";
     const KEY: &str = "sk-of-the-user-0123456789";
     let Some(stand) = Stand::new("secrets") else { return };
     let stand = stand.env("LLMDBENCH_HF_TOKEN", TOKEN).env("LLMDBENCH_API_KEY", KEY);
-    // A server that tells everybody what it was given.
-    let told =
-        json!({"container_spec": {"args": ["echo $HUGGING_FACE_HUB_TOKEN; vllm serve org/model"]}});
+    // A server that tells everybody what it was given, the key as one that repeats its headers.
+    let says = "echo $HUGGING_FACE_HUB_TOKEN; printf 'sk-of-the-%s\\n' user-0123456789; vllm serve org/model";
+    let told = json!({"container_spec": {"args": [says]}});
     stand.experiment(&told, &json!({}));
     let ended = stand.bench.run(&["standup", "e.yaml", "-v", "-s", "5,6,8"]).expect(0);
     let secret = stand.get("v1", "Secret");
@@ -311,16 +371,27 @@ fn secrets_stand_in_the_secret_alone_and_the_harness_may_do_nothing() {
     let inside = secret[0]["data"]["HF_TOKEN"].as_str().unwrap();
     let everything = stand.everything();
     assert!(everything.contains("vllm serve org/model"));
-    let logs = stand.bench.read(&log_file(&stand));
-    assert!(logs.starts_with("(hidden)"), "{logs}");
+    let log = log_file(&stand);
+    let kept = stand.bench.read(&log);
+    assert!(kept.starts_with("(hidden)\n(hidden)\n"), "{kept}");
+    let stands_nowhere = || {
+        for file in stand.bench.files() {
+            let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
+            let found = [TOKEN, KEY, inside].into_iter().find(|hidden| text.contains(hidden));
+            assert_eq!(found, None, "{}", file.display());
+        }
+    };
+    stands_nowhere();
     for hidden in [TOKEN, KEY, inside] {
         assert!(!ended.output().contains(hidden), "{}", ended.output());
         assert!(!everything.contains(hidden), "an object holds {hidden}");
-        for file in stand.bench.files() {
-            let text = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
-            assert!(!text.contains(hidden), "{} holds {hidden}", file.display());
-        }
     }
+    // A command that is not given the token reads it where it stands.
+    std::fs::remove_file(stand.bench.path(&log)).unwrap();
+    let token = ("LLMDBENCH_HF_TOKEN", "");
+    stand.bench.run_with(&[token], &["standup", "e.yaml", "-s", "8"]).expect(0);
+    assert!(stand.bench.read(&log).starts_with("(hidden)\n(hidden)\n"));
+    stands_nowhere();
 
     let may = |verb, group, resource| stand.may("fmperf-runner", verb, group, resource);
     for verb in ["get", "list", "watch", "create", "update", "patch", "delete"] {
@@ -335,7 +406,13 @@ fn secrets_stand_in_the_secret_alone_and_the_harness_may_do_nothing() {
     let accounts = stand.get("v1", "ServiceAccount");
     let own = accounts.iter().find(|a| a["metadata"]["name"] == "fmperf-runner").unwrap();
     assert_eq!(own["automountServiceAccountToken"], false);
-    stand.bench.run(&["teardown", "-d"]).expect(0);
+    // The key stands nowhere: a command that is not given it undoes nothing of what was hidden.
+    let kept = stand.bench.read(&log);
+    let neither = [token, ("LLMDBENCH_API_KEY", "")];
+    let ended = stand.bench.run_with(&neither, &["teardown", "-d"]).expect(0);
+    drop(ended.says("`target.api_key` (LLMDBENCH_API_KEY), which this command is not given"));
+    assert_eq!(stand.bench.read(&log), kept);
+    stands_nowhere();
 }
 
 /// The log of the only server.

@@ -22,7 +22,6 @@ fn stand(name: &str, method: &str, settings: fn(&Stand) -> Value) -> Option<Stan
         &json!({
             "harness": {"settings": {"stages": [{"rate": 20, "for": "2s"}]}},
             "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
-            "load": {"image": stand.image(), "cpu": "50m", "memory": "256Mi"},
         }),
     );
     let mut whole = stand.bench.json("e.yaml");
@@ -143,6 +142,7 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
     ended
         .says("smoketest: http://llm-d-inference-gateway.llmdbench-llm-d-")
         .says("answers as org/model");
+    was_asked(&stand, "w", &["org-model-decode-", "org-model-prefill-"]);
     // What the chart made is seen and kept, too.
     let pods = bench.json("w/setup/pods.json").to_string();
     assert!(pods.contains("-decode-") && pods.contains("sha256:"), "{pods}");
@@ -197,6 +197,22 @@ fn llm_d_is_stood_up_by_its_chart_tested_and_taken_down() {
 }
 
 #[test]
+fn of_a_chart_whose_pods_a_quota_forbids_it_is_said_soon() {
+    let Some(stand) = stand("quota", "deployer", llm_d) else { return };
+    let quota = |pods: &str| json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "of-the-admin"}, "spec": {"hard": {"pods": pods}}});
+    stand.put(vec![quota("0")]);
+    // Who admits pods hears of a quota a moment later.
+    while stand.get("v1", "ResourceQuota")[0]["status"]["hard"]["pods"] != "0" {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ended = stand.standup("7").expect(3);
+    let ended = ended.says("exceeded quota: of-the-admin").says("quota is used up");
+    assert!(ended.took < Duration::from_secs(60), "{:?}", ended.took);
+    stand.bench.run(&["teardown"]).expect(0);
+    assert_eq!(left(&stand), Vec::<String>::new());
+}
+
+#[test]
 fn a_router_and_model_servers_are_stood_up_by_their_charts_tested_and_taken_down() {
     let Some(stand) = stand("router", "modelservice", modelservice) else { return };
     let bench = &stand.bench;
@@ -207,6 +223,8 @@ fn a_router_and_model_servers_are_stood_up_by_their_charts_tested_and_taken_down
     let target: Value = bench.json("w/target.json");
     let service = target["within"]["name"].as_str().unwrap();
     let model = service.strip_suffix("-router-epp").unwrap();
+    let decode = format!("{model}-decode-");
+    was_asked(&stand, "w", &[&decode, &decode]);
     let standing = left(&stand);
     for object in [format!("Deployment {model}-decode"), format!("Deployment {service}")] {
         assert!(standing.contains(&object), "no {object} in {standing:#?}");
@@ -229,6 +247,37 @@ fn a_router_and_model_servers_are_stood_up_by_their_charts_tested_and_taken_down
     assert_eq!(left(&stand), Vec::<String>::new());
 }
 
+/// The pods that serve the model were asked, and then the gateway or router by its name, from inside.
+#[track_caller]
+fn was_asked(stand: &Stand, folder: &str, pods: &[&str]) {
+    let asked = stand.asked(folder);
+    let ((gateway, by), servers) = asked.split_last().unwrap();
+    let own = &stand.namespace;
+    assert!(gateway.starts_with("http://"), "{asked:?}");
+    assert!(gateway.ends_with(&format!(".{own}.svc.cluster.local")), "{asked:?}");
+    assert!(by.starts_with(&format!("pod {own}/smoketest-")), "{asked:?}");
+    assert!(by.ends_with(" inside the cluster"), "{asked:?}");
+    assert_eq!(servers.len(), pods.len(), "{asked:?}");
+    for ((pod, via), start) in servers.iter().zip(pods) {
+        assert!(pod.starts_with(&format!("pod {own}/{start}")), "{asked:?}");
+        assert_eq!(*via, format!("a forwarded port to {pod}"));
+    }
+}
+
+/// Each of so many pods that serve the model had its metrics read while load ran.
+#[track_caller]
+fn was_watched(stand: &Stand, folder: &str, servers: usize) {
+    let run: Value = stand.bench.json(&format!("{folder}/results/run.json"));
+    let pages = run["target"]["metrics"].as_array().unwrap();
+    assert_eq!(pages.len(), servers, "{folder}: {pages:?}");
+    let read = stand.bench.read(&format!("{folder}/results/server_metrics.jsonl"));
+    for page in pages {
+        let url = page["url"].as_str().unwrap();
+        assert!(read.contains(url), "{folder}: nothing of {url}");
+    }
+    assert!(read.contains("vllm:num_requests_running"), "{folder}: {read}");
+}
+
 /// Looks at a run of a bench whose folder this is: everything was answered, and nothing is left.
 #[track_caller]
 fn has_run(stand: &Stand, folder: &str) {
@@ -241,10 +290,7 @@ fn has_run(stand: &Stand, folder: &str) {
 
 #[test]
 fn several_models_are_benched_from_inside_one_after_the_other_and_leave_nothing() {
-    let Some(stand) = stand("several", "deployer", llm_d) else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let Some(stand) = stand("several", "deployer", llm_d).and_then(Stand::with_hub) else { return };
     let models = "org/model,org/other";
     let ended = stand.bench.run(&["bench", "e.yaml", "-m", models, "--workdir", "b"]);
     // Whatever a busy machine makes of the verdict.
@@ -256,10 +302,7 @@ fn several_models_are_benched_from_inside_one_after_the_other_and_leave_nothing(
 
 #[test]
 fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
-    let Some(stand) = stand("swap", "standalone", small) else { return };
-    if !stand.has_hub() {
-        return;
-    }
+    let Some(stand) = stand("swap", "standalone", small).and_then(Stand::with_hub) else { return };
     let mut whole = stand.bench.json("e.yaml");
     let standalone = whole["deploy"]["settings"].take();
     whole["deploy"].as_object_mut().unwrap().remove("settings");
@@ -271,8 +314,11 @@ fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
     let ended = stand.bench.run(&["bench", "e.yaml", "-t", all, "--workdir", "b"]);
     assert!([0, 7].contains(&ended.code), "{}", ended.output());
     assert!(!ended.stderr.contains("forwards"), "{}", ended.stderr);
-    for method in all.split(',') {
-        has_run(&stand, &format!("b/{method}-org___model"));
+    // The sizes of `small`, `llm_d` and `modelservice`: a server; one for each role; two.
+    for (method, servers) in all.split(',').zip([1, 2, 2]) {
+        let folder = format!("b/{method}-org___model");
+        has_run(&stand, &folder);
+        was_watched(&stand, &folder, servers);
     }
     remove_definition(&stand);
     stand.bench.run(&["bench", "e.yaml", "-t", "deployr", "-n"]).expect(2);
@@ -280,10 +326,9 @@ fn methods_are_swapped_by_name_alone_and_each_is_benched_from_inside() {
 
 #[test]
 fn the_scenarios_of_the_original_are_carried_out_in_small() {
-    let Some(stand) = stand("original", "standalone", small) else { return };
-    if !stand.has_hub() {
+    let Some(stand) = stand("original", "standalone", small).and_then(Stand::with_hub) else {
         return;
-    }
+    };
     let mut whole = stand.bench.json("e.yaml");
     let standalone = whole["deploy"]["settings"].take();
     // Method, model and replicas are the scenario's; sizes, nodes and volumes those of this cluster.
@@ -292,12 +337,12 @@ fn the_scenarios_of_the_original_are_carried_out_in_small() {
         "settings_by_method": {"standalone": standalone, "deployer": llm_d(&stand)},
     });
     stand.bench.write("e.yaml", whole.to_string());
-    // The original's deployer ignores the number of replicas that is common to all methods.
-    for (scenario, model, replicas) in [
-        ("kubernetes_H200_deployer_llama-8b", "Llama-3.1-8B-Instruct", 1),
-        ("ocp_H100MIG_deployer_llama-3b", "Llama-3.2-3B-Instruct", 1),
-        ("ocp_H100MIG_deployer_llama-8b", "Llama-3.1-8B-Instruct", 1),
-        ("ocp_H100_deployer_llama-70b", "Llama-3.1-70B-Instruct", 1),
+    // The original's deployer ignores the number of replicas that is common to all methods: it has one of each role.
+    for (scenario, model, servers) in [
+        ("kubernetes_H200_deployer_llama-8b", "Llama-3.1-8B-Instruct", 2),
+        ("ocp_H100MIG_deployer_llama-3b", "Llama-3.2-3B-Instruct", 2),
+        ("ocp_H100MIG_deployer_llama-8b", "Llama-3.1-8B-Instruct", 2),
+        ("ocp_H100_deployer_llama-70b", "Llama-3.1-70B-Instruct", 2),
         ("ocp_H100_standalone_llama-70b", "Llama-3.1-70B-Instruct", 2),
         ("ocp_L40_standalone_llama-8b", "Llama-3.1-8B-Instruct", 1),
     ] {
@@ -306,9 +351,10 @@ fn the_scenarios_of_the_original_are_carried_out_in_small() {
         has_run(&stand, scenario);
         let target = stand.bench.json(&format!("{scenario}/target.json"));
         assert!(target["model"].as_str().unwrap().ends_with(model), "{scenario}: {target}");
-        let asked = stand.bench.json(&format!("{scenario}/setup/smoketest.json")).to_string();
-        let pods = asked.matches("pod ").count();
-        assert!(pods >= replicas, "{scenario}: {asked}");
+        // The pods first, with `deployer` those of both roles; then the Service or gateway.
+        let asked = stand.asked(scenario);
+        assert_eq!(asked.len(), servers + 1, "{scenario}: {asked:?}");
+        assert!(asked[servers].1.ends_with(" inside the cluster"), "{scenario}: {asked:?}");
     }
     remove_definition(&stand);
 }

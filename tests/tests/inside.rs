@@ -25,7 +25,6 @@ fn experiment(stand: &Stand, stages: &Value) {
         &json!({
             "harness": {"settings": {"stages": stages}},
             "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
-            "load": {"image": stand.image(), "cpu": "50m", "memory": "256Mi"},
         }),
     );
 }
@@ -277,17 +276,37 @@ fn agents_go_on_without_their_controller_and_another_collects_everything() {
     let status = stand.bench.run(&["status"]).expect(0);
     assert!(status.stdout.contains("which another process follows"), "{}", status.stdout);
     stand.bench.run(&["run", "--attach"]).expect(2).says("another llmdbench follows the agents");
+    stand.bench.run(&["teardown"]).expect(2).says("another llmdbench follows the Job");
     running.signal(Signal::SIGKILL);
     drop(running.wait());
     let status = stand.bench.run(&["status"]).expect(0);
     assert!(status.stdout.contains("`llmdbench run --attach` collects it"), "{}", status.stdout);
+    // What nobody has collected is not removed.
+    for order in [&["teardown"][..], &["teardown", "-n"]] {
+        let refused = stand.bench.run(order).expect(2).says("agents 0, 1 of 2 measured");
+        drop(refused.says("`llmdbench run --attach --workdir w` collects it"));
+    }
     drop(measured(stand.bench.run(&["run", "--attach"])).says("attached to 2 agents"));
     let log = Log::read(&stand.bench.path("w/results/records.jsonl"));
     assert_eq!(log.records.len(), 160);
     assert_eq!(stand.bench.summary()["partial"], false);
     stand.bench.run(&["run", "--attach"]).expect(2).says("no agents of");
-    stand.bench.run(&["teardown", "-d"]).expect(0);
+
+    // What is given up goes with the stack; what came here before that is kept, and is partial.
+    let running = stand.bench.start(&["run", "e.yaml"]);
+    let journal = stand.bench.path("w/results/2/agents/0/records.jsonl");
+    until("a record", || has_begun(&journal));
+    running.signal(Signal::SIGKILL);
+    drop(running.wait());
+    stand.bench.run(&["teardown", "-d"]).expect(2).says("--discard-results");
+    assert_eq!(stand.get("batch/v1", "Job").len(), 1);
+    let discarded = ["teardown", "-d", "--discard-results"];
+    drop(stand.bench.run(&discarded).expect(0).says("given up: what the agents had"));
     assert!(stand.of_run(&stand.run()).is_empty());
+    let ended = stand.bench.run_with(&[("KUBECONFIG", "/nowhere")], &["run", "--attach"]);
+    drop(ended.expect(4).says("agent 0 of 1 was lost").says("--discard-results"));
+    assert_eq!(stand.bench.json("w/analysis/2/data/summary.json")["partial"], true);
+    stand.bench.run(&["teardown", "-d"]).expect(0).says("nothing stands");
 }
 
 #[test]

@@ -179,3 +179,75 @@ fn records_of_any_name_are_analysed_with_results_under_that_name() {
     let summary: Value = serde_json::from_str(&summary).unwrap();
     assert_eq!(summary["stages"][0]["succeeded"], 3);
 }
+
+/// An API server of a cluster in which nothing stands, that makes the first object that it is sent and says it has failed.
+fn api_server() -> Stub {
+    let made: Mutex<Option<(String, Value)>> = Mutex::default();
+    let kind = |name: &str, kind: &str| json!({"name": name, "singularName": "", "kind": kind, "namespaced": true, "verbs": ["get", "list", "delete"]});
+    let kinds = |version: &str, kinds: Value| json!({"kind": "APIResourceList", "groupVersion": version, "resources": kinds});
+    let status = |code: u16, reason: &str| {
+        let body = json!({"kind": "Status", "status": "Failure", "reason": reason, "message": reason, "code": code});
+        Reply::json(code, &body)
+    };
+    Stub::start(move |request| {
+        let path = request.path.split('?').next().unwrap();
+        let mut made = made.lock().unwrap();
+        let own = made.as_ref().filter(|(own, _)| own == path).map(|(_, object)| object.clone());
+        let version = json!({"groupVersion": "apps/v1", "version": "v1"});
+        let body = match (request.method.as_str(), path) {
+            ("PATCH", _) => {
+                let mut object = request.json();
+                object["metadata"]["uid"] = json!("1");
+                made.get_or_insert((path.to_owned(), object));
+                return status(500, "InternalError");
+            }
+            ("DELETE", _) if own.is_some() => {
+                *made = None;
+                json!({"kind": "Status", "status": "Success"})
+            }
+            ("GET", "/version") => json!({
+                "gitVersion": "v1.34.0", "major": "1", "minor": "34", "gitCommit": "", "gitTreeState": "",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+            }),
+            ("GET", "/apis") => json!({"kind": "APIGroupList", "groups": [
+                {"name": "apps", "versions": [version], "preferredVersion": version},
+            ]}),
+            ("GET", "/apis/apps/v1") => {
+                kinds("apps/v1", json!([kind("deployments", "Deployment")]))
+            }
+            ("GET", "/api/v1") => {
+                let all = [("services", "Service"), ("pods", "Pod"), ("events", "Event")];
+                kinds("v1", json!(all.map(|(name, of)| kind(name, of))))
+            }
+            ("GET", path) if path.ends_with('s') => {
+                let items = made
+                    .iter()
+                    .filter(|(own, _)| own.rsplit('/').nth(1) == path.rsplit('/').next());
+                let items: Vec<&Value> = items.map(|(_, object)| object).collect();
+                json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+            }
+            _ => match own {
+                Some(object) => object,
+                None => return status(404, "NotFound"),
+            },
+        };
+        Reply::json(200, &body)
+    })
+}
+
+#[test]
+fn an_object_that_was_made_without_an_answer_is_taken_down() {
+    let cluster = api_server();
+    let bench = Bench::new()
+        .env("LLMDBENCH_CLUSTER_URL", &cluster.url)
+        .env("LLMDBENCH_CLUSTER_TOKEN", "token");
+    bench.write("e.yaml", "deploy: {method: standalone, model: org/model}\n");
+    let ended = bench.run(&["standup", "e.yaml", "-s", "6"]).expect(3).says("InternalError");
+    ended.says("takes it down");
+    assert_eq!(bench.json("w/setup/objects.json")["objects"], json!([]));
+    bench.run(&["status"]).expect(0);
+    bench.run(&["teardown"]).expect(0).says("teardown: Service");
+    let asked = cluster.seen();
+    assert_eq!(asked.iter().filter(|request| request.method == "DELETE").count(), 1);
+    bench.run(&["teardown"]).expect(0).says("nothing stands");
+}

@@ -41,6 +41,9 @@ pub(crate) fn run(words: &[&str]) -> Result<ExitCode> {
 /// The variable that tells the tests the image of the program, as the nodes know it. Without it they leave clusters
 /// alone, whatever KUBECONFIG says.
 const IMAGE: &str = "LLMDBENCH_TEST_IMAGE";
+/// The variable that tells the tests where pods reach a stand-in of the model hub, and where the cluster of this
+/// repository has it. Without it they download nothing.
+const HUB: (&str, &str) = ("LLMDBENCH_TEST_HUB", "http://10.231.0.2:5000");
 
 /// `cargo xtask test --cluster`: the tests that need a cluster, on the one of KUBECONFIG, or on one that is started for
 /// them and stopped afterwards.
@@ -51,7 +54,8 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
     let image = std::env::var(IMAGE).unwrap_or_else(|_| image::NAME.to_owned());
     if std::env::var_os("KUBECONFIG").is_some() {
         say(&format!(
-            "xtask: testing on the cluster of KUBECONFIG with the image {image}, which {IMAGE} names, and helm of PATH"
+            "xtask: testing on the cluster of KUBECONFIG with the image {image}, which {IMAGE} names, helm of PATH, and the stand-in of the model hub that {} names, if any",
+            HUB.0
         ));
         return carry_out(tests(TESTS, arguments).env(IMAGE, image));
     }
@@ -81,7 +85,8 @@ fn on_own(names: &[&str], image: &Path, arguments: &[&str]) -> Result<()> {
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", run.with_file_name("bin").display());
     let mut tests = tests(names, arguments);
-    carry_out(tests.env("KUBECONFIG", kubeconfig).env(IMAGE, image::NAME).env("PATH", path))
+    tests.env("KUBECONFIG", kubeconfig).env(IMAGE, image::NAME).env(HUB.0, HUB.1);
+    carry_out(tests.env("PATH", path))
 }
 
 /// What can be tried on any cluster.

@@ -36,8 +36,18 @@ pub(crate) fn test(arguments: &[&str]) -> Result<()> {
         run(Command::new(setup).current_dir(root()))?;
     }
     say("xtask: testing the workspace (some minutes the first time)");
-    run(cargo().args(["test", "--workspace"]).args(arguments))
+    run(cargo().args(["test", "--workspace"]).args(arguments))?;
+    for manifest in BESIDE {
+        run(cargo()
+            .args(["check", "--locked", "--no-default-features", "--manifest-path", manifest])
+            .arg("--target-dir")
+            .arg(target().join("beside")))?;
+    }
+    Ok(())
 }
+
+/// Crates outside of the workspace that no test builds: each must still fit what it uses of it.
+const BESIDE: &[&str] = &["host/load/fuzz/Cargo.toml", "benches/floor/Cargo.toml"];
 
 /// `cargo xtask demo`: the quickstart experiment, from nothing. Gives the program's exit code.
 ///

@@ -209,6 +209,19 @@ pub(crate) fn notes(cache: &CacheSummary, say: &mut impl FnMut(Severity, String)
         );
         say(Severity::Warning, text);
     }
+    if asked == CacheWish::Cold
+        && let Some((warmer, colder)) = unlike(&cache.stages)
+    {
+        let text = format!(
+            "cache: cold holds for the begin of the run only: {} of the tokens of stage {} were sent before in the \
+             run, {} of stage {}'s. Compare stages with this in mind, or measure each as a run of its own",
+            percent(warmer.expected),
+            warmer.stage,
+            percent(colder.expected),
+            colder.stage
+        );
+        say(Severity::Warning, text);
+    }
     for view in &cache.stages {
         let Some(reported) = view.reported else { continue };
         let both = format!(
@@ -233,6 +246,14 @@ pub(crate) fn notes(cache: &CacheSummary, say: &mut impl FnMut(Severity, String)
             );
         }
     }
+}
+
+/// The stages whose prompts share the most and the least with what was sent before, if that differs by more
+/// than would be told of a server.
+fn unlike(stages: &[CacheView]) -> Option<(&CacheView, &CacheView)> {
+    let order = |a: &&CacheView, b: &&CacheView| a.expected.total_cmp(&b.expected);
+    let (most, least) = (stages.iter().max_by(order)?, stages.iter().min_by(order)?);
+    (most.expected - least.expected > UNEXPLAINED).then_some((most, least))
 }
 
 #[cfg(test)]
@@ -322,5 +343,30 @@ mod tests {
         check(AsIs, 0.6, 0.1, Some(Severity::Info));
         assert_eq!(told(Cold, 0.5, None).unwrap().0, Severity::Warning);
         assert_eq!(told(AsIs, 0.5, None), None);
+    }
+
+    #[test]
+    fn stages_of_a_cold_run_that_begin_with_another_cache_are_told_apart() {
+        let told = |asked: CacheWish, shares: [f64; 2]| {
+            let stage = |(name, share): (&str, f64)| {
+                let requests: [_; 2] =
+                    [(100, Some(100), &*format!("{share}"), Some((share * 100.0) as u32)); 2];
+                counts(&requests).view(name, &[]).unwrap()
+            };
+            let stages = ["slow", "fast"].into_iter().zip(shares).map(stage).collect();
+            let mut said = Vec::new();
+            notes(&CacheSummary { asked, done: String::new(), stages }, &mut |severity, text| {
+                said.push((severity, text));
+            });
+            said
+        };
+        let said = told(CacheWish::Cold, [0.1, 0.75]);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_eq!(said[0].0, Severity::Warning);
+        for part in ["75.0 % of the tokens of stage fast", "10.0 % of stage slow's"] {
+            assert!(said[0].1.contains(part), "{said:?}");
+        }
+        assert_eq!(told(CacheWish::Cold, [0.5, 0.54]), []);
+        assert_eq!(told(CacheWish::AsIs, [0.1, 0.75]), []);
     }
 }

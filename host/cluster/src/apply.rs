@@ -1,5 +1,6 @@
 //! Bringing objects into the cluster, owned by a run or prepared for all runs, and never by taking over another's.
 
+use crate::answer::answered;
 use crate::condition::Condition;
 use crate::connection::{Cluster, Kind, request};
 use crate::error::{Error, Result, has_code};
@@ -85,14 +86,15 @@ impl Cluster {
         };
         let within = object.namespace.as_deref().unwrap_or(namespace);
         let api = self.api(&kind, Some(within));
-        let found = api.get_opt(&object.name).await.map_err(request("get", object))?;
+        let found = answered(|| api.get_opt(&object.name)).await.map_err(request("get", object))?;
         let found = found.map(|found| Owner::of(&kind.value(found)));
         if found.as_ref() == Some(owner) || found != Some(Owner::Stranger) {
             return Ok(found.as_ref() == Some(owner));
         }
         let mut patch = json!({});
         owner.mark(&mut patch)?;
-        let patched = api.patch(&object.name, &PatchParams::default(), &Patch::Merge(&patch)).await;
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let patched = answered(|| api.patch(&object.name, &parameters, &patch)).await;
         match patched {
             Err(error) if has_code(&error, 404) => Ok(false),
             patched => patched.map(|_| true).map_err(request("label", object)),
@@ -127,7 +129,8 @@ impl Cluster {
                 }
                 None => PatchParams::apply(&manager),
             };
-            match api.patch(&reference.name, &parameters, &Patch::Apply(&object)).await {
+            let patch = Patch::Apply(&object);
+            match answered(|| api.patch(&reference.name, &parameters, &patch)).await {
                 Ok(applied) => break applied,
                 // Somebody made it in between.
                 Err(error) if before.is_none() && has_code(&error, 409) => {
@@ -162,7 +165,8 @@ impl Cluster {
         within: &str,
         owner: &Owner,
     ) -> Result<Option<Value>> {
-        let found = self.api(kind, Some(within)).get_opt(&reference.name).await;
+        let api = self.api(kind, Some(within));
+        let found = answered(|| api.get_opt(&reference.name)).await;
         let found = found.map_err(request("get", reference))?.map(|object| kind.value(object));
         match &found {
             Some(found) if *owner != Owner::Prepared && Owner::of(found) != *owner => {

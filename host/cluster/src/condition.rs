@@ -27,17 +27,21 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// None: all these objects meet it. Otherwise what keeps the first that does not.
-    pub(crate) fn unmet(&self, objects: &[Value]) -> Option<String> {
+    /// None: there are so many of these objects, and all of them meet it. Otherwise what keeps the first that does not.
+    pub(crate) fn unmet(&self, objects: &[Value], wanted: u64) -> Option<String> {
         if *self == Self::Deleted {
             return objects.first().map(|object| format!("{} is still there", name(object)));
         }
-        if objects.is_empty() {
+        if objects.is_empty() && wanted == 0 {
             return Some("it is not there yet".to_owned());
         }
-        objects
-            .iter()
-            .find_map(|object| self.lacks(object).map(|lack| format!("{}: {lack}", name(object))))
+        let lack =
+            |object: &Value| self.lacks(object).map(|lack| format!("{}: {lack}", name(object)));
+        objects.iter().find_map(lack).or_else(|| {
+            let stay = objects.iter().filter(|o| o["metadata"]["deletionTimestamp"].is_null());
+            let there = stay.count() as u64;
+            (there < wanted).then(|| format!("{there} of {wanted} are there"))
+        })
     }
 
     fn lacks(&self, object: &Value) -> Option<String> {
@@ -201,8 +205,22 @@ mod tests {
     #[test]
     fn only_objects_that_are_there_can_be_ready_and_only_none_are_deleted() {
         let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
-        assert_eq!(Condition::Rollout.unmet(&[]).as_deref(), Some("it is not there yet"));
-        assert_eq!(Condition::Deleted.unmet(&[]), None);
-        assert_eq!(Condition::Deleted.unmet(&[object]).as_deref(), Some("Pod a is still there"));
+        assert_eq!(Condition::Rollout.unmet(&[], 0).as_deref(), Some("it is not there yet"));
+        assert_eq!(Condition::Deleted.unmet(&[], 0), None);
+        assert_eq!(Condition::Deleted.unmet(&[object], 0).as_deref(), Some("Pod a is still there"));
+    }
+
+    #[test]
+    fn as_many_are_waited_for_as_are_wanted() {
+        let pod = |ready: &str, going: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "deletionTimestamp": going}, "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        let unmet = |pods: &[Value]| Condition::Rollout.unmet(pods, 2);
+        let ready = pod("True", Value::Null);
+        assert_eq!(unmet(&[]).as_deref(), Some("0 of 2 are there"));
+        assert_eq!(unmet(&[ready.clone()]).as_deref(), Some("1 of 2 are there"));
+        let going = pod("True", json!("2026-01-01T00:00:00Z"));
+        assert_eq!(unmet(&[ready.clone(), going]).as_deref(), Some("1 of 2 are there"));
+        let other = unmet(&[ready.clone(), pod("False", Value::Null)]);
+        assert_eq!(other.as_deref(), Some("Pod a: Ready is False, "));
+        assert_eq!(unmet(&[ready.clone(), ready]), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Who the cluster is, who one is to it, and which kinds of objects it knows.
 
+use crate::answer::answered;
 use crate::error::{Error, Result, cause, has_code};
 use crate::object::{Selection, Which};
 use kube::api::{Api, DynamicObject, ListParams};
@@ -69,7 +70,9 @@ impl Cluster {
     pub async fn connect(access: &Access) -> Result<Self> {
         let to = access.name();
         let failed = |why: String| Error::Connect { to: to.clone(), why };
-        let config = access.config().await.map_err(failed)?;
+        let mut config = access.config().await.map_err(failed)?;
+        // Its own takes minutes before it tells that an API is not available.
+        config.default_retry = false;
         let server = config.cluster_url.to_string();
         let namespace = config.default_namespace.clone();
         let failed = |error: &kube::Error| Error::Connect {
@@ -80,7 +83,7 @@ impl Cluster {
         let context = Arc::new(access.context(&server, &namespace));
         let server = server.clone();
         let cluster = Self { client, server, namespace, context, kinds: Arc::default() };
-        cluster.client.apiserver_version().await.map_err(|error| failed(&error))?;
+        answered(|| cluster.client.apiserver_version()).await.map_err(|error| failed(&error))?;
         Ok(cluster)
     }
 
@@ -107,7 +110,7 @@ impl Cluster {
     /// # Errors
     /// When it does not answer.
     pub async fn version(&self) -> Result<String> {
-        let version = self.client.apiserver_version().await;
+        let version = answered(|| self.client.apiserver_version()).await;
         version.map(|info| info.git_version).map_err(request("get", &"the version"))
     }
 
@@ -121,12 +124,12 @@ impl Cluster {
         let failed = request("get", selection);
         match &selection.which {
             Which::Name(name) => {
-                let found = api.get_opt(name).await.map_err(failed)?;
+                let found = answered(|| api.get_opt(name)).await.map_err(failed)?;
                 Ok(found.map(|object| kind.value(object)).into_iter().collect())
             }
             Which::Labels(labels) => {
-                let listed = api.list(&ListParams::default().labels(labels)).await;
-                let listed = listed.map_err(failed)?;
+                let parameters = ListParams::default().labels(labels);
+                let listed = answered(|| api.list(&parameters)).await.map_err(failed)?;
                 Ok(listed.items.into_iter().map(|object| kind.value(object)).collect())
             }
         }
@@ -140,7 +143,8 @@ impl Cluster {
             return Ok(known);
         }
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let found = pinned_kind(&self.client, &GroupVersionKind::gvk(group, version, kind)).await;
+        let wanted = GroupVersionKind::gvk(group, version, kind);
+        let found = answered(|| pinned_kind(&self.client, &wanted)).await;
         let (resource, capabilities) = found.map_err(|error| {
             let is_unknown = has_code(&error, 404) || matches!(error, kube::Error::Discovery(_));
             if is_unknown {

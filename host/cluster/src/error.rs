@@ -1,5 +1,6 @@
 //! What can go wrong between here and a cluster.
 
+use crate::answer::Unanswered;
 use crate::diagnosis::{Diagnosis, explain};
 use crate::object::{ObjectRef, Owner};
 use crate::signals::Place;
@@ -48,6 +49,14 @@ pub enum Error {
         what: String,
         /// What came instead of an answer.
         source: Box<kube::Error>,
+    },
+    /// An API that a server in the cluster serves is not available, and so are the objects of its kinds.
+    #[error("the API {api} is not available: {why}")]
+    Unavailable {
+        /// "metrics.k8s.io/v1beta1".
+        api: String,
+        /// What the API server said.
+        why: String,
     },
     /// A wait that could not succeed any more was ended.
     #[error("{what} cannot come up: {}", reasons(diagnoses))]
@@ -101,6 +110,9 @@ impl Error {
             Self::Request { source, .. } => {
                 explain(Place::Request, "", &cause(source)).map(|diagnosis| diagnosis.advice)
             }
+            Self::Unavailable { .. } => Some(
+                "`kubectl get apiservices` says which server it is that does not answer".to_owned(),
+            ),
             Self::Hopeless { diagnoses, .. } | Self::TimedOut { diagnoses, .. } => {
                 diagnoses.first().map(|diagnosis| diagnosis.advice.clone())
             }
@@ -113,12 +125,41 @@ impl Error {
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Request { source, .. } if matches!(&**source, kube::Error::Api(s) if s.code == 401 || s.code == 403))
     }
+
+    /// Whether nothing was done, for the cluster said no or was never asked. After any other error of a request it may
+    /// have been carried out all the same.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Object(_) | Self::UnknownKind { .. } | Self::Foreign { .. } => true,
+            Self::Request { source, .. } => {
+                matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code))
+            }
+            _ => false,
+        }
+    }
+
+    /// Why, without what failed.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::Request { source, .. } => cause(source),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether nobody answered.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        let Self::Request { source, .. } = self else { return false };
+        matches!(&**source, kube::Error::Service(_) | kube::Error::HyperError(_))
+    }
 }
 
 /// What the API server said, or why it could not be asked.
 pub(crate) fn cause(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        return status.message.clone();
+    match error {
+        kube::Error::Api(status) => return status.message.clone(),
+        kube::Error::Service(inner) if inner.is::<Unanswered>() => return inner.to_string(),
+        _ => {}
     }
     let mut text = error.to_string();
     let mut next = std::error::Error::source(error);
@@ -139,4 +180,24 @@ pub(crate) fn has_code(error: &kube::Error, code: u16) -> bool {
 
 fn reasons(diagnoses: &[Diagnosis]) -> String {
     diagnoses.first().map_or_else(String::new, ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    #[test]
+    fn only_what_the_cluster_refused_is_certainly_not_there() {
+        let refusal = |source: kube::Error| {
+            Error::Request { verb: "apply", what: "x".into(), source: Box::new(source) }
+                .is_refusal()
+        };
+        let said = |code| kube::Error::Api(Status::failure("no", "No").with_code(code).boxed());
+        assert!(refusal(said(403)) && refusal(said(409)) && refusal(said(422)));
+        // It may have been carried out all the same.
+        assert!(!refusal(said(500)) && !refusal(said(504)));
+        assert!(!refusal(kube::Error::Service("the connection broke".into())));
+        assert!(Error::Object("none".into()).is_refusal());
+    }
 }

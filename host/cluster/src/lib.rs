@@ -5,7 +5,9 @@
 //! | --- | --- |
 //! | `connection` | who the cluster is and which kinds it knows |
 //! | `object` | names of objects, their order, and who owns them |
+//! | `answer` | requests that must be answered in time |
 //! | `apply`, `delete` | bringing objects there and removing them, both by owner |
+//! | `find` | what an owner has anywhere, and what others have |
 //! | `wait` | watching until a condition holds, or cannot hold any more |
 //! | `condition` | whether objects are as they should be; pure |
 //! | `signals`, `diagnosis` | what is wrong with objects, and what to do about it; pure |
@@ -14,6 +16,7 @@
 //!
 //! Everything that asks the cluster is a future of tokio's; dropping one cancels it. Progress is told to a closure.
 
+mod answer;
 mod apply;
 mod condition;
 mod connection;
@@ -21,19 +24,24 @@ mod delete;
 mod diagnosis;
 mod error;
 mod evidence;
+#[cfg(test)]
+mod fake;
+mod find;
 mod object;
 mod pod;
+mod secret;
 mod signals;
 mod wait;
 
 pub use apply::{Applied, Effect};
 pub use condition::Condition;
 pub use connection::{Access, Cluster};
-pub use delete::{Found, Left, Removal};
+pub use delete::{Left, Removal};
 pub use diagnosis::{Diagnosis, Log, Observed, diagnose, explain};
 pub use error::{Error, Result};
 pub use evidence::{ContainerLog, Evidence};
+pub use find::{Found, Search};
 pub use object::{MANAGER, ObjectRef, Owner, PREPARED_LABEL, RUN_LABEL, Selection, Which};
-pub use pod::{CommandOutput, Forward, LogOptions, Pipe};
+pub use pod::{CommandOutput, Forward, LogOptions, Pipe, PodPort};
 pub use signals::{Patience, Place, SIGNALS, Signal};
 pub use wait::Progress;

@@ -1,5 +1,6 @@
 //! Logs, commands and ports of pods.
 
+use crate::answer::answered;
 use crate::connection::{Cluster, request};
 use crate::error::{Error, Result};
 use crate::object::Selection;
@@ -8,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{AttachParams, AttachedProcess, LogParams};
 use serde_json::Value;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -75,6 +76,17 @@ impl Pipe {
     }
 }
 
+/// A port of a pod that is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodPort {
+    /// The pod's name.
+    pub name: String,
+    /// Where other pods reach it. None: it has no address.
+    pub address: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+}
+
 /// A port of this machine that leads to a port of a pod, until it is dropped.
 #[derive(Debug)]
 pub struct Forward {
@@ -102,7 +114,8 @@ impl Cluster {
     /// # Errors
     /// When there is no such pod or container, or none before the last restart.
     pub async fn logs(&self, namespace: &str, pod: &str, options: &LogOptions) -> Result<String> {
-        let log = self.pods(namespace).logs(pod, &options.parameters()).await;
+        let (pods, parameters) = (self.pods(namespace), options.parameters());
+        let log = answered(|| pods.logs(pod, &parameters)).await;
         log.map_err(request("read the log of", &format!("pod {namespace}/{pod}")))
     }
 
@@ -138,7 +151,8 @@ impl Cluster {
             stdin: false,
             ..AttachParams::default()
         };
-        let started = self.pods(namespace).exec(pod, command.iter().copied(), &parameters).await;
+        let pods = self.pods(namespace);
+        let started = answered(|| pods.exec(pod, command.iter().copied(), &parameters)).await;
         let mut process = started.map_err(request("run a command in", &name))?;
         let broken = |error: &dyn std::error::Error| Error::Broken {
             to: name.clone(),
@@ -178,7 +192,8 @@ impl Cluster {
             max_stdout_buf_size: Some(PIPE),
             ..AttachParams::default()
         };
-        let started = self.pods(namespace).exec(pod, command.iter().copied(), &parameters).await;
+        let pods = self.pods(namespace);
+        let started = answered(|| pods.exec(pod, command.iter().copied(), &parameters)).await;
         let mut process = started.map_err(request("run a command in", &name))?;
         let (input, output) = (process.stdin(), process.stdout());
         let (Some(input), Some(output)) = (input, output) else {
@@ -222,9 +237,10 @@ impl Cluster {
     }
 
     async fn join(&self, mut here: TcpStream, of: &Selection, port: u16) -> Result<()> {
-        let (pod, port) = self.behind(of, port).await?;
+        let PodPort { name: pod, port, .. } = self.behind(of, port).await?;
         let name = format!("pod {}/{pod}", of.namespace);
-        let opened = self.pods(&of.namespace).portforward(&pod, &[port]).await;
+        let (pods, ports) = (self.pods(&of.namespace), [port]);
+        let opened = answered(|| pods.portforward(&pod, &ports)).await;
         let mut forwarder = opened.map_err(request("forward a port of", &name))?;
         let mut there = forwarder
             .take_stream(port)
@@ -245,21 +261,34 @@ impl Cluster {
         namespace: &str,
         name: &str,
         port: u16,
-    ) -> Result<Vec<(String, u16)>> {
+    ) -> Result<Vec<PodPort>> {
         self.all_behind(&Selection::named("v1", kind, namespace, name), port).await
     }
 
-    async fn behind(&self, of: &Selection, port: u16) -> Result<(String, u16)> {
+    /// The pods with these labels that are ready, with this port, sorted by name. At least one.
+    ///
+    /// # Errors
+    /// When there is none now.
+    pub async fn pods_labelled(
+        &self,
+        namespace: &str,
+        labels: &str,
+        port: u16,
+    ) -> Result<Vec<PodPort>> {
+        let nobody = || Error::NoPod(format!("the labels {labels} in {namespace}"));
+        self.ready(namespace, labels, |_| Some(port)).await?.ok_or_else(nobody)
+    }
+
+    async fn behind(&self, of: &Selection, port: u16) -> Result<PodPort> {
         let mut all = self.all_behind(of, port).await?;
         Ok(all.swap_remove(0))
     }
 
-    async fn all_behind(&self, of: &Selection, port: u16) -> Result<Vec<(String, u16)>> {
+    async fn all_behind(&self, of: &Selection, port: u16) -> Result<Vec<PodPort>> {
         let nobody = || Error::NoPod(of.to_string());
         let found = self.get(of).await?.into_iter().next().ok_or_else(nobody)?;
-        let name = |pod: &Value| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if of.kind != "Service" {
-            return Ok(vec![(name(&found), port)]);
+            return Ok(vec![pod_port(&found, port)]);
         }
         let selector: Vec<String> = found["spec"]["selector"]
             .as_object()
@@ -270,13 +299,23 @@ impl Cluster {
         if selector.is_empty() {
             return Err(nobody());
         }
-        let pods = Selection::labelled("v1", "Pod", &of.namespace, &selector.join(","));
-        let pods = self.get(&pods).await?;
+        let target = |pod: &Value| target_port(&found, port, pod);
+        self.ready(&of.namespace, &selector.join(","), target).await?.ok_or_else(nobody)
+    }
+
+    /// The pods with these labels that are ready and have such a port. None: there is none.
+    async fn ready(
+        &self,
+        namespace: &str,
+        labels: &str,
+        port: impl Fn(&Value) -> Option<u16>,
+    ) -> Result<Option<Vec<PodPort>>> {
+        let pods = self.get(&Selection::labelled("v1", "Pod", namespace, labels)).await?;
         let ready = pods.iter().filter(|pod| is_ready(pod));
-        let ready = ready.filter_map(|pod| Some((name(pod), target_port(&found, port, pod)?)));
-        let mut ready: Vec<(String, u16)> = ready.collect();
-        ready.sort();
-        if ready.is_empty() { Err(nobody()) } else { Ok(ready) }
+        let mut ready: Vec<PodPort> =
+            ready.filter_map(|pod| Some(pod_port(pod, port(pod)?))).collect();
+        ready.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok((!ready.is_empty()).then_some(ready))
     }
 
     fn pods(&self, namespace: &str) -> Api<Pod> {
@@ -300,6 +339,14 @@ fn exit_code(status: &Value) -> Option<i32> {
     let causes = status["details"]["causes"].as_array()?;
     let code = causes.iter().find(|cause| cause["reason"] == "ExitCode")?;
     code["message"].as_str()?.parse().ok()
+}
+
+fn pod_port(pod: &Value, port: u16) -> PodPort {
+    PodPort {
+        name: pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        address: pod["status"]["podIP"].as_str().and_then(|address| address.parse().ok()),
+        port,
+    }
 }
 
 fn is_ready(pod: &Value) -> bool {

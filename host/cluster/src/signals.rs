@@ -174,7 +174,7 @@ signals! {
         "name another with LLMDBENCH_VLLM_COMMON_PVC_STORAGE_CLASS; `kubectl get storageclass` lists them";
     "access-mode" &[Volume], &["invalid AccessModes", "access mode", "MULTI_NODE_MULTI_WRITER"], LATER,
         "the class of volumes cannot be mounted in the way that is asked for",
-        "name a class that can with LLMDBENCH_VLLM_COMMON_PVC_STORAGE_CLASS";
+        "name a class that can with LLMDBENCH_VLLM_COMMON_PVC_STORAGE_CLASS, or a mode that it has with LLMDBENCH_VLLM_COMMON_PVC_ACCESS_MODE";
     "multi-attach" &[Volume], &["Multi-Attach error"], Patience::For(Duration::from_secs(50)),
         "the volume can be mounted on one node only and is in use on another",
         "use one replica, or a class of volumes that several nodes mount";
@@ -295,7 +295,7 @@ signals! {
     "forbidden" &[Request], &["is forbidden", "forbidden:", "cannot create resource", "unauthorized"], SOON,
         "this account may not do it",
         "log in as one that may, or have the right granted; `kubectl auth can-i --list` says what there is";
-    "unreachable" &[Request], &["connection refused", "error trying to connect", "timed out", "no route to host", "dns error"], Patience::Endless,
+    "unreachable" &[Request], &["connection refused", "error trying to connect", "timed out", "no answer came", "no route to host", "dns error"], Patience::Endless,
         "the API server does not answer",
         "check the context (`kubectl cluster-info`) and the way to it";
 

@@ -67,7 +67,7 @@ impl Cluster {
             }
             if view.is_known() {
                 let objects = view.targets();
-                match condition.unmet(&objects) {
+                match condition.unmet(&objects, view.wanted()) {
                     None => return Ok(objects),
                     Some(lack) => state = lack,
                 }
@@ -123,6 +123,9 @@ struct View {
     /// For each kind those of a list that is on its way. None: there is none.
     incoming: Vec<Option<BTreeMap<String, Value>>>,
     is_listed: Vec<bool>,
+    /// The place among the kinds of the ReplicaSets that make the pods which are waited for by their labels: they have
+    /// these labels, too. None: something else is waited for.
+    makers: Option<usize>,
     nodes: Option<Vec<Value>>,
     logs: HashMap<(String, String), ReadLog>,
     trouble: Option<String>,
@@ -154,9 +157,16 @@ impl View {
                 kinds.push(cluster.kind(api_version, kind).await?);
             }
         }
+        let makers = match &selection.which {
+            Which::Labels(_) if selection.kind == "Pod" => {
+                kinds.iter().position(|kind| kind.resource.kind == "ReplicaSet")
+            }
+            _ => None,
+        };
         let mut changes = SelectAll::new();
         for (index, kind) in kinds.iter().enumerate() {
-            let config = if index == 0 { config.clone() } else { watcher::Config::default() };
+            let is_selected = index == 0 || makers == Some(index);
+            let config = if is_selected { config.clone() } else { watcher::Config::default() };
             let api = cluster.api(kind, Some(&selection.namespace));
             let stream = watcher(api, config).default_backoff();
             changes.push(stream.map(move |event| (index, event)).boxed());
@@ -168,6 +178,7 @@ impl View {
             objects: vec![BTreeMap::new(); number],
             incoming: vec![None; number],
             is_listed: vec![false; number],
+            makers,
             nodes: None,
             logs: HashMap::new(),
             trouble: None,
@@ -236,7 +247,17 @@ impl View {
     }
 
     fn is_known(&self) -> bool {
-        self.is_listed[0]
+        self.is_listed[0] && self.makers.is_none_or(|index| self.is_listed[index])
+    }
+
+    /// What makes the objects of interest.
+    fn makers(&self) -> impl Iterator<Item = &Value> {
+        self.makers.into_iter().flat_map(|index| self.objects[index].values())
+    }
+
+    /// So many objects of interest there are to be. 0: nobody says.
+    fn wanted(&self) -> u64 {
+        self.makers().map(|set| set["spec"]["replicas"].as_u64().unwrap_or(1)).sum()
     }
 
     fn targets(&self) -> Vec<Value> {
@@ -252,9 +273,9 @@ impl View {
         newest.text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty())
     }
 
-    /// The objects of interest, what they own, the claims of their pods, and the events of all these.
+    /// The objects of interest and their makers, what they own, the claims of their pods, and the events of all these.
     fn related(&self) -> Observed {
-        let mut found: Vec<&Value> = self.objects[0].values().collect();
+        let mut found: Vec<&Value> = self.objects[0].values().chain(self.makers()).collect();
         let mut uids: HashSet<&str> = found.iter().filter_map(|object| uid(object)).collect();
         let others = || self.objects.iter().skip(1).flat_map(BTreeMap::values);
         loop {
@@ -360,4 +381,59 @@ fn statuses(pod: &Value) -> impl Iterator<Item = &Value> {
 fn is_unschedulable(pod: &Value) -> bool {
     crate::condition::condition(pod, "PodScheduled")
         .is_some_and(|entry| entry["reason"] == "Unschedulable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::api::{ApiResource, GroupVersionKind};
+    use serde_json::json;
+
+    fn kind(api_version: &str, kind: &str) -> Kind {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Kind { resource, is_namespaced: true }
+    }
+
+    /// A wait for pods by their labels that has seen these.
+    fn view(seen: Vec<Value>) -> View {
+        let mut kinds = vec![kind("v1", "Pod")];
+        kinds.extend(RELATED.iter().map(|(api_version, name)| kind(api_version, name)));
+        let of = |kind: &Kind| {
+            let own = seen.iter().filter(|object| object["kind"] == kind.resource.kind);
+            own.map(|object| (uid(object).unwrap_or_default().to_owned(), object.clone())).collect()
+        };
+        View {
+            objects: kinds.iter().map(of).collect(),
+            incoming: vec![None; kinds.len()],
+            is_listed: vec![true; kinds.len()],
+            makers: Some(3),
+            kinds,
+            changes: SelectAll::new(),
+            nodes: None,
+            logs: HashMap::new(),
+            trouble: None,
+        }
+    }
+
+    #[test]
+    fn pods_that_nobody_could_make_are_known_by_their_replica_sets() {
+        let set = |name: &str, replicas: u64| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name, "uid": name}, "spec": {"replicas": replicas}});
+        let denied = |set: &str| {
+            json!({
+                "apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "FailedCreate",
+                "metadata": {"name": set, "uid": format!("event-{set}")},
+                "involvedObject": {"kind": "ReplicaSet", "name": set, "uid": set},
+                "message": "pods \"decode-1\" is forbidden: exceeded quota: of-the-admin, requested: pods=1, used: pods=0, limited: pods=0",
+            })
+        };
+        let view = view(vec![set("new", 2), set("old", 0), denied("new"), denied("old")]);
+        assert_eq!(view.wanted(), 2);
+        let found = diagnose(&view.related());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].reason.contains("exceeded quota: of-the-admin"), "{found:?}");
+        let mut unlisted = view;
+        unlisted.is_listed[3] = false;
+        assert!(!unlisted.is_known());
+    }
 }

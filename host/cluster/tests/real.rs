@@ -96,7 +96,7 @@ fn what_is_applied_comes_up_answers_and_goes_without_a_trace() {
         }
         drop(forward);
 
-        let found = cluster.find(&owner, &[namespace]).await.unwrap();
+        let found = cluster.find(&owner, &[namespace]).await.unwrap().found;
         let own = found.iter().filter(|found| !found.is_made);
         let own: Vec<&str> = own.map(|found| found.object.kind.as_str()).collect();
         assert_eq!(own, ["ConfigMap", "Service", "Deployment"]);
@@ -105,7 +105,7 @@ fn what_is_applied_comes_up_answers_and_goes_without_a_trace() {
         let removed: Vec<&str> = removal.removed.iter().map(|o| o.kind.as_str()).collect();
         assert_eq!(removed, ["Deployment", "Service", "ConfigMap"]);
         assert!(removal.left.is_empty(), "{removal:?}");
-        assert_eq!(cluster.find(&owner, &[namespace]).await.unwrap(), []);
+        assert_eq!(cluster.find(&owner, &[namespace]).await.unwrap().found, []);
         let pods = Selection::labelled("v1", "Pod", namespace, "");
         assert!(cluster.get(&pods).await.unwrap().is_empty());
         let other = Selection::named("v1", "ConfigMap", namespace, "of-somebody");

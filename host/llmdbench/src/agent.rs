@@ -9,7 +9,10 @@
 //! | `start.json` | the command `start` | [`Start`] |
 //! | `state.json`, `report.json` | the agent | [`State`] and [`Report`] |
 //! | `out/` | the agent | a run folder with the results |
+//! | `stop-N` | the command `stop` | the Nth wish that it end was heard |
 //! | `done` | the command `done` | everything was collected: the agent may end |
+//!
+//! One that waits for work can be made to ask the target a question, by the command `ask`: it leaves no file.
 
 pub(crate) mod bundle;
 pub(crate) mod follow;
@@ -26,6 +29,8 @@ use crate::unit;
 use load::{Shard, Together};
 use meeting::Meeting;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -145,6 +150,13 @@ impl Folder {
     /// Tells the agent when to begin.
     pub(crate) fn set_start(&self, start: &Start) -> Result<()> {
         run_dir::write_json(&self.0.join("start.json"), start)
+    }
+
+    /// Whether a wish that the agent end comes for the first time, which is kept in mind.
+    pub(crate) fn is_new_wish(&self, wish: usize) -> bool {
+        let kept = File::create_new(self.0.join(format!("stop-{wish}")));
+        // A full disk keeps nobody from ending the load.
+        !kept.is_err_and(|error| error.kind() == ErrorKind::AlreadyExists)
     }
 
     fn is_done(&self) -> bool {
@@ -319,4 +331,23 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn unix_ns(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_to_end_is_heard_once_however_often_it_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |wish: usize, is_new: bool| {
+            assert_eq!(Folder::at(folder.path()).is_new_wish(wish), is_new, "{wish}");
+        };
+        check(1, true);
+        check(1, false);
+        check(2, true);
+        check(2, false);
+        let gone = Folder::at(&folder.path().join("gone"));
+        assert!(gone.is_new_wish(1) && gone.is_new_wish(1));
+    }
 }

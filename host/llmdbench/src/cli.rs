@@ -257,7 +257,7 @@ pub(crate) struct LoadArgs {
     /// Abort the run when a larger share of its requests has failed
     #[arg(long, value_name = "SHARE")]
     pub(crate) max_error_rate: Option<f64>,
-    /// Abort the run when requests fail and none has succeeded for this long
+    /// Abort the run when requests, three at least, have failed over this long and none has ended well or brought output meanwhile
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) give_up_after: Option<String>,
 }

@@ -11,17 +11,18 @@ use crate::action::{self, Action, Manifest};
 use crate::document::Document;
 use crate::error::{Error, Exit, Result};
 use crate::interrupt;
-use crate::plan::Within;
+use crate::plan::{Target, Within};
 use crate::printer::Printer;
 use crate::run_dir::{self, RunDir};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::unit;
-use cluster::{Access, Applied, Cluster, Effect, ObjectRef, Owner, Selection};
-use secrecy::ExposeSecret;
+use cluster::{Access, Applied, Cluster, Effect, ObjectRef, Owner, PodPort, Selection};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -132,21 +133,7 @@ impl Kubernetes {
                     format!("{} as wanted", count(objects.len(), "object is", "objects are"))
                 })
             }
-            Action::Delete(objects) => {
-                let selection = self.selection(objects);
-                let found = self.finish(self.cluster.get(&selection))?;
-                let found: Vec<ObjectRef> = found.iter().filter_map(ObjectRef::of).collect();
-                let removal = self.remove(&found, owner, removal::REMOVAL, &mut |_| {})?;
-                match removal.left.first() {
-                    Some(left) => {
-                        Err(Error::new(Exit::Standup, format!("failed to delete {}", left.object))
-                            .cause(left.why.clone()))
-                    }
-                    None => {
-                        Ok(format!("{} deleted", count(removal.removed.len(), "object", "objects")))
-                    }
-                }
-            }
+            Action::Delete(objects) => self.clear(objects, owner),
             Action::Observe(objects) => {
                 let found = self.observe(objects)?;
                 Ok(format!("{} there", count(found.len(), "object is", "objects are")))
@@ -237,40 +224,64 @@ impl Kubernetes {
         self.finish(self.cluster.get(&self.selection(objects)))
     }
 
-    /// The pods that take what is meant for a port in the cluster.
+    /// The pods that take what is meant for a port in the cluster. At least one.
     pub(crate) fn pods_behind(&self, to: &Within) -> Result<Vec<Within>> {
-        let asked = self.cluster.pods_behind(&to.kind, &to.namespace, &to.name, to.port);
-        let pods = self.finish(asked)?;
-        let pod = |(name, port)| Within { kind: "Pod".to_owned(), name, port, ..to.clone() };
-        Ok(pods.into_iter().map(pod).collect())
+        Ok(self.behind(to)?.into_iter().map(|pod| within(&to.namespace, pod)).collect())
     }
 
-    /// The metrics pages of the pods behind a port of the cluster, as other pods reach them. Empty: it is not known which
-    /// pods these are.
-    pub(crate) fn metrics_pages(&self, of: &Within) -> Vec<String> {
-        let pods = self.pods_behind(of).unwrap_or_default();
-        let pages = pods.into_iter().map(|pod| {
-            let named = Selection::named("v1", "Pod", &pod.namespace, &pod.name);
-            let found = self.finish(self.cluster.get(&named)).ok()?.into_iter().next()?;
-            let address: IpAddr = found["status"]["podIP"].as_str()?.parse().ok()?;
-            Some(format!("http://{}/metrics", SocketAddr::new(address, pod.port)))
+    fn behind(&self, to: &Within) -> Result<Vec<PodPort>> {
+        self.finish(self.cluster.pods_behind(&to.kind, &to.namespace, &to.name, to.port))
+    }
+
+    /// The pods that serve the model: those that the backend names, else those that take what is meant for the target.
+    pub(crate) fn servers(&self, target: &Target) -> Result<Vec<Server>> {
+        let mut servers = Vec::new();
+        for own in &target.servers {
+            let asked = self.cluster.pods_labelled(&own.namespace, &own.selector, own.port);
+            let server = |pod| Server::of(pod, &own.namespace, &own.metrics);
+            servers.extend(self.finish(asked)?.into_iter().map(server));
+        }
+        if let (Some(to), true) = (&target.within, servers.is_empty()) {
+            let server = |pod| Server::of(pod, &to.namespace, "/metrics");
+            servers.extend(self.behind(to)?.into_iter().map(server));
+        }
+        Ok(servers)
+    }
+
+    /// The values of the Secrets that the commands on a run folder made, by their names and keys. What may not be read
+    /// is not among them.
+    pub(crate) fn secrets_of(
+        &self,
+        inventory: &Inventory,
+    ) -> BTreeMap<(String, String), SecretString> {
+        let objects = inventory.objects.iter().map(|recorded| &recorded.object);
+        let secrets = objects.filter(|object| object.kind == "Secret");
+        let values = secrets.flat_map(|object| {
+            let namespace = object.namespace.as_deref().unwrap_or_default();
+            let read = self.finish(self.cluster.secret_values(namespace, &object.name));
+            let values = read.unwrap_or_default().into_iter();
+            values.map(|(key, value)| ((object.name.clone(), key), value))
         });
-        pages.collect::<Option<Vec<_>>>().unwrap_or_default()
+        values.collect()
     }
 
     /// What there is to see of what the commands on a run folder put here.
     pub(crate) fn evidence(&self, inventory: &Inventory) -> Result<cluster::Evidence> {
         let objects = inventory.objects.iter().map(|recorded| recorded.object.clone());
         let mut objects: Vec<ObjectRef> = objects.collect();
-        if !inventory.releases.is_empty() {
+        let mut unseen = Vec::new();
+        if inventory.is_applying || !inventory.releases.is_empty() {
             // What charts made is known by its label alone.
-            let namespaces = inventory.releases.iter().filter_map(|r| r.namespace.as_deref());
-            let namespaces: Vec<&str> = namespaces.collect();
+            let places = inventory.places();
+            let places: Vec<&str> = places.iter().map(String::as_str).collect();
             let run = Owner::Run(inventory.run.clone());
-            let found = self.finish(self.cluster.find(&run, &namespaces))?;
-            objects.extend(found.into_iter().map(|found| found.object));
+            let search = self.finish(self.cluster.find(&run, &places))?;
+            objects.extend(search.found.into_iter().map(|found| found.object));
+            unseen = search.unseen;
         }
-        self.look_at(&objects)
+        let mut seen = self.look_at(&objects)?;
+        seen.missing.extend(unseen.iter().map(ToString::to_string));
+        Ok(seen)
     }
 
     /// What there is to see of these objects, and of what they made.
@@ -307,6 +318,10 @@ impl Kubernetes {
         dir: &RunDir,
     ) -> Result<String> {
         let mut inventory = self.inventory(run, dir)?;
+        // Whoever ends in the middle of a request does not know whether it was carried out.
+        let was_unknown = std::mem::replace(inventory.unknown(owner), true);
+        run_dir::write_json(&dir.objects(), &inventory)?;
+        let mut is_known = false;
         let mut told = Vec::new();
         let mut kept = Ok(());
         let mut done = |applied: Applied| {
@@ -322,8 +337,14 @@ impl Kubernetes {
                 kept = run_dir::write_json(&dir.objects(), &inventory);
             }
         };
-        let applied = self.finish(self.cluster.apply(objects, within, owner, &mut done));
+        let applied = self.finish(async {
+            let applied = self.cluster.apply(objects, within, owner, &mut done).await;
+            is_known = applied.as_ref().map_or_else(cluster::Error::is_refusal, |()| true);
+            applied
+        });
         kept?;
+        *inventory.unknown(owner) = was_unknown || !is_known;
+        run_dir::write_json(&dir.objects(), &inventory)?;
         applied.map(|()| told.join("\n"))
     }
 
@@ -350,6 +371,28 @@ impl Kubernetes {
             action::Which::Selector(labels) => of(labels, Selection::labelled),
         }
     }
+}
+
+/// A pod that serves the model.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Where it is asked.
+    pub(crate) pod: Within,
+    /// Its metrics page, as other pods reach it. None: it has no address.
+    pub(crate) metrics: Option<String>,
+}
+
+impl Server {
+    fn of(pod: PodPort, namespace: &str, path: &str) -> Self {
+        let address = pod.address.map(|address| SocketAddr::new(address, pod.port));
+        let metrics = address.map(|address| format!("http://{address}{path}"));
+        Self { pod: within(namespace, pod), metrics }
+    }
+}
+
+fn within(namespace: &str, pod: PodPort) -> Within {
+    let (kind, namespace) = ("Pod".to_owned(), namespace.to_owned());
+    Within { kind, namespace, name: pod.name, port: pod.port }
 }
 
 /// The name or the path of helm, as the user has it.

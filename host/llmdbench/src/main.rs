@@ -29,6 +29,7 @@ mod printer;
 mod probe;
 mod process;
 mod profile;
+mod question;
 mod records_file;
 mod run_dir;
 mod secrets;

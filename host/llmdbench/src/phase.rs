@@ -10,6 +10,7 @@ pub(crate) mod calibrate;
 pub(crate) mod dry_run;
 pub(crate) mod environment;
 pub(crate) mod evidence;
+pub(crate) mod hidden;
 pub(crate) mod inside;
 pub(crate) mod lmbench;
 pub(crate) mod nvidia_smi;

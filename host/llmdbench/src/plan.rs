@@ -119,6 +119,21 @@ pub(crate) struct Target {
     /// What the endpoint leads to, where its URL works inside a cluster only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) within: Option<Within>,
+    /// The pods in a cluster that serve the model, where the endpoint leads to something in front of them. Empty: it
+    /// leads to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) servers: Vec<Servers>,
+}
+
+/// Pods that serve the model, known by their labels: which these are may change at any time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Servers {
+    pub(crate) namespace: String,
+    /// "app=vllm,role=decode".
+    pub(crate) selector: String,
+    pub(crate) port: u16,
+    /// The path of their metrics pages.
+    pub(crate) metrics: String,
 }
 
 /// A port in a cluster.
@@ -225,6 +240,7 @@ mod tests {
                 metrics: Vec::new(),
                 facts: BTreeMap::new(),
                 within,
+                servers: Vec::new(),
             };
             target.endpoints_here()
         };

@@ -1,7 +1,8 @@
 //! The host's own steps before a backend's: 03 monitoring, 04 the models' namespace, 05 the
 //! harness's namespace. Numbers, files and objects have the names of the original scripts.
 //!
-//! What these steps make outlives a run and carries the label `llmdbench.io/prepared`.
+//! What these steps make outlives a run and carries the label `llmdbench.io/prepared`, but for the
+//! download of a model, which is the run's that waits for it.
 
 use crate::action::{Action, Condition, Manifest, Objects, Secret, Wait, Which};
 use crate::error::Problem;
@@ -21,6 +22,18 @@ pub(crate) const NAMES: [(u8, &str, &str); 3] = [
     (4, "ensure_model_namespace_prepared", "Prepare the namespace of the models and download them"),
     (5, "ensure_fmperf_namespace_prepared", "Prepare the namespace of the harness"),
 ];
+
+/// What the files of downloads begin with.
+const DOWNLOAD: &str = "04_download_";
+
+/// Whether an action of these steps brings in a download, or takes away an earlier one.
+pub(crate) fn is_download(action: &Action) -> bool {
+    match action {
+        Action::Apply(manifest) => manifest.file.starts_with(DOWNLOAD),
+        Action::Delete(objects) => objects.kind == "Job",
+        _ => false,
+    }
+}
 
 /// What the steps are made of.
 #[derive(Debug)]
@@ -77,7 +90,7 @@ impl<'a> Preparation<'a> {
         let timeout = self.settings.get("vllm.common.pvc_download_timeout").as_u64().unwrap_or(0);
         let mut actions = Vec::new();
         for model in self.models {
-            let file = format!("04_prepare_namespace_{}.yaml", file_part(&model.alias));
+            let alias = file_part(&model.alias);
             let mut documents = vec![self.namespace(&namespace)];
             documents.extend(self.service_account(&namespace));
             documents.push(self.volume_claim(
@@ -86,21 +99,25 @@ impl<'a> Preparation<'a> {
                 "vllm.common.pvc_model_cache_size",
             ));
             let job = self.job_name(model);
-            documents.push(self.download(&namespace, &job, model));
+            let download = self.download(&namespace, &job, model);
             let objects = Objects {
                 api_version: "batch/v1".into(),
                 kind: "Job".into(),
                 namespace: Some(namespace.clone()),
                 which: Which::Name(job),
             };
-            // What a Job runs cannot be changed, so an earlier one goes first.
+            // What a Job runs cannot be changed, so an earlier one goes first; where it may not, nothing
+            // else is touched.
             actions.push(Action::Delete(objects.clone()));
-            actions.push(apply(&file, documents.join("---\n")));
-            // The Secret needs the namespace; the Job's pod waits for the Secret.
+            actions.push(apply(
+                &format!("04_prepare_namespace_{alias}.yaml"),
+                documents.join("---\n"),
+            ));
             let secret = self.secret(&namespace);
             if !actions.contains(&secret) {
                 actions.push(secret);
             }
+            actions.push(apply(&format!("{DOWNLOAD}{alias}.yaml"), download));
             actions.push(Action::Wait(Wait {
                 objects,
                 until: Condition::Status { name: "Complete".into(), status: "True".into() },
@@ -119,28 +136,30 @@ impl<'a> Preparation<'a> {
             format!("{}automountServiceAccountToken: false\n", account_of(&namespace, &account)),
             format!(
                 "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\n{}rules: []\n",
-                metadata("fmperf-job-creator", Some(&namespace))
+                prepared("fmperf-job-creator", Some(&namespace))
             ),
             format!(
                 "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: Role\n  name: fmperf-job-creator\nsubjects:\n- kind: ServiceAccount\n  name: {}\n  namespace: {}\n",
-                metadata("fmperf-job-creator-binding", Some(&namespace)),
+                prepared("fmperf-job-creator-binding", Some(&namespace)),
                 quoted(&account),
                 quoted(&namespace)
             ),
         ];
-        let claim = self.text("fmperf.pvc_name");
-        vec![
+        let mut actions = vec![
             apply("05_namespace_sa_rbac_secret.yaml", documents.join("---\n")),
             self.secret(&namespace),
-            apply(
-                &format!("05_pvc_{claim}.yaml"),
-                self.volume_claim(&namespace, "fmperf.pvc_name", "fmperf.pvc_size"),
-            ),
-        ]
+        ];
+        // Load needs no volume: this one is for people who want one there.
+        if self.settings.is_set("fmperf.pvc_name") {
+            let file = format!("05_pvc_{}.yaml", self.text("fmperf.pvc_name"));
+            let claim = self.volume_claim(&namespace, "fmperf.pvc_name", "fmperf.pvc_size");
+            actions.push(apply(&file, claim));
+        }
+        actions
     }
 
     fn namespace(&self, name: &str) -> String {
-        format!("apiVersion: v1\nkind: Namespace\n{}", metadata(name, None))
+        format!("apiVersion: v1\nkind: Namespace\n{}", prepared(name, None))
     }
 
     /// The account of the servers, where it is not the one that every namespace has; on OpenShift
@@ -154,7 +173,7 @@ impl<'a> Preparation<'a> {
         if self.is_openshift {
             documents.push(format!(
                 "apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\n{}roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: ClusterRole\n  name: system:openshift:scc:anyuid\nsubjects:\n- kind: ServiceAccount\n  name: {}\n  namespace: {}\n",
-                metadata("llmdbench-anyuid", Some(namespace)),
+                prepared("llmdbench-anyuid", Some(namespace)),
                 quoted(&account),
                 quoted(namespace)
             ));
@@ -172,8 +191,9 @@ impl<'a> Preparation<'a> {
 
     fn volume_claim(&self, namespace: &str, name: &str, size: &str) -> String {
         format!(
-            "apiVersion: v1\nkind: PersistentVolumeClaim\n{}spec:\n  accessModes:\n  - ReadWriteMany\n  resources:\n    requests:\n      storage: {}\n  storageClassName: {}\n  volumeMode: Filesystem\n",
-            metadata(&self.text(name), Some(namespace)),
+            "apiVersion: v1\nkind: PersistentVolumeClaim\n{}spec:\n  accessModes:\n  - {}\n  resources:\n    requests:\n      storage: {}\n  storageClassName: {}\n  volumeMode: Filesystem\n",
+            prepared(&self.text(name), Some(namespace)),
+            self.text("vllm.common.pvc_access_mode"),
             quoted(&self.text(size)),
             quoted(&self.text("vllm.common.pvc_storage_class")),
         )
@@ -317,12 +337,16 @@ fn metadata(name: &str, namespace: Option<&str>) -> String {
     if let Some(namespace) = namespace {
         text.push_str(&format!("  namespace: {}\n", quoted(namespace)));
     }
-    text.push_str("  labels:\n    llmdbench.io/prepared: \"true\"\n");
     text
 }
 
+/// As [`metadata`], of what outlives a run.
+fn prepared(name: &str, namespace: Option<&str>) -> String {
+    metadata(name, namespace) + "  labels:\n    llmdbench.io/prepared: \"true\"\n"
+}
+
 fn account_of(namespace: &str, name: &str) -> String {
-    format!("apiVersion: v1\nkind: ServiceAccount\n{}", metadata(name, Some(namespace)))
+    format!("apiVersion: v1\nkind: ServiceAccount\n{}", prepared(name, Some(namespace)))
 }
 
 /// A text that YAML reads as a text: a JSON string.
@@ -364,8 +388,8 @@ mod tests {
             [
                 "03_cluster-monitoring-config_configmap.yaml",
                 "04_prepare_namespace_llama-8b.yaml",
+                "04_download_llama-8b.yaml",
                 "05_namespace_sa_rbac_secret.yaml",
-                "05_pvc_workload-pvc.yaml",
             ]
         );
         let objects: Vec<String> = files
@@ -388,9 +412,48 @@ mod tests {
                 "ServiceAccount fmperf-runner",
                 "Role fmperf-job-creator",
                 "RoleBinding fmperf-job-creator-binding",
-                "PersistentVolumeClaim workload-pvc",
             ]
         );
+    }
+
+    #[test]
+    fn the_harness_has_a_volume_only_where_somebody_wants_one() {
+        let set = [
+            ("fmperf.pvc_name", json!("results")),
+            ("vllm.common.pvc_access_mode", json!("ReadWriteOnce")),
+        ];
+        let steps = steps(&set, &[("m", "m")], false);
+        let files = files(&steps);
+        let claim = files.iter().find(|manifest| manifest.file == "05_pvc_results.yaml").unwrap();
+        assert!(claim.yaml.contains("  - ReadWriteOnce\n"), "{}", claim.yaml);
+        assert!(claim.yaml.contains("storage: \"20Gi\""), "{}", claim.yaml);
+        assert!(files[0].yaml.contains("  - ReadWriteOnce\n"), "{}", files[0].yaml);
+    }
+
+    #[test]
+    fn a_download_is_the_runs_and_all_else_outlives_it() {
+        let steps = steps(&[("fmperf.pvc_name", json!("w"))], &[("a", "a"), ("b", "b")], true);
+        let mut of_run = Vec::new();
+        for step in &steps {
+            for action in &step.actions {
+                let command = action.command("ns", &Owner::Stranger).unwrap();
+                match crate::steps::owner(step.number, action, "r") {
+                    Owner::Run(run) if run == "r" => of_run.push(command),
+                    owner => assert_eq!(owner, Owner::Prepared, "{command}"),
+                }
+            }
+        }
+        let expected = [
+            "kubectl delete Job download-model-1 --namespace llmdbench --ignore-not-found",
+            "kubectl apply --server-side --filename setup/yamls/04_download_a.yaml",
+            "kubectl delete Job download-model-2 --namespace llmdbench --ignore-not-found",
+            "kubectl apply --server-side --filename setup/yamls/04_download_b.yaml",
+        ];
+        assert_eq!(of_run, expected);
+        for manifest in files(&steps).iter().filter(|file| file.file.starts_with("04_")) {
+            let is_prepared = manifest.yaml.contains(cluster::PREPARED_LABEL);
+            assert_eq!(is_prepared, !manifest.file.starts_with(DOWNLOAD), "{}", manifest.yaml);
+        }
     }
 
     #[test]
@@ -438,20 +501,23 @@ mod tests {
         assert_eq!(waits, 2, "{commands:?}");
         let yaml = &files(&steps)[0].yaml;
         let documents = Yaml::load_from_str(yaml).unwrap();
-        let container = &documents[2]["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(documents.len(), 2, "{yaml}");
+        assert!(yaml.contains("storageClassName: \"shared-vast\""), "{yaml}");
+        let yaml = &files(&steps)[1].yaml;
+        let documents = Yaml::load_from_str(yaml).unwrap();
+        let container = &documents[0]["spec"]["template"]["spec"]["containers"][0];
         let script = container["args"][0].as_str().unwrap();
         assert!(script.contains("\nmodel = os.environ[\"MODEL\"]\n"), "{script}");
         assert_eq!(container["env"][0]["value"].as_str(), Some("org/a"));
-        assert!(yaml.contains("storageClassName: \"shared-vast\""), "{yaml}");
         assert!(!yaml.contains("HF_ENDPOINT"), "{yaml}");
         let set = [
             ("vllm.common.pvc_download_image", json!("registry.example.org/llmdbench:1")),
             ("vllm.common.hf_endpoint", json!("https://hub.example.org")),
         ];
         let steps = self::steps(&set, &[("b", "org/b")], true);
-        let yaml = &files(&steps)[1].yaml;
+        let yaml = &files(&steps)[2].yaml;
         let documents = Yaml::load_from_str(yaml).unwrap();
-        let container = &documents[3]["spec"]["template"]["spec"]["containers"][0];
+        let container = &documents[0]["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["image"].as_str(), Some("registry.example.org/llmdbench:1"));
         assert_eq!(container["env"][2]["value"].as_str(), Some("https://hub.example.org"));
     }

@@ -4,6 +4,7 @@ use crate::action::Action;
 use crate::document::nearest;
 use crate::error::{Error, Result};
 use crate::plan::Step;
+use crate::prepare;
 use cluster::Owner;
 
 /// The host's own step that asks for a completion.
@@ -14,9 +15,9 @@ pub(crate) const STEPS: [(u8, &str, &str); 9] = [
     (0, "ensure_llm-d-deployer", "nothing to do: step 07 gets the chart"),
     (1, "ensure_local_conda", "nothing to do: the analysis needs no Python"),
     (2, "ensure_gateway_provider", "gateway, and the definitions of its objects"),
-    crate::prepare::NAMES[0],
-    crate::prepare::NAMES[1],
-    crate::prepare::NAMES[2],
+    prepare::NAMES[0],
+    prepare::NAMES[1],
+    prepare::NAMES[2],
     (6, "deploy_vllm_standalone_models", "vLLM as Deployment and Service (method standalone)"),
     (7, "invoke_llm-d-deployer", "llm-d by its chart (method deployer)"),
     (SMOKETEST, "smoketest", "ask the model for a completion and check the answer"),
@@ -37,9 +38,13 @@ pub(crate) fn help() -> String {
 pub(crate) const HOST_STEPS: [u8; 4] = [3, 4, 5, SMOKETEST];
 
 /// Whom it belongs to what an action of a step makes, in a run of this id: what the host prepares is
-/// there for all runs, and a chart of 00 to 02 is the cluster's, which other people use as well.
+/// there for all runs, but for downloads, and a chart of 00 to 02 is the cluster's, which other people
+/// use as well.
 pub(crate) fn owner(number: u8, action: &Action, run: &str) -> Owner {
     match action {
+        _ if HOST_STEPS.contains(&number) && prepare::is_download(action) => {
+            Owner::Run(run.to_owned())
+        }
         _ if HOST_STEPS.contains(&number) => Owner::Prepared,
         Action::Helm(_) if number <= 2 => Owner::Stranger,
         _ => Owner::Run(run.to_owned()),

@@ -107,7 +107,7 @@ pub(crate) fn stages(
 fn settle(after: Option<u64>) -> u64 {
     const SECOND: u64 = 1_000_000_000;
     match after {
-        Some(length) if length >= 120 * SECOND => (length / 10).max(30 * SECOND),
+        Some(length) if length >= analysis::STEADY_FROM => (length / 10).max(30 * SECOND),
         _ => 0,
     }
 }

@@ -12,6 +12,8 @@ use records::{Failure, FailureKind, Record, UsageSource};
 const STREAM: &str = "text/event-stream";
 /// Of an error body so much is looked at; a message is cut further when it is recorded.
 const LONGEST_ERROR: usize = 64 * 1024;
+/// Bytes of an event, or of an answer in one piece, that are kept: what is longer is no answer of a model.
+const LONGEST: usize = 64 << 20;
 
 /// An answer under way. There may be very many at a time: what few have, or have at their end only,
 /// is boxed.
@@ -143,7 +145,7 @@ impl Answer {
         loop {
             match reader.next(&mut input)? {
                 Part::Head(head) => self.head(head),
-                Part::Body(bytes) => self.body(bytes, at, templates),
+                Part::Body(bytes) => self.body(bytes, at, templates)?,
                 Part::End => return Ok(true),
                 Part::More => return Ok(false),
             }
@@ -166,7 +168,12 @@ impl Answer {
         }
     }
 
-    fn body(&mut self, bytes: &[u8], at: Nanos, templates: &mut Templates) {
+    fn body(
+        &mut self,
+        bytes: &[u8],
+        at: Nanos,
+        templates: &mut Templates,
+    ) -> Result<(), Malformed> {
         // Some servers name no content type, or a wrong one; but no stream begins like JSON.
         if self.first_byte.is_none() && bytes.first() == Some(&b'{') && self.streamed {
             self.body = Body::Other(Vec::new());
@@ -175,6 +182,12 @@ impl Answer {
         match &mut self.body {
             Body::Events(splitter) => {
                 splitter.feed(bytes, |event| self.facts.event(event, at, templates));
+                if splitter.held() > LONGEST {
+                    return Err(Malformed::Endless("an event of the answer"));
+                }
+            }
+            Body::Whole(body) if body.len() > LONGEST => {
+                return Err(Malformed::Endless("the answer"));
             }
             Body::Whole(body) => body.extend_from_slice(bytes),
             Body::Other(body) => {
@@ -182,6 +195,7 @@ impl Answer {
                 body.extend_from_slice(&bytes[..bytes.len().min(room)]);
             }
         }
+        Ok(())
     }
 
     /// Output chunks that have arrived.
@@ -267,7 +281,9 @@ impl Answer {
             record.chunk_tokens = counts;
         }
         if let Some(usage) = more.usage {
-            record.usage = UsageSource::Server;
+            if usage.completion_tokens.is_some() {
+                record.usage = UsageSource::Server;
+            }
             record.input_tokens = usage.prompt_tokens;
             record.output_tokens = usage.completion_tokens;
             record.cached_tokens = usage.cached_tokens();
@@ -360,8 +376,8 @@ impl Facts {
                 self.chunk(output, piece.usage, at);
             }
         }
-        if piece.usage.is_some() {
-            self.more().usage = piece.usage;
+        if let Some(later) = piece.usage {
+            self.more().usage.get_or_insert(later).merge(later);
         }
     }
 

@@ -1,5 +1,6 @@
-//! What tests and the fuzzer reach into: however the network cuts a response, its facts are the
-//! same, and each has the time of the read that made it known. No part of the crate's interface.
+//! What tests and the fuzzer reach into: however the network cuts a response, and whatever events
+//! were seen before it, its facts are those that the parser finds, and each has the time of the
+//! read that made it known. No part of the crate's interface.
 
 use crate::answer::{Answer, Keep};
 use crate::http::Reader;
@@ -13,7 +14,7 @@ pub struct Response<'a> {
     api: Api,
     streamed: bool,
     bytes: &'a [u8],
-    /// What it says when each byte is a read of its own.
+    /// What it says when each byte is a read of its own and each event is parsed.
     by_byte: Reading,
 }
 
@@ -32,7 +33,8 @@ impl<'a> Response<'a> {
     /// Reads a response byte by byte.
     #[must_use]
     pub fn new(api: Api, streamed: bool, bytes: &'a [u8]) -> Self {
-        let by_byte = read(api, streamed, bytes, (1..=bytes.len()).collect());
+        let ends: Vec<usize> = (1..=bytes.len()).collect();
+        let by_byte = read(api, streamed, bytes, &ends, None);
         Self { api, streamed, bytes, by_byte }
     }
 
@@ -42,8 +44,9 @@ impl<'a> Response<'a> {
         &self.by_byte
     }
 
-    /// Panics unless it says the same when it is read in pieces that end here. Cuts may come in any
-    /// order and lie anywhere.
+    /// Panics unless it says the same when it is read in pieces that end here, both by a load thread
+    /// that knows none of its events and by one that knows all of them. Cuts may come in any order
+    /// and lie anywhere.
     pub fn check(&self, cuts: &[usize]) {
         let length = self.bytes.len();
         let mut ends: Vec<usize> =
@@ -53,8 +56,12 @@ impl<'a> Response<'a> {
         ends.dedup();
         let expected = self.by_byte.clone().at_ends(&ends);
         let pieces = ends.len();
-        let found = read(self.api, self.streamed, self.bytes, ends);
-        assert_eq!(found, expected, "read in {pieces} pieces, and byte by byte");
+        let mut templates = Templates::default();
+        for time in ["first", "second"] {
+            let found = read(self.api, self.streamed, self.bytes, &ends, Some(&mut templates));
+            let read = format!("read for the {time} time in {pieces} pieces");
+            assert_eq!(found, expected, "{read}, and parsed byte by byte");
+        }
     }
 }
 
@@ -74,11 +81,47 @@ impl Reading {
     }
 }
 
-fn read(api: Api, streamed: bool, bytes: &[u8], ends: Vec<usize>) -> Reading {
+/// Heads that the fuzzer puts before what it made, so that all of that is a body.
+const HEADS: [&[u8]; 3] =
+    [b"", b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"];
+
+/// Checks arbitrary bytes as a response: in one read, and cut at random. The first byte decides the
+/// API, whether a stream was asked for, and the head before the rest. It also seeds the cuts.
+pub fn fuzz(input: &[u8]) {
+    let Some((&first, rest)) = input.split_first() else { return };
+    let api = if first & 1 == 0 { Api::Chat } else { Api::Completions };
+    let streamed = first & 2 == 0;
+    let head = HEADS[usize::from(first >> 2) % HEADS.len()];
+    let bytes = [head, rest].concat();
+    let response = Response::new(api, streamed, &bytes);
+    response.check(&[]);
+    let mut random = rest.iter().fold(u64::from(first), |sum, &byte| mix(sum ^ u64::from(byte)));
+    for pieces in [2, 3, 8] {
+        let mut cuts = Vec::new();
+        for _ in 1..pieces {
+            random = mix(random);
+            cuts.push((random >> 33) as usize % (bytes.len() + 1));
+        }
+        response.check(&cuts);
+    }
+}
+
+fn mix(number: u64) -> u64 {
+    number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
+}
+
+/// Reads in pieces. Without templates each event is parsed.
+fn read(
+    api: Api,
+    streamed: bool,
+    bytes: &[u8],
+    ends: &[usize],
+    templates: Option<&mut Templates>,
+) -> Reading {
     let mut answer = Answer::new(api, streamed, Keep::All);
     let mut record = Record::default();
     let mut reader = Reader::new();
-    let outcome = converse(&mut reader, &mut answer, bytes, &ends, &mut record.finished);
+    let outcome = converse(&mut reader, &mut answer, bytes, ends, templates, &mut record.finished);
     record.error = outcome.err();
     let texts = answer.into_record(&mut record);
     Reading { record, text: texts.answer, reasoning: texts.reasoning }
@@ -89,16 +132,19 @@ fn converse(
     answer: &mut Answer,
     bytes: &[u8],
     ends: &[usize],
+    mut templates: Option<&mut Templates>,
     finished: &mut Nanos,
 ) -> Result<(), Failure> {
-    let mut templates = Templates::default();
     let mut begin = 0;
     for &end in ends {
         let input = &bytes[begin..end];
         *finished = end as Nanos;
         begin = end;
+        // A read of one byte ends one event at most: new templates know nothing of it.
+        let mut none = Templates::default();
+        let templates = templates.as_deref_mut().unwrap_or(&mut none);
         let complete = answer
-            .take(reader, &mut templates, input, *finished)
+            .take(reader, templates, input, *finished)
             .map_err(|bad| Failure::new(FailureKind::BadStream, bad.to_string()))?;
         if complete {
             return answer.end(*finished, None);

@@ -10,6 +10,7 @@ use crate::health::StampLag;
 use crate::plan::Nanos;
 use crate::resolve::Addresses;
 use crate::run::Shared;
+use crate::session::before_close;
 use crate::tasks::Tasks;
 use crate::template::Templates;
 use crate::tls;
@@ -28,11 +29,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// A connection that takes longer to come about has failed.
 const CONNECT_TIMEOUT: Nanos = 10_000_000_000;
 const READ_SIZE: usize = 64 * 1024;
+/// Reads of one connection before the others have their turn: more than answers need that bring what a model says.
+const READS: usize = 4;
 /// Connections that a load thread opens at the same time; servers drop what comes in a storm.
 const OPENING: usize = 64;
 
@@ -51,6 +54,10 @@ pub(crate) struct Client {
     stamp_lag: Arc<StampLag>,
     /// When the time of an exchange is up, at the earliest.
     until: Cell<Nanos>,
+    /// Connections that have more to read than was their turn.
+    unfinished: RefCell<Vec<usize>>,
+    /// No further request will come.
+    over: watch::Sender<bool>,
     /// All connections read into this.
     scratch: RefCell<Box<[u8]>>,
     /// What the events of all answers are compared with.
@@ -134,6 +141,8 @@ impl Client {
             readable: Cell::new(0),
             stamp_lag: shared.threads.stamp_lag(),
             until: Cell::new(Nanos::MAX),
+            unfinished: RefCell::default(),
+            over: watch::Sender::new(false),
             scratch: RefCell::new(vec![0; READ_SIZE].into()),
             templates: RefCell::default(),
             shared,
@@ -164,10 +173,26 @@ impl Client {
 
     /// Takes in what happened to a socket.
     pub(crate) fn ready(&self, event: &Event) {
-        let key = event.token().0;
+        self.go_on(event.token().0, event.is_readable(), event.is_read_closed());
+    }
+
+    /// Goes on with the connections that had more to read than was their turn. Whether there are any left.
+    pub(crate) fn read_on(&self) -> bool {
+        for key in self.unfinished.take() {
+            self.go_on(key, true, false);
+        }
+        !self.unfinished.borrow().is_empty()
+    }
+
+    /// No further request will come: connections are not opened ahead any more.
+    pub(crate) fn finish(&self) {
+        self.over.send_replace(true);
+    }
+
+    fn go_on(&self, key: usize, is_readable: bool, is_closed: bool) {
         let mut sockets = self.sockets.borrow_mut();
         let Some(socket) = sockets.get_mut(key) else { return };
-        socket.spent |= event.is_read_closed();
+        socket.spent |= is_closed;
         match &mut socket.task {
             Task::Open(waiting) => {
                 if let Some(waker) = waiting.take() {
@@ -187,8 +212,10 @@ impl Client {
                 let mut talk = talk.borrow_mut();
                 if talk.outcome.is_some() {
                     // Its session has not gone on yet.
-                    socket.spent |= event.is_readable();
-                } else if let Some(outcome) = self.hear(&mut socket.wire, &mut talk, event) {
+                    socket.spent |= is_readable;
+                } else if let Some(outcome) =
+                    self.hear(&mut socket.wire, &mut talk, key, socket.spent)
+                {
                     talk.outcome = Some(outcome.map_err(Box::new));
                     talk.wake();
                 }
@@ -269,31 +296,39 @@ impl Client {
         &self,
         wire: &mut Wire,
         talk: &mut Talk,
-        event: &Event,
+        key: usize,
+        is_closed: bool,
     ) -> Option<Result<Nanos, Broken>> {
-        if talk.sent.is_none()
-            && let Err(broken) = talk.write(wire, &self.shared.clock)
-        {
-            return Some(Err(broken));
+        let mut unsent = None;
+        if talk.sent.is_none() {
+            // A server that takes no more of a request may have said why.
+            unsent = talk.write(wire, &self.shared.clock).err();
         }
+        let goes_on = is_closed || unsent.is_some();
         let mut scratch = self.scratch.borrow_mut();
-        loop {
+        for _ in 0..READS {
             let read = wire.read(&mut scratch);
             let at = self.shared.clock.now();
             let bytes = match &read {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return unsent.map(Err),
                 Ok(length) => Ok(&scratch[..*length]),
                 Err(error) => Err(error),
             };
             self.stamp_lag.record(at.saturating_sub(self.readable.get()));
             let all = wire.is_plain() && bytes.is_ok_and(|bytes| bytes.len() < scratch.len());
             match self.heard(bytes, at, talk) {
-                Ok(None) if all && !event.is_read_closed() => return None,
+                Ok(None) if all && !goes_on => return None,
                 Ok(None) => {}
                 Ok(Some(end)) => return Some(Ok(end)),
-                Err(broken) => return Some(Err(broken)),
+                Err(broken) if talk.reader.begun() => return Some(Err(broken)),
+                Err(broken) => return Some(Err(unsent.unwrap_or(broken))),
             }
         }
+        self.unfinished.borrow_mut().push(key);
+        if self.shared.clock.now() >= talk.until {
+            talk.wake();
+        }
+        None
     }
 
     /// Takes what a read brought. When the answer ended, if it did.
@@ -350,7 +385,8 @@ impl Client {
     fn keep_spare(self: &Rc<Self>, endpoint: usize) {
         let pool = &self.pools[endpoint];
         let spare = 1 + pool.used.get() / 8;
-        if pool.ready() < spare && self.opening.available_permits() > 0 {
+        let wanted = pool.ready() < spare && !*self.over.borrow();
+        if wanted && self.opening.available_permits() > 0 {
             self.open_one_ahead(endpoint, ());
         }
     }
@@ -361,10 +397,11 @@ impl Client {
         let client = self.clone();
         self.tasks.spawn(async move {
             // Whoever needs a connection and cannot have one says why.
-            let opened = client.open(endpoint).await;
+            let mut over = client.over.subscribe();
+            let opened = before_close(&mut over, client.open(endpoint)).await;
             let pool = &client.pools[endpoint];
             pool.coming.set(pool.coming.get() - 1);
-            if let Ok(held) = opened {
+            if let Some(Ok(held)) = opened {
                 client.put_back(held.let_go(), endpoint);
             }
             drop(done);
@@ -382,6 +419,9 @@ impl Client {
                 Err(format!("no connection within {} s", CONNECT_TIMEOUT / 1_000_000_000))
             }
         };
+        if outcome.is_err() && step == FailureKind::Connect {
+            self.pools[endpoint].addresses.forget();
+        }
         let endpoint = &self.shared.plan.target.endpoints[endpoint];
         outcome.map_err(|reason| Failure::new(step, format!("{}: {reason}", endpoint.authority())))
     }
@@ -395,15 +435,24 @@ impl Client {
         let _place = self.opening.acquire().await;
         let addresses = &self.pools[endpoint].addresses;
         let found = addresses.get(&self.shared.clock).await.map_err(|error| error.to_string())?;
+        // One that says nothing leaves time for the others.
+        let limit = CONNECT_TIMEOUT / found.len().max(1) as Nanos;
         let mut outcome = Err("the name has no address".to_owned());
-        for &address in &*found {
-            outcome = self.reach(address).await.map_err(|error| error.to_string());
+        for (tried, &address) in found.iter().enumerate() {
+            let until = self.shared.clock.now() + limit;
+            outcome = tokio::select! {
+                biased;
+                reached = self.reach(address) => reached.map_err(|error| error.to_string()),
+                () = self.alarm.sleep_until(until) => {
+                    Err(format!("{} does not answer", address.ip()))
+                }
+            };
             if outcome.is_ok() {
+                if tried > 0 {
+                    addresses.prefer(address);
+                }
                 break;
             }
-        }
-        if outcome.is_err() {
-            addresses.forget().await;
         }
         let held = outcome?;
         self.shared.live.connections.fetch_add(1, Relaxed);

@@ -10,6 +10,7 @@ use crate::stage::{Active, StageNow, is_closed};
 use crate::together::Readiness;
 use crate::worker::{Command, Commands, Countdown};
 use records::{EndReason, Entry, Event, StageBegin, StageEnd, StagePhase};
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
@@ -29,12 +30,41 @@ const OPEN_AHEAD: Nanos = 2_000_000_000;
 const FULL: usize = 256;
 /// Ended requests from which an error rate is judged.
 const FEW: u64 = 10;
+/// Failures in a row from which a server is given up.
+const SEVERAL: u64 = 3;
 
 /// The pacer's side of the threads.
 pub(crate) struct Conductor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) journal: SyncSender<Note>,
     pub(crate) loads: Vec<LoadThread>,
+    failing: Cell<Failing>,
+}
+
+/// What has failed since the server last showed that it lives.
+#[derive(Debug, Clone, Copy, Default)]
+struct Failing {
+    /// What was known of its life then.
+    signs: u64,
+    /// Requests that had failed by then.
+    broken: u64,
+    /// When the first failed after that.
+    since: Option<Nanos>,
+}
+
+impl Failing {
+    /// Looks again. How long requests have failed, and how many.
+    fn look(&mut self, signs: u64, broken: u64, last_failure: Nanos) -> (Nanos, u64) {
+        if signs != self.signs {
+            *self = Self { signs, broken, since: None };
+        }
+        let failed = broken.saturating_sub(self.broken);
+        if failed == 0 {
+            return (0, 0);
+        }
+        let since = *self.since.get_or_insert(last_failure);
+        (last_failure.saturating_sub(since), failed)
+    }
 }
 
 /// A load thread.
@@ -51,14 +81,13 @@ impl Conductor {
         journal: SyncSender<Note>,
         loads: Vec<LoadThread>,
     ) -> Self {
-        Self { shared, journal, loads }
+        Self { shared, journal, loads, failing: Cell::default() }
     }
 
     /// Runs all stages and ends the journal. Why load ended.
     pub(crate) fn run(mut self, supplies: Vec<Supply>) -> (EndReason, String) {
         self.shared.threads.register("pacer");
         let stages = self.shared.plan.stages.clone();
-        self.shared.live.last_success.store(self.shared.clock.now(), Relaxed);
         for (index, (plan, supply)) in (0..).zip(stages.into_iter().zip(supplies)) {
             if !self.prefill(&supply) {
                 break;
@@ -122,6 +151,9 @@ impl Conductor {
         })));
         let length = stage.plan.stop.after;
         self.shared.live.begin_stage(stage.index, &stage.plan.name, stage.begin, length);
+        // Between stages nobody asks the server anything.
+        let (signs, broken) = (self.shared.live.signs_of_life(), self.shared.live.broken());
+        self.failing.set(Failing { signs, broken, since: None });
         let (scheduled, to_the_end) = if is_closed(&stage.plan) {
             self.shared.clock.sleep_until(stage.begin);
             self.slots(stage);
@@ -185,7 +217,7 @@ impl Conductor {
 
     fn drain(&self, stage: &StageNow) {
         let drained = self.shared.clock.now();
-        while stage.active() > 0 {
+        while stage.active() > self.lost() {
             self.watch();
             let drain = match self.shared.ending() {
                 Some(Ending { now: true, .. }) => Some(0),
@@ -203,6 +235,12 @@ impl Conductor {
             }
             thread::park_timeout(Duration::from_nanos(TICK));
         }
+    }
+
+    /// Sessions and slots of load threads that broke down: they will not end.
+    fn lost(&self) -> usize {
+        let broken_down = self.loads.iter().filter(|load| load.handle.is_finished());
+        broken_down.map(|load| load.sessions.load(Relaxed)).sum()
     }
 
     fn pause(&self, until: Nanos) {
@@ -226,17 +264,17 @@ impl Conductor {
         if self.loads.iter().any(|load| load.handle.is_finished()) {
             self.shared.end(EndReason::Aborted, "a load thread broke down".into(), true);
         }
-        let success = live.last_success.load(Relaxed);
-        let failure = live.last_failure.load(Relaxed);
-        let since = self.shared.clock.now().saturating_sub(success);
+        let mut failing = self.failing.get();
+        let last_failure = live.last_failure.load(Relaxed);
+        let (lasted, failed) = failing.look(live.signs_of_life(), live.broken(), last_failure);
+        self.failing.set(failing);
         if let Some(limit) = abort.without_success
-            && failure > success
-            && since >= limit
+            && failed >= SEVERAL
+            && lasted >= limit
         {
             let message = format!(
-                "requests fail and none has ended well for {:.1} s ({} failed)",
-                since as f64 / 1e9,
-                live.broken(),
+                "requests fail and none has ended well for {:.1} s ({failed} failed)",
+                lasted as f64 / 1e9,
             );
             self.shared.end(EndReason::Aborted, message, true);
         }
@@ -318,6 +356,19 @@ fn connections_ahead(plan: &Stage) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_is_given_up_by_how_long_requests_have_failed_without_a_sign_of_life() {
+        let mut failing = Failing::default();
+        assert_eq!(failing.look(0, 0, 0), (0, 0));
+        // The first failure begins it, however late it comes.
+        assert_eq!(failing.look(0, 1, 30), (0, 1));
+        assert_eq!(failing.look(0, 3, 45), (15, 3));
+        // A token is enough, and no failure after it is none.
+        assert_eq!(failing.look(1, 3, 45), (0, 0));
+        assert_eq!(failing.look(1, 4, 60), (0, 1));
+        assert_eq!(failing.look(1, 5, 61), (1, 2));
+    }
 
     #[test]
     fn a_thread_is_filled_before_the_next_wakes_and_then_all_share_evenly() {

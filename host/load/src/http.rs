@@ -41,6 +41,9 @@ pub(crate) enum Malformed {
     Length,
     #[error("the answer's chunked coding is broken")]
     Chunk,
+    /// Of what comes and does not end.
+    #[error("{0} is longer than 64 MiB")]
+    Endless(&'static str),
 }
 
 /// Reads one response.

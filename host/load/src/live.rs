@@ -64,8 +64,6 @@ pub(crate) struct Live {
     pub(crate) starved: AtomicU64,
     pub(crate) connections: AtomicU64,
     pub(crate) output_tokens: AtomicU64,
-    /// When a request last ended well, or load began.
-    pub(crate) last_success: AtomicU64,
     /// When a request last failed of itself, not because it was broken off. 0: never.
     pub(crate) last_failure: AtomicU64,
     errors: [AtomicU64; FailureKind::ALL.len()],
@@ -120,7 +118,6 @@ impl Live {
             starved: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
-            last_success: AtomicU64::new(0),
             last_failure: AtomicU64::new(0),
             errors: std::array::from_fn(|_| AtomicU64::new(0)),
             latencies: (0..threads).map(|_| Mutex::new(Latencies::new())).collect(),
@@ -155,13 +152,17 @@ impl Live {
             return;
         }
         self.succeeded.fetch_add(1, Relaxed);
-        self.last_success.fetch_max(record.finished, Relaxed);
         if let (Some(sent), Some(first)) = (record.sent, record.tokens.first()) {
             latencies.ttft.saturating_record(first.saturating_sub(sent) / 1_000);
         }
         for pair in record.tokens.windows(2) {
             latencies.itl.saturating_record(pair[1].saturating_sub(pair[0]) / 1_000);
         }
+    }
+
+    /// Grows whenever a request ends well or output comes.
+    pub(crate) fn signs_of_life(&self) -> u64 {
+        self.succeeded.load(Relaxed) + self.output_tokens.load(Relaxed)
     }
 
     /// Requests that failed of themselves.

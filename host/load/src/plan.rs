@@ -60,7 +60,7 @@ impl fmt::Debug for TokenCounter {
 /// When to give up.
 #[derive(Debug, Clone, Copy)]
 pub struct Abort {
-    /// Requests fail and none has ended well for this long.
+    /// Requests, three at least, have failed over this long, and meanwhile none has ended well or brought output.
     pub without_success: Option<Nanos>,
     /// Share of failed requests, judged once ten have ended. None: no limit.
     pub max_error_rate: Option<f64>,

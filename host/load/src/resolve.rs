@@ -52,8 +52,39 @@ impl Addresses {
         Ok(addresses)
     }
 
-    /// An address did not answer: they are looked up again next time.
-    pub(crate) async fn forget(&self) {
-        *self.found.lock().await = None;
+    /// This one answered where those before it did not: it is tried first from now on.
+    pub(crate) fn prefer(&self, address: SocketAddr) {
+        // Whoever looks them up at this moment gets the resolver's order.
+        let Ok(mut found) = self.found.try_lock() else { return };
+        if let Some((_, addresses)) = &mut *found {
+            let others = addresses.iter().copied().filter(|&other| other != address);
+            *addresses = std::iter::once(address).chain(others).collect();
+        }
+    }
+
+    /// None of them answered: they are looked up again next time.
+    pub(crate) fn forget(&self) {
+        if let Ok(mut found) = self.found.try_lock() {
+            *found = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_that_answered_is_the_first_of_the_others_until_all_are_forgotten() {
+        let addresses = Addresses::of(&Endpoint::parse("http://many.example:80").unwrap());
+        let [a, b, c] = [1, 2, 3].map(|last| SocketAddr::from(([192, 0, 2, last], 80)));
+        *addresses.found.try_lock().unwrap() = Some((0, Arc::new([a, b, c])));
+        let order = || addresses.found.try_lock().unwrap().as_ref().map(|(_, all)| all.to_vec());
+        addresses.prefer(b);
+        assert_eq!(order(), Some(vec![b, a, c]));
+        addresses.forget();
+        assert_eq!(order(), None);
+        addresses.prefer(b);
+        assert_eq!(order(), None);
     }
 }

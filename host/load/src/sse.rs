@@ -48,6 +48,11 @@ impl Splitter {
         self.held.extend_from_slice(input);
     }
 
+    /// Bytes that are held, since the event that they belong to has not ended.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Hands out an event that lacks only the empty line after it: the stream has ended.
     pub(crate) fn end(&mut self, mut on_event: impl FnMut(Event<'_>)) {
         self.feed(b"\n\n", &mut on_event);

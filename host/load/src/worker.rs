@@ -147,12 +147,16 @@ fn serve(
                 Err(TryRecvError::Disconnected) => break false,
             }
         };
+        if !told {
+            worker.client.finish();
+        }
         tasks.run();
         if !told && tasks.all_ended() {
             return Ok(());
         }
+        let is_busy = worker.client.read_on() || !tasks.is_idle();
         let asked = clock.now();
-        match poll.poll(&mut events, (!tasks.is_idle()).then_some(Duration::ZERO)) {
+        match poll.poll(&mut events, is_busy.then_some(Duration::ZERO)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             other => other?,
         }

@@ -7,7 +7,9 @@ use llmdbench_plugin::backend::{
     Action, Condition, ConditionTest, Document, Release, RemoteDocument, Step, Wait,
 };
 use llmdbench_plugin::permission::ObjectVerbs;
-use llmdbench_plugin::types::{Endpoint, ObjectSelector, Objects, PortRef, Reach, Target};
+use llmdbench_plugin::types::{
+    Endpoint, MetricsSource, ObjectSelector, Objects, PortRef, Reach, Target,
+};
 use llmdbench_plugin::{Backend, Context, Error, Info, Permission, inputs, kubernetes, label};
 use serde_json::{Value, json};
 use settings::Settings;
@@ -99,7 +101,7 @@ impl Backend for Deployer {
                 }),
                 credential: None,
             }],
-            metrics: Vec::new(),
+            metrics: self.servers().map(|selector| self.metrics(selector)).collect(),
             model: self.context.model.clone(),
             facts: match &self.settings.chart_archive {
                 // A chart on disk has whatever version it has.
@@ -161,17 +163,13 @@ impl Deployer {
             namespace: None,
             timeout: self.timeout,
         })];
-        let roles = [("decode", settings.decode_replicas), ("prefill", settings.prefill_replicas)];
-        for (role, _) in roles.into_iter().filter(|(_, replicas)| *replicas > 0) {
+        for selector in self.servers() {
             actions.push(Action::Wait(Wait {
                 objects: Objects::Matching(ObjectSelector {
                     api_version: "v1".to_owned(),
                     kind: "Pod".to_owned(),
                     namespace: None,
-                    selector: format!(
-                        "llm-d.ai/model={},llm-d.ai/role={role}",
-                        model_label(&self.context.model)
-                    ),
+                    selector,
                 }),
                 until: Condition::Status(ConditionTest {
                     name: "Ready".to_owned(),
@@ -196,6 +194,19 @@ impl Deployer {
         }
         actions.push(Action::Observe(kubernetes::object("v1", "Service", GATEWAY)));
         actions
+    }
+
+    /// The labels of the pods that serve the model, of each role that has some.
+    fn servers(&self) -> impl Iterator<Item = String> {
+        let settings = &self.settings;
+        let model = model_label(&self.context.model);
+        let roles = [("decode", settings.decode_replicas), ("prefill", settings.prefill_replicas)];
+        let roles = roles.into_iter().filter(|(_, replicas)| *replicas > 0);
+        roles.map(move |(role, _)| format!("llm-d.ai/model={model},llm-d.ai/role={role}"))
+    }
+
+    fn metrics(&self, selector: String) -> MetricsSource {
+        kubernetes::server_metrics(selector, self.settings.inference_port)
     }
 
     fn route(&self) -> Value {

@@ -140,6 +140,25 @@ fn the_target_is_the_gateway_once_it_is_there() {
 }
 
 #[test]
+fn the_pods_that_serve_the_model_are_told_from_the_gateway() {
+    let check = |changes: Value, roles: &[&str]| {
+        let gateway = json!({"kind": "Service", "metadata": {"name": GATEWAY}}).to_string();
+        let metrics = deployer(changes).locate(vec![gateway]).unwrap().metrics;
+        let selectors = metrics.iter().map(|source| {
+            assert_eq!(source.component, "server");
+            let Reach::Pods(pods) = &source.reach else { panic!("{source:?}") };
+            assert_eq!((pods.port, &*source.url), (8000, "http://server:8000/metrics"));
+            pods.selector.clone()
+        });
+        let model = "llm-d.ai/model=meta-llama-llama-3-1-8b-instruct";
+        let expected = roles.iter().map(|role| format!("{model},llm-d.ai/role={role}"));
+        assert_eq!(selectors.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    };
+    check(json!({}), &["decode", "prefill"]);
+    check(json!({"prefill_replicas": 0}), &["decode"]);
+}
+
+#[test]
 fn every_variable_of_the_chart_is_a_setting_of_the_schema() {
     let schema: Value = serde_json::from_str(include_str!("schema.json")).unwrap();
     let properties = schema["properties"].as_object().unwrap();

@@ -6,7 +6,7 @@ mod values;
 
 use llmdbench_plugin::backend::{Action, Condition, Release, RemoteDocument, Step, Wait};
 use llmdbench_plugin::permission::ObjectVerbs;
-use llmdbench_plugin::types::{Endpoint, Label, PortRef, Reach, Target};
+use llmdbench_plugin::types::{Endpoint, Label, MetricsSource, PortRef, Reach, Target};
 use llmdbench_plugin::{Backend, Context, Error, Info, Permission, kubernetes, label};
 use serde_json::Value;
 use settings::Settings;
@@ -90,7 +90,7 @@ impl Backend for Modelservice {
                 reach: Reach::Service(PortRef { namespace: None, name: service, port: 80 }),
                 credential: None,
             }],
-            metrics: Vec::new(),
+            metrics: self.metrics().into_iter().collect(),
             model: self.model.clone(),
             facts: self.facts(),
         })
@@ -151,6 +151,15 @@ impl Modelservice {
             rolled_out(&self.names.picker()),
             Action::Observe(kubernetes::object("v1", "Service", &self.names.picker())),
         ]
+    }
+
+    /// Where the router finds its servers, their metrics are.
+    fn metrics(&self) -> Option<MetricsSource> {
+        let labels = self.router["router"]["modelServers"]["matchLabels"].as_object()?;
+        let labels =
+            labels.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)));
+        let port = u16::try_from(self.servers["routing"]["servicePort"].as_u64()?).ok()?;
+        Some(kubernetes::server_metrics(labels.collect::<Vec<_>>().join(","), port))
     }
 
     fn facts(&self) -> Vec<Label> {

@@ -76,6 +76,12 @@ fn the_target_is_the_routers_service_of_this_model_by_its_name() {
     assert_eq!(target.endpoints[0].url, format!("http://{own}.llmdbench.svc.cluster.local:80"));
     let error = backend.locate(vec![service("other-router-epp")]).unwrap_err();
     assert!(error.message.contains(&own), "{error:?}");
+    // The router is not what serves the model.
+    let [servers] = &target.metrics[..] else { panic!("{:?}", target.metrics) };
+    let Reach::Pods(pods) = &servers.reach else { panic!("{servers:?}") };
+    let model = Names::new("llmdbench", MODEL).model;
+    let labels = format!("llm-d.ai/inference-serving=true,llm-d.ai/model={model}");
+    assert_eq!((&*servers.component, &*pods.selector, pods.port), ("server", &*labels, 8000));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! user's own fields merged in, and how actions and permissions name objects.
 
 use crate::permission::{ObjectPermission, ObjectVerbs};
-use crate::types::{ObjectRef, Objects};
+use crate::types::{MetricsSource, ObjectRef, Objects, PodsPort, Reach};
 use crate::{Error, Permission};
 use serde_json::{Map, Value, json};
 
@@ -85,6 +85,18 @@ pub fn object(api_version: &str, kind: &str, name: &str) -> Objects {
         namespace: None,
         name: name.to_owned(),
     })
+}
+
+/// The metrics pages of the pods that serve the model, known by their labels. The host smoke-tests each of these pods as
+/// well, so that backends whose endpoint leads to a gateway or router name them.
+#[must_use]
+pub fn server_metrics(selector: String, port: u16) -> MetricsSource {
+    MetricsSource {
+        component: "server".to_owned(),
+        // Each pod's address takes the place of the name.
+        url: format!("http://server:{port}/metrics"),
+        reach: Reach::Pods(PodsPort { namespace: None, selector, port }),
+    }
 }
 
 /// The permission to do this to objects of a kind in the run's namespace; the group of core objects

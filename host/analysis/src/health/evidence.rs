@@ -1,5 +1,6 @@
 //! What rules look at, and how they measure it.
 
+use super::{STEADY_FROM, is_overloaded};
 use crate::cache::{CacheSummary, CacheView, CacheWish};
 use crate::calibration::Calibration;
 use crate::collector::{Request, Run};
@@ -274,6 +275,28 @@ pub(super) fn transient(e: &Evidence) -> Found {
     let level = |part: &[f64]| P50.of(&sorted(part.to_vec()));
     let shows = cut > 0 && (level(&waits[..cut])? - level(&waits[cut..])?).abs() > SHOWS;
     Some((if shows { cut as f64 / waits.len() as f64 } else { 0.0 }, waits.len()))
+}
+
+/// The share of the measured time that lies within twice the longest latencies (p95) of the stage's
+/// begin. So long an open loop fills its server up, for a stage begins with nothing under way: one
+/// behind a warm-up stage, too.
+pub(super) fn filling_up(e: &Evidence) -> Found {
+    let part = e.part;
+    // The latencies of an overload grow with the stage: they say nothing of how it began.
+    if part.pace() != Pace::Open || !e.is_level() || is_overloaded(part) {
+        return None;
+    }
+    let of = |r: &Request| Some(ms(r.sent?, r.finished));
+    let latencies = sorted(part.measured().filter(|r| r.counts()).filter_map(of).collect());
+    let full_s = 2.0 * P95.of(&latencies)? / 1e3;
+    let settle_s = part.stage.info.settle as f64 / 1e9;
+    let share = ((full_s - settle_s) / part.seconds()).clamp(0.0, 1.0);
+    (part.seconds() > 0.0).then_some((share, latencies.len()))
+}
+
+/// Whether a stage, what is left out of it included, was long enough to show a steady state.
+pub(super) fn is_long(e: &Evidence) -> bool {
+    e.part.window.1 - e.part.window.0 + e.part.stage.info.settle >= STEADY_FROM
 }
 
 /// The share of the planned load that was not sent as planned: of its parts, one for each stage and

@@ -123,6 +123,10 @@ impl Health {
     }
 }
 
+/// Nanoseconds from which on a stage is long enough to show a steady state: it gets a warm-up of its
+/// own, and is judged by whether that was enough.
+pub const STEADY_FROM: u64 = 120_000_000_000;
+
 /// The verdict on a run.
 pub(crate) fn judge(
     run: &Run,

@@ -58,6 +58,10 @@ const FEWER_REQUESTS: &str = "lower the rate, give the load generator more cores
     machine with nothing else on it";
 const OVERLOADED: &str = "the server, not the client, is overloaded: its latencies depend on the \
     length of the stage; lower the rate";
+/// As much of a stage may belong to a transient.
+const TRANSIENT: f64 = 0.10;
+const FILL_FIRST: &str = "the server was still filling up: a stage begins with nothing under way, \
+    behind a warm-up, too; make it longer";
 /// What counts from the moment of sending, and what a user with a queue before the server sees.
 const FROM_SENT: &[&str] = &["ttft", "answer_ttft", "itl", "tpot", "ntpot", "latency"];
 const FROM_DUE: &[&str] = &["scheduled_ttft", "scheduled_latency", "lateness"];
@@ -288,11 +292,32 @@ pub(super) const RULES: &[Rule] = &[
         about: Load,
         what: "first part of the measured requests that belongs to a transient (MSER-5 of the TTFT's \
             logarithms)",
-        suspect: 0.10,
+        suspect: TRANSIENT,
         least: 1_000,
         touches: LATENCIES,
         measure: Stage(evidence::transient),
         cure: "warm up longer: `--warmup` puts a stage that is not measured before the others",
+        ..RULE
+    },
+    Rule {
+        name: "filling_up",
+        about: Load,
+        what: "part of the measured time of an open loop, in a stage of 120 s and more, that lies \
+            within twice the latency p95 of the stage's begin",
+        suspect: TRANSIENT,
+        touches: LATENCIES,
+        measure: Stage(|e| evidence::filling_up(e).filter(|_| evidence::is_long(e))),
+        cure: FILL_FIRST,
+        ..RULE
+    },
+    Rule {
+        name: "filling_up_short",
+        about: Load,
+        what: "part of the measured time of an open loop, in a stage of less than 120 s, that lies \
+            within twice the latency p95 of the stage's begin",
+        note: TRANSIENT,
+        measure: Stage(|e| evidence::filling_up(e).filter(|_| !evidence::is_long(e))),
+        cure: FILL_FIRST,
         ..RULE
     },
     Rule {

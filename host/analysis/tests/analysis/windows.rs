@@ -1,7 +1,7 @@
 //! What is measured and what is left out: windows, warm-ups, runs that were cut.
 
 use crate::run::{MS, Run, answer, failure, near, slo, stage, values};
-use analysis::{Options, Pace, Severity};
+use analysis::{Options, Pace, STEADY_FROM, Severity, Verdict};
 use records::{
     ClientSample, EndReason, Entry, Event, FailureKind, LoopKind, Record, StageEnd, StageInfo,
 };
@@ -152,4 +152,80 @@ fn prompts_that_are_not_as_long_as_meant_are_reported() {
     let summary = Run::open(100, vec![record]).analyse(&slo(&[])).summary;
     let said = |text: &str| summary.notes.iter().any(|note| note.text.contains(text));
     assert!(said("(+10.0 %)") && said("0.0 % of the answers"), "{:?}", summary.notes);
+}
+
+/// A stage of one request per second: what it is, how many requests, and how long each takes in
+/// milliseconds.
+fn filling(info: StageInfo, requests: u64, latency: impl Fn(u64) -> u64) -> Run {
+    let of = |i: u64| {
+        let (at, end) = (i * 1_000, i * 1_000 + latency(i));
+        Record { session: i, warmup: at * MS < info.settle, ..answer(at, &[at + 100, end], end) }
+    };
+    let records: Vec<Record> = (0..requests).map(of).collect();
+    let ended = records.iter().map(|record| record.finished / MS).max().unwrap();
+    let end = info.length.map_or(ended, |length| length / MS);
+    let mut run = Run::new(vec![info]);
+    run.begin(0, 0);
+    run.records(records);
+    run.end(0, end, requests);
+    run.completed(ended);
+    run
+}
+
+#[test]
+fn a_stage_that_is_measured_while_its_server_fills_up_is_told_of() {
+    let per_second = |length_s: Option<u64>, settle_s: u64| StageInfo {
+        rate: Some(1.0),
+        length: length_s.map(|length| length * 1_000 * MS),
+        settle: settle_s * 1_000 * MS,
+        ..stage("s", LoopKind::Open)
+    };
+    let check = |run: Run, wanted: Option<(&str, Verdict, f64)>| {
+        let health = run.analyse(&Options::default()).summary.health;
+        let told = health.reasons.iter().map(|r| (r.rule.as_str(), r.verdict, tidy(r.value)));
+        assert_eq!(told.collect::<Vec<_>>(), wanted.into_iter().collect::<Vec<_>>());
+        health
+    };
+    let timed = |length_s, settle_s, latency_s: u64| {
+        filling(per_second(Some(length_s), settle_s), length_s, move |_| latency_s * 1_000)
+    };
+    let long = STEADY_FROM / 1_000 / MS;
+    // Answers of a minute are under way all the time that is measured.
+    let health = check(timed(long, 30, 60), Some(("filling_up", Verdict::Suspect, 1.0)));
+    assert!(health.reasons[0].text.contains(": 100 %, limit 10 %: "), "{}", health.reasons[0]);
+    assert_eq!(health.verdict, Verdict::Suspect);
+    check(timed(long, 30, 15), None);
+    check(timed(long, 30, 20), Some(("filling_up", Verdict::Suspect, 0.111)));
+    check(timed(long, 0, 6), None);
+    check(timed(long, 0, 7), Some(("filling_up", Verdict::Suspect, 0.117)));
+    // One that is short shows no steady state, and need not.
+    let health = check(timed(long - 1, 0, 7), Some(("filling_up_short", Verdict::Note, 0.118)));
+    assert_eq!(health.verdict, Verdict::Valid);
+    check(timed(20, 0, 1), None);
+    check(timed(9, 0, 5), None);
+    // A number of requests ends it: how long that takes is seen afterwards.
+    check(
+        filling(per_second(None, 0), 240, |_| 29_000),
+        Some(("filling_up", Verdict::Suspect, 0.216)),
+    );
+    check(filling(per_second(None, 0), 240, |_| 10_000), None);
+    // A few that take long fill nothing.
+    check(filling(per_second(None, 0), 240, |i| if i % 30 == 3 { 29_000 } else { 1_000 }), None);
+    // Another load is wanted as time goes on.
+    let changing = StageInfo { rate: None, ..per_second(Some(long), 0) };
+    check(filling(changing, long, |_| 60_000), None);
+}
+
+#[test]
+fn an_overload_is_no_filling_up() {
+    let length = Some(240_000 * MS);
+    let info = StageInfo { rate: Some(1.0), length, ..stage("s", LoopKind::Open) };
+    let health =
+        filling(info, 240, |i| 1_000 + 500 * i).analyse(&Options::default()).summary.health;
+    let told: Vec<&str> = health.reasons.iter().map(|reason| reason.rule.as_str()).collect();
+    assert!(told.contains(&"overloaded") && !told.contains(&"filling_up"), "{told:?}");
+}
+
+fn tidy(share: f64) -> f64 {
+    (share * 1e3).round() / 1e3
 }

@@ -96,7 +96,7 @@ impl Bench {
     /// Removes objects.
     pub(crate) async fn delete(&self, objects: &[ObjectRef], owner: &Owner) -> Removal {
         let limit = Duration::from_secs(90);
-        self.cluster.delete(objects, owner, limit, &mut |_| {}).await.unwrap()
+        self.cluster.delete(objects, owner, limit, &mut |_| {}).await
     }
 
     /// What a ConfigMap has under `key`.

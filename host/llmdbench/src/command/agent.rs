@@ -4,6 +4,7 @@ use crate::agent::follow;
 use crate::agent::{self, Folder, Start, bundle};
 use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
+use crate::question;
 use clap::{Args, Subcommand};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -36,6 +37,8 @@ enum Order {
     },
     /// Say what time it is, once for each line of standard input
     Clock,
+    /// Ask the target what a line of standard input says, and write what it answers
+    Ask,
     /// Begin at this time
     Start {
         #[arg(long)]
@@ -43,8 +46,11 @@ enum Order {
         #[arg(long)]
         first: Option<String>,
     },
-    /// End in an orderly way; the second time at once
-    Stop,
+    /// End: in an orderly way by the first wish, at once by the second. A wish that was heard is not heard again
+    Stop {
+        #[arg(long)]
+        wish: usize,
+    },
     /// Tell everything that happens, the journal from this offset on
     Follow {
         #[arg(long)]
@@ -69,14 +75,18 @@ pub(crate) fn run(args: &AgentArgs, printer: &Printer) -> Result<Exit> {
             bundle::unpack(std::io::stdin().lock(), *bytes, &folder, *shard, *shards)?;
         }
         Order::Clock => clock(out)?,
+        Order::Ask => question::serve(std::io::stdin().lock(), out)?,
         Order::Start { zero, first } => {
             folder.set_start(&Start { zero: *zero, first: first.clone() })?;
         }
-        Order::Stop => {
-            // The agent is the first process of its pod.
-            kill(Pid::from_raw(1), Signal::SIGINT).map_err(|error| {
-                Error::unexpected("the agent cannot be interrupted").because(error)
-            })?;
+        Order::Stop { wish } => {
+            // A controller that got no answer asks again.
+            if folder.is_new_wish(*wish) {
+                // The agent is the first process of its pod.
+                kill(Pid::from_raw(1), Signal::SIGINT).map_err(|error| {
+                    Error::unexpected("the agent cannot be interrupted").because(error)
+                })?;
+            }
         }
         Order::Follow { from } => follow::tell(&folder, *from, out)?,
         Order::Results => bundle::results(&folder, out)?,

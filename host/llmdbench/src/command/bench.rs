@@ -66,12 +66,14 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
         Ok(ended) => outcome.join(ended),
         Err(error) => outcome.fail(error.exit, &error),
     }
-    let has_more = dir.all_results().iter().any(phase::inside::may_have_more);
-    if args.keep || has_more {
+    let at = dir.root().display();
+    if dir.all_results().iter().any(phase::inside::may_have_more) {
         printer.step(&format!(
-            "the stack is kept; `llmdbench teardown --workdir {}` takes it down",
-            dir.root().display()
+            "the stack is kept, for agents may have results that are not here: `llmdbench run --attach --workdir {at}` collects them; after that `llmdbench teardown --workdir {at}` takes it down"
         ));
+    } else if args.keep {
+        printer
+            .step(&format!("the stack is kept; `llmdbench teardown --workdir {at}` takes it down"));
     } else if let Err(error) = phase::teardown::run(&dir, false, &prepared.settings, printer) {
         outcome.fail(Exit::Teardown, &error);
     }

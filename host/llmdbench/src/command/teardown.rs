@@ -19,6 +19,9 @@ pub(crate) struct TeardownArgs {
     /// Also what later runs could use again: volumes, models, namespaces
     #[arg(short = 'd', long)]
     deep: bool,
+    /// Also agents with results that are not collected yet, which are lost
+    #[arg(long)]
+    discard_results: bool,
     /// Show what would be done and do nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -37,6 +40,10 @@ pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Re
     }
     let dir = folder?;
     let inventory = Inventory::read(&dir)?;
+    let has_objects = kubernetes::Inventory::read(&dir)?.has_some(args.deep);
+    if has_objects && !args.discard_results {
+        phase::inside::refuse_loss(&dir)?;
+    }
     let standing: Vec<_> = inventory.processes.iter().filter(|p| p.runs()).collect();
     let nothing = || format!("nothing stands in {}", dir.root().display());
     if is_dry {
@@ -63,11 +70,13 @@ pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Re
         );
         return Ok(Exit::Ok);
     }
-    let has_objects = kubernetes::Inventory::read(&dir)?.has_some(args.deep);
     if standing.is_empty() && !has_objects {
         printer.step(&nothing());
     }
     let done = phase::teardown::run(&dir, args.deep, &settings, printer)?;
+    if args.discard_results {
+        phase::inside::give_up(&dir, printer)?;
+    }
     printer.facts(|| json!(done));
     Ok(Exit::Ok)
 }

@@ -4,7 +4,7 @@ use super::published;
 use crate::action::ReleaseRef;
 use crate::error::Result;
 use crate::run_dir::{self, RunDir};
-use cluster::{Applied, Effect, ObjectRef};
+use cluster::{Applied, Effect, ObjectRef, Owner};
 use serde::{Deserialize, Serialize};
 
 /// What the commands on a run folder put into a cluster.
@@ -22,6 +22,13 @@ pub(crate) struct Inventory {
     /// The run's releases of charts, in the order of their installation.
     #[serde(default)]
     pub(crate) releases: Vec<ReleaseRef>,
+    /// A command ended before it knew whether an object got there that goes with the run: more may stand than is recorded,
+    /// and has the run's label.
+    #[serde(default)]
+    pub(super) is_applying: bool,
+    /// The same of what is prepared.
+    #[serde(default)]
+    pub(super) is_preparing: bool,
 }
 
 /// An object that was put there.
@@ -50,12 +57,39 @@ impl Inventory {
     /// The names of everything that goes with the run, releases first.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         let releases = self.releases.iter().map(published::shown);
-        releases.chain(self.standing().map(ToString::to_string))
+        let unknown =
+            self.is_applying.then(|| "what is being applied, or was when a command ended".into());
+        releases.chain(self.standing().map(ToString::to_string)).chain(unknown)
     }
 
     /// Whether a teardown has something to remove.
     pub(crate) fn has_some(&self, deep: bool) -> bool {
-        !self.releases.is_empty() || self.objects.iter().any(|r| deep || !r.is_prepared)
+        self.is_applying
+            || (deep && self.is_preparing)
+            || !self.releases.is_empty()
+            || self.objects.iter().any(|r| deep || !r.is_prepared)
+    }
+
+    /// The namespaces in which something of it is, or may be.
+    pub(super) fn places(&self) -> Vec<String> {
+        let of_objects = self.objects.iter().filter_map(|r| r.object.namespace.as_ref());
+        let of_releases = self.releases.iter().filter_map(|release| release.namespace.as_ref());
+        let mut all: Vec<String> =
+            self.namespaces.iter().chain(of_objects).chain(of_releases).cloned().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// An object that goes with the run, if it has or may have the one of this name, which has no uid.
+    pub(super) fn own(&self, named: ObjectRef) -> Option<ObjectRef> {
+        let recorded = self.standing().find(|object| unidentified(object) == named).cloned();
+        recorded.or_else(|| self.is_applying.then_some(named))
+    }
+
+    /// Whether it is not known if all of an owner's objects are recorded.
+    pub(super) fn unknown(&mut self, of: &Owner) -> &mut bool {
+        if *of == Owner::Prepared { &mut self.is_preparing } else { &mut self.is_applying }
     }
 
     pub(super) fn add(&mut self, applied: Applied, is_prepared: bool) {
@@ -63,13 +97,15 @@ impl Inventory {
         if applied.effect == Effect::Kept {
             return;
         }
-        let is_same = |recorded: &Recorded| {
-            ObjectRef { uid: None, ..recorded.object.clone() }
-                == ObjectRef { uid: None, ..applied.object.clone() }
-        };
-        self.objects.retain(|recorded| !is_same(recorded));
+        self.objects
+            .retain(|recorded| unidentified(&recorded.object) != unidentified(&applied.object));
         self.objects.push(Recorded { object: applied.object, is_prepared });
     }
+}
+
+/// Any object of its name.
+fn unidentified(object: &ObjectRef) -> ObjectRef {
+    ObjectRef { uid: None, ..object.clone() }
 }
 
 #[cfg(test)]
@@ -98,6 +134,23 @@ mod tests {
         assert_eq!(names, ["ConfigMap ns/b", "ConfigMap ns/a"]);
         let standing: Vec<_> = inventory.standing().map(|object| object.uid.clone()).collect();
         assert_eq!(standing, [Some("4".to_owned())]);
+    }
+
+    #[test]
+    fn what_was_sent_and_not_answered_is_for_a_teardown_to_look_for() {
+        let inventory = Inventory {
+            namespaces: vec!["b".into(), "a".into(), "b".into()],
+            ..Inventory::default()
+        };
+        assert!(!inventory.has_some(true));
+        let inventory = Inventory { is_preparing: true, ..inventory };
+        assert!(inventory.has_some(true) && !inventory.has_some(false));
+        let inventory = Inventory { is_applying: true, ..inventory };
+        assert!(inventory.has_some(false) && inventory.names().count() == 1);
+        assert_eq!(inventory.places(), ["a", "b"]);
+        let named = unidentified(&applied("a", "1", Effect::Created).object);
+        assert_eq!(inventory.own(named.clone()), Some(named.clone()));
+        assert_eq!(Inventory::default().own(named), None);
     }
 
     #[test]

@@ -138,15 +138,15 @@ impl Kubernetes {
         let mut removed = Removed::default();
         for release in inventory.releases.clone().into_iter().rev() {
             let shown = shown(&release);
-            let standing = self.standing_release(&release)?;
-            let gone = match &standing {
-                None => Ok(()),
-                Some(found) if found.owner != run => {
+            let gone = match self.standing_release(&release) {
+                Err(error) => Err(error),
+                Ok(None) => Ok(()),
+                Ok(Some(found)) if found.owner != run => {
                     removed.foreign.push(format!("{shown} belongs to {}", found.owner));
                     inventory.releases.retain(|other| *other != release);
                     continue;
                 }
-                Some(_) => {
+                Ok(Some(_)) => {
                     printer.step(&format!("teardown: {shown}"));
                     Helm::find(&self.helm)
                         .and_then(|helm| self.uninstall(&helm, &release, &run, dir))

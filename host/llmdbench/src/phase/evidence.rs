@@ -3,28 +3,25 @@
 //! without credentials, `environment/context.ctx`. Of agents the same is kept beside their results.
 //!
 //! It is collected when a standup ends, however it does, before a teardown, and before agents are removed. What was
-//! there then and is gone now stays in the files.
+//! there then and is gone now stays in the files, and so does what was kept by a command that knew more secrets than this
+//! one.
 
 use crate::error::Result;
 use crate::kubernetes::{Inventory, Kubernetes};
+use crate::phase::hidden::Hidden;
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
-use crate::secrets::Redaction;
-use cluster::{Evidence, ObjectRef};
+use crate::secrets::Secrets;
+use cluster::{ContainerLog, Evidence, ObjectRef};
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// Has the number of an agent's pod among those of its Job.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
-/// Collects it. What cannot be seen makes no command fail.
-pub(crate) fn collect(
-    kubernetes: &Kubernetes,
-    dir: &RunDir,
-    redaction: &Redaction,
-    printer: &Printer,
-) {
-    if let Err(error) = write(kubernetes, dir, redaction) {
+/// Collects it. What cannot be seen makes no command fail. `secrets` are what this command was given.
+pub(crate) fn collect(kubernetes: &Kubernetes, dir: &RunDir, secrets: &Secrets, printer: &Printer) {
+    if let Err(error) = write(kubernetes, dir, secrets, printer) {
         printer.warning(&format!("what stands in the cluster could not be collected: {error}"));
     }
 }
@@ -34,69 +31,101 @@ pub(crate) fn collect(
 pub(crate) fn collect_agents(
     kubernetes: &Kubernetes,
     objects: &[ObjectRef],
+    dir: &RunDir,
     results: &Results,
-    redaction: &Redaction,
+    secrets: &Secrets,
     printer: &Printer,
 ) {
-    let kept = kubernetes.look_at(objects).and_then(|seen| write_agents(&seen, results, redaction));
+    let kept = Hidden::of(kubernetes, dir, secrets).and_then(|hidden| {
+        let seen = kubernetes.look_at(objects)?;
+        write_agents(&seen, results, &hidden)
+    });
     if let Err(error) = kept {
         printer.warning(&format!("what is to be seen of the agents could not be kept: {error}"));
     }
 }
 
-fn write(kubernetes: &Kubernetes, dir: &RunDir, redaction: &Redaction) -> Result<()> {
+fn write(
+    kubernetes: &Kubernetes,
+    dir: &RunDir,
+    secrets: &Secrets,
+    printer: &Printer,
+) -> Result<()> {
     let inventory = Inventory::read(dir)?;
     run_dir::write_json(&dir.environment("context.ctx"), kubernetes.context())?;
+    let hidden = Hidden::of(kubernetes, dir, secrets)?;
     let seen = kubernetes.evidence(&inventory)?;
-    for log in &seen.logs {
+    if let (Some(why), false) = (hidden.why_not(), seen.logs.is_empty()) {
+        printer.warning(&why);
+    }
+    for log in logs(&seen, &hidden) {
         let end = if log.is_previous { ".previous" } else { "" };
         let file = dir.process_log(&format!("{}_{}{end}", log.pod, log.container));
-        run_dir::write(&file, redaction.clean(&log.text).as_bytes())?;
+        run_dir::write(&file, hidden.redaction.clean(&log.text).as_bytes())?;
     }
-    keep(&dir.events(), &[], "events", events(&seen, redaction))?;
-    keep(&dir.pods(), &[], "pods", pods(&seen, redaction))?;
+    keep(&dir.events(), &[], "events", events(&seen, &hidden), &hidden)?;
+    let names = [("hidden", json!(hidden.names))];
+    keep(&dir.pods(), &names, "pods", pods(&seen, &hidden), &hidden)?;
     let facts = [
         ("server", json!(kubernetes.server())),
         ("version", json!(kubernetes.version().ok())),
         ("missing", json!(seen.missing)),
     ];
-    keep(&dir.environment("cluster.json"), &facts, "nodes", seen.nodes.iter().map(node).collect())
+    let nodes = seen.nodes.iter().map(node).collect();
+    keep(&dir.environment("cluster.json"), &facts, "nodes", nodes, &hidden)
 }
 
-fn write_agents(seen: &Evidence, results: &Results, redaction: &Redaction) -> Result<()> {
-    for log in &seen.logs {
+fn write_agents(seen: &Evidence, results: &Results, hidden: &Hidden) -> Result<()> {
+    for log in logs(seen, hidden) {
         let pod = seen.pods.iter().find(|pod| pod["metadata"]["name"] == log.pod.as_str());
         let agent = pod.and_then(|pod| pod["metadata"]["labels"][INDEX].as_str());
         let file = results.agent(agent.unwrap_or(&log.pod)).join(format!("{}.log", log.container));
         // The agent's own was kept when it ended.
         if !log.is_previous && !file.exists() {
-            run_dir::write(&file, redaction.clean(&log.text).as_bytes())?;
+            run_dir::write(&file, hidden.redaction.clean(&log.text).as_bytes())?;
         }
     }
     let missing = [("missing", json!(seen.missing))];
-    keep(&results.agents_events(), &missing, "events", events(seen, redaction))?;
-    keep(&results.agents_pods(), &[], "pods", pods(seen, redaction))
+    keep(&results.agents_events(), &missing, "events", events(seen, hidden), hidden)?;
+    keep(&results.agents_pods(), &[], "pods", pods(seen, hidden), hidden)
 }
 
-fn events(seen: &Evidence, redaction: &Redaction) -> Vec<Value> {
-    seen.events.iter().map(|seen| clean(event(seen), redaction)).collect()
+/// The logs of which no secret can be read.
+fn logs<'a>(seen: &'a Evidence, hidden: &Hidden) -> &'a [ContainerLog] {
+    if hidden.missing.is_empty() { &seen.logs } else { &[] }
 }
 
-fn pods(seen: &Evidence, redaction: &Redaction) -> Vec<Value> {
-    seen.pods.iter().map(|seen| clean(pod(seen), redaction)).collect()
+fn events(seen: &Evidence, hidden: &Hidden) -> Vec<Value> {
+    seen.events.iter().map(|seen| clean(event(seen), hidden)).collect()
 }
 
-fn clean(value: Value, redaction: &Redaction) -> Value {
-    serde_json::from_str(&redaction.clean(&value.to_string())).unwrap_or_default()
+fn pods(seen: &Evidence, hidden: &Hidden) -> Vec<Value> {
+    seen.pods.iter().map(|seen| clean(pod(seen), hidden)).collect()
 }
 
-/// Writes facts and a list into a file, in which those entries stay that were there before and are not seen any more.
-fn keep(file: &Path, facts: &[(&str, Value)], list: &str, entries: Vec<Value>) -> Result<()> {
+fn clean(value: Value, hidden: &Hidden) -> Value {
+    serde_json::from_str(&hidden.redaction.clean(&value.to_string())).unwrap_or_default()
+}
+
+/// Writes facts and a list into a file, in which those entries stay that were there before and are not seen any more;
+/// and all of them where the new ones may show secrets.
+fn keep(
+    file: &Path,
+    facts: &[(&str, Value)],
+    list: &str,
+    entries: Vec<Value>,
+    hidden: &Hidden,
+) -> Result<()> {
     let before: Value = run_dir::read_json(file)?.unwrap_or_default();
     let before = before[list].as_array().cloned().unwrap_or_default();
-    let is_new = |old: &Value| entries.iter().all(|entry| entry["uid"] != old["uid"]);
-    let mut all: Vec<Value> = before.into_iter().filter(is_new).collect();
-    all.extend(entries);
+    let lacks = |list: &[Value], entry: &Value| list.iter().all(|own| own["uid"] != entry["uid"]);
+    let all: Vec<Value> = if hidden.missing.is_empty() {
+        let old = before.into_iter().filter(|old| lacks(&entries, old));
+        old.collect::<Vec<_>>().into_iter().chain(entries).collect()
+    } else {
+        let new: Vec<_> = entries.into_iter().filter(|new| lacks(&before, new)).collect();
+        before.into_iter().chain(new).collect()
+    };
     let mut whole = json!({});
     for (name, value) in facts {
         whole[*name] = value.clone();
@@ -179,8 +208,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pods.json");
         let entry = |uid: &str, phase: &str| json!({"uid": uid, "phase": phase});
-        keep(&file, &[], "pods", vec![entry("1", "Running"), entry("2", "Pending")]).unwrap();
-        keep(&file, &[], "pods", vec![entry("2", "Running")]).unwrap();
+        let mut hidden = Hidden {
+            redaction: Secrets::default().redaction(),
+            names: [].into(),
+            missing: [].into(),
+        };
+        let first = vec![entry("1", "Running"), entry("2", "Pending")];
+        keep(&file, &[], "pods", first, &hidden).unwrap();
+        keep(&file, &[], "pods", vec![entry("2", "Running")], &hidden).unwrap();
+        // What may show a secret takes the place of nothing.
+        hidden.missing.insert("target.api_key".to_owned());
+        keep(&file, &[], "pods", vec![entry("2", "Failed: sk-abcdef")], &hidden).unwrap();
         let kept: Value = run_dir::read_json(&file).unwrap().unwrap();
         assert_eq!(kept, json!({"pods": [entry("1", "Running"), entry("2", "Running")]}));
     }

@@ -4,50 +4,49 @@
 //! The agents do not need the controller once they have begun. `results/agents.json` has what another process needs
 //! to find them and to collect what they have.
 
+mod asking;
 mod crew;
 mod job;
+mod left;
 mod merging;
+
+pub(crate) use asking::ask;
 
 use crate::agent::{State, bundle};
 use crate::error::{Error, Exit, Result};
+use crate::experiment;
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
+use crate::phase::hidden::Hidden;
 use crate::phase::plan::Prepared;
 use crate::phase::run::INTERRUPTED;
 use crate::phase::{environment, evidence};
 use crate::plan::{MetricsSource, Plan, Target};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
-use crate::secrets::{Redaction, Secrets};
+use crate::secrets::Secrets;
 use crate::settings::Settings;
 use cluster::{Condition, ObjectRef, Selection};
 use crew::{Crew, Facts};
 use job::Agents;
+use left::lock;
+pub(crate) use left::{give_up, is_followed, left, may_have_more, refuse_loss};
 use merging::put_together;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// So long the agents' Job is waited for to go; results are not kept waiting for it.
 const REMOVAL: Duration = Duration::from_secs(10);
-/// The file in `agents/` that is locked by whoever follows them.
-const LOCK: &str = "lock";
 /// So long after a controller has ended agents may still be taking what it gave them.
 const GIVEN: Duration = Duration::from_secs(10);
 /// Why an agent measured nothing that was ready to.
 const LEFT_OUT: &str = "it was ready and nobody told it to begin: the llmdbench that started it ended between the orders to begin, and the others did not wait for it any longer";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Whether agents of a load run are still to be collected, or what they left is still to be put together.
-pub(crate) fn left(results: &Results) -> Option<Record> {
-    let record = run_dir::read_json::<Record>(&results.agents_record()).ok()??;
-    (!record.is_collected || record.is_unmerged).then_some(record)
-}
 
 /// Where the agents of a load run are, and what came of them: `results/agents.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,7 +56,7 @@ pub(crate) struct Record {
     pub(crate) namespace: String,
     /// How many agents there are.
     pub(crate) shards: u32,
-    /// Everything they had is here, and they are gone.
+    /// Everything they had is here, or lost for good.
     pub(crate) is_collected: bool,
     /// It could not be made the results of one run yet.
     #[serde(default)]
@@ -82,24 +81,11 @@ pub(crate) fn run(
     let namespace = settings.text("fmperf.namespace").unwrap_or_default();
     let kubernetes =
         Kubernetes::connect(settings, namespace).map_err(|error| error.exit(Exit::Run))?;
-    kubernetes.refuse_missing("v1", "Namespace", "", namespace, "llmdbench standup -s 5")?;
-    let account = settings.text("fmperf.service_account").unwrap_or_default();
-    kubernetes.refuse_missing(
-        "v1",
-        "ServiceAccount",
-        namespace,
-        account,
-        "llmdbench standup -s 5",
-    )?;
+    refuse_unprepared(&kubernetes, settings, namespace)?;
     let mut target = target.clone();
-    if let (Some(within), true) = (&target.within, target.metrics.is_empty()) {
-        // A Service would show the page of one pod today and of another tomorrow.
-        let pages = kubernetes.metrics_pages(within);
-        let source = |url| MetricsSource { component: "server".to_owned(), url };
-        target.metrics = pages.into_iter().map(source).collect();
-    }
+    target.metrics.extend(metrics(&kubernetes, &target));
     let target = &target;
-    let name = job::name(&prepared.plan.run);
+    let name = job::name("load", &prepared.plan.run);
     let agents = Agents { name: &name, namespace, shards, settings };
     let secret = agents.secret(&prepared.secrets);
     let job = agents.job(secret.is_some())?;
@@ -135,13 +121,7 @@ pub(crate) fn run(
     run_dir::write_json(&results.agents_record(), &record)?;
     let outcome = (|| {
         let objects = secret.into_iter().chain([job]).collect();
-        let applied = kubernetes.apply_for_run(objects, namespace, &prepared.plan.run, dir);
-        applied.map_err(|error| {
-            error.exit(Exit::Run).hint(
-                "`load.pod_spec`, `load.cpu`, `load.memory` and `load.image` say what the pods are",
-            )
-        })?;
-        appear(&kubernetes, &record, settings, printer)?;
+        appear(&kubernetes, &agents, objects, &prepared.plan.run, dir, printer)?;
         follow(&kubernetes, &mut record, &results, Some(archive.path()), printer)
     })();
     let concluded = outcome.and_then(|(outcome, crew)| {
@@ -149,8 +129,7 @@ pub(crate) fn run(
         kubernetes.drive(crew.dismiss());
         put
     });
-    let redaction = prepared.secrets.redaction();
-    keep_evidence(&kubernetes, &record, dir, &results, &redaction, printer);
+    keep_evidence(&kubernetes, &record, dir, &results, &prepared.secrets, printer);
     let outcome = close(concluded, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
@@ -171,7 +150,7 @@ pub(crate) fn attach(
     let plan = Plan::read_file(&results.plan())?
         .ok_or_else(|| Error::usage(format!("`{}` is not there", results.plan().display())))?;
     let lock = lock(&results)?;
-    let secrets = Secrets::default();
+    let secrets = experiment::secrets(settings).unwrap_or_default();
     if record.is_collected {
         printer.step("the agents are gone, and what they measured is here: it is put together");
         let outcome = said(&record, &results);
@@ -181,6 +160,7 @@ pub(crate) fn attach(
         return Ok((results, put?));
     }
     let kubernetes = Kubernetes::of(&Inventory::read(dir)?, settings)?;
+    printer.redact(Hidden::of(&kubernetes, dir, &secrets)?.redaction);
     printer.step(&format!(
         "attached to {} of {} in {}",
         agents_of(record.shards),
@@ -190,7 +170,7 @@ pub(crate) fn attach(
     let (outcome, crew) = follow(&kubernetes, &mut record, &results, None, printer)?;
     let put = put_together(&plan, &secrets, &mut record, &results, outcome);
     kubernetes.drive(crew.dismiss());
-    keep_evidence(&kubernetes, &record, dir, &results, &secrets.redaction(), printer);
+    keep_evidence(&kubernetes, &record, dir, &results, &secrets, printer);
     let outcome = close(put, &kubernetes, &mut record, dir, &results, printer);
     drop(lock);
     Ok((results, outcome?))
@@ -215,7 +195,7 @@ fn keep_evidence(
     record: &Record,
     dir: &RunDir,
     results: &Results,
-    redaction: &Redaction,
+    secrets: &Secrets,
     printer: &Printer,
 ) {
     let inventory = Inventory::read(dir).unwrap_or_default();
@@ -230,7 +210,7 @@ fn keep_evidence(
     });
     let objects: Vec<ObjectRef> = job.chain(pods).collect();
     if !objects.is_empty() {
-        evidence::collect_agents(kubernetes, &objects, results, redaction, printer);
+        evidence::collect_agents(kubernetes, &objects, dir, results, secrets, printer);
     }
 }
 
@@ -244,39 +224,17 @@ fn close(
     printer: &Printer,
 ) -> Result<Outcome> {
     let cleared = clear(kubernetes, record, dir, results, printer);
-    let mut outcome = concluded?;
-    if let Err(error) = cleared {
-        outcome.fail(error.exit, &error);
+    match (concluded, cleared) {
+        (Ok(mut outcome), Err(error)) => {
+            outcome.fail(error.exit, &error);
+            Ok(outcome)
+        }
+        (Err(mut error), Err(more)) => {
+            error.problems.extend(more.problems);
+            Err(error)
+        }
+        (concluded, Ok(())) => concluded,
     }
-    Ok(outcome)
-}
-
-/// Keeps others from following the same agents, as long as the file lives.
-fn lock(results: &Results) -> Result<File> {
-    let path = results.agents().join(LOCK);
-    let opened = File::create(&path);
-    let file = opened.map_err(|error| {
-        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
-    })?;
-    file.try_lock().map_err(|_| {
-        Error::usage(format!(
-            "another llmdbench follows the agents of `{}`",
-            results.results.display()
-        ))
-        .hint("it collects what they have; `llmdbench status` shows when it has")
-    })?;
-    Ok(file)
-}
-
-/// Whether another process follows the agents of a load run.
-pub(crate) fn is_followed(results: &Results) -> bool {
-    let file = File::open(results.agents().join(LOCK));
-    file.is_ok_and(|file| file.try_lock().is_err())
-}
-
-/// Whether agents may have what is missing here.
-pub(crate) fn may_have_more(results: &Results) -> bool {
-    left(results).is_some_and(|record| record.agents.iter().any(|agent| agent.may_have_more))
 }
 
 /// Whether agents in the cluster make the load, into a target that is known or that the plan will have.
@@ -306,7 +264,7 @@ pub(crate) fn planned(prepared: &Prepared) -> Result<Option<(&'static str, Strin
     }
     let settings = &prepared.settings;
     let agents = Agents {
-        name: &job::name(&prepared.plan.run),
+        name: &job::name("load", &prepared.plan.run),
         namespace: settings.text("fmperf.namespace").unwrap_or_default(),
         shards: prepared.plan.experiment.load.shards,
         settings,
@@ -333,17 +291,45 @@ fn can_deal(prepared: &Prepared, target: &Target, shards: u32) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all agents are there.
+/// Refuses to go on where nothing is prepared for agents.
+fn refuse_unprepared(kubernetes: &Kubernetes, settings: &Settings, namespace: &str) -> Result<()> {
+    const CURE: &str = "llmdbench standup -s 5";
+    kubernetes.refuse_missing("v1", "Namespace", "", namespace, CURE)?;
+    let account = settings.text("fmperf.service_account").unwrap_or_default();
+    kubernetes.refuse_missing("v1", "ServiceAccount", namespace, account, CURE)
+}
+
+/// The metrics pages of the pods that serve the model. A Service would show the page of one pod today and of another
+/// tomorrow, and a gateway its own. None: it is not known which pods these are, or the target names its pages.
+fn metrics(kubernetes: &Kubernetes, target: &Target) -> Vec<MetricsSource> {
+    if target.servers.is_empty() && !target.metrics.is_empty() {
+        return Vec::new();
+    }
+    let servers = kubernetes.servers(target).unwrap_or_default().into_iter();
+    let source =
+        |url: Option<String>| Some(MetricsSource { component: "server".to_owned(), url: url? });
+    servers.map(|server| source(server.metrics)).collect::<Option<_>>().unwrap_or_default()
+}
+
+/// Applies what agents are, and waits until all are there.
 fn appear(
     kubernetes: &Kubernetes,
-    record: &Record,
-    settings: &Settings,
+    agents: &Agents<'_>,
+    objects: Vec<Value>,
+    run: &str,
+    dir: &RunDir,
     printer: &Printer,
 ) -> Result<()> {
-    let wait = settings.get("control.wait_timeout").as_u64().unwrap_or(900);
-    let selection = Selection::named("batch/v1", "Job", &record.namespace, &record.job);
+    let applied = kubernetes.apply_for_run(objects, agents.namespace, run, dir);
+    applied.map_err(|error| {
+        error.exit(Exit::Run).hint(
+            "`load.pod_spec`, `load.cpu`, `load.memory` and `load.image` say what the pods are",
+        )
+    })?;
+    let wait = agents.settings.get("control.wait_timeout").as_u64().unwrap_or(900);
+    let selection = Selection::named("batch/v1", "Job", agents.namespace, agents.name);
     let all =
-        Condition::Value { path: ".status.ready".into(), value: Some(record.shards.to_string()) };
+        Condition::Value { path: ".status.ready".into(), value: Some(agents.shards.to_string()) };
     let waited = kubernetes.wait(&selection, &all, Duration::from_secs(wait), printer);
     waited.map(drop).map_err(|error| error.exit(Exit::Run))
 }
@@ -372,6 +358,13 @@ fn follow(
     let mut stopped = false;
     // Those that could not begin with the others any more.
     let mut left_out = Vec::new();
+    // What tells them goes on beside this until they have heard it or are over.
+    let stop = |shards: Vec<u32>, wish: usize| {
+        for shard in shards {
+            drop(kubernetes.spawn(crew.clone().stop(shard, wish)));
+        }
+    };
+    let all = || (0..crew.shards()).collect::<Vec<_>>();
     let since = Instant::now();
     let before = interrupt::count();
     let mut told = before;
@@ -383,20 +376,28 @@ fn follow(
             told += 1;
             printer.step(INTERRUPTED);
             stopped = true;
-            kubernetes.drive(crew.stop());
+            stop(all(), told - before);
         }
         if !started && crew.has_settled() {
             started = true;
             record.agents = crew.seen().map(|seen| seen.facts.clone()).collect();
             run_dir::write_json(&results.agents_record(), record)?;
-            match begin(kubernetes, &crew) {
+            // Those that are told to end are not told to begin.
+            let begun = if stopped { Ok(Begun::Not) } else { begin(kubernetes, &crew) };
+            match begun {
                 Ok(Begun::Together) => {}
-                Ok(Begun::Without(late)) => left_out = late,
-                Ok(Begun::Not) => stopped = true,
+                Ok(Begun::Without(late)) => {
+                    stop(late.clone(), 1);
+                    left_out = late;
+                }
+                Ok(Begun::Not) => {
+                    stopped = true;
+                    stop(all(), 1);
+                }
                 Err(error) => {
                     outcome.fail(error.exit, &error);
                     stopped = true;
-                    kubernetes.drive(crew.stop());
+                    stop(all(), 1);
                 }
             }
         } else if !started && archive.is_none() && crew.has_no_work() && since.elapsed() >= GIVEN {
@@ -406,7 +407,7 @@ fn follow(
                 .hint("start the run again");
             outcome.fail(Exit::Run, &error);
             stopped = true;
-            kubernetes.drive(crew.stop());
+            stop(all(), 1);
         }
         progress.show(|| line(&crew));
     }
@@ -462,19 +463,18 @@ fn begin(kubernetes: &Kubernetes, crew: &Crew) -> Result<Begun> {
             Error::new(Exit::Run, "the agents could not be started together").cause(why)
         });
     }
-    if crew.has_begun() {
-        kubernetes.drive(crew.stop_some(waiting.iter().copied()));
-        return Ok(Begun::Without(waiting));
-    }
-    kubernetes.drive(crew.stop());
-    Ok(Begun::Not)
+    Ok(if crew.has_begun() { Begun::Without(waiting) } else { Begun::Not })
 }
 
 /// The progress line of all agents, with what keeps one of them from being asked.
 fn line(crew: &Crew) -> String {
     let trouble = crew.seen().find_map(|seen| {
+        let shard = seen.facts.shard;
+        if let Some(why) = seen.deaf.as_ref().filter(|_| !seen.is_over) {
+            return Some(format!(" | agent {shard} does not hear that it shall end: {why}"));
+        }
         let trouble = seen.trouble.as_ref()?;
-        Some(format!(" | agent {} cannot be asked just now: {trouble}", seen.facts.shard))
+        Some(format!(" | agent {shard} cannot be asked just now: {trouble}"))
     });
     state(crew) + &trouble.unwrap_or_default()
 }
@@ -518,14 +518,17 @@ fn clear(
         )
         .hint("an agent keeps what it has for a day; `llmdbench run --attach` collects it"));
     }
+    // Nothing is lost with them any more, whether they go now or with the stack.
+    record.is_collected = true;
+    let noted = run_dir::write_json(&results.agents_record(), record);
     let objects = [("batch/v1", "Job", record.job.as_str()), ("v1", "Secret", &record.job)];
-    let left = kubernetes.remove_for_run(&objects, &record.namespace, REMOVAL, dir)?;
+    let removed = kubernetes.remove_for_run(&objects, &record.namespace, REMOVAL, dir);
+    let left = removed.map_err(|error| error.hint("`llmdbench teardown` removes the agents"))?;
     if !left.is_empty() {
         let left = left.join("; ");
         printer.step(&format!("still there: {left}; `llmdbench teardown` waits until it is gone"));
     }
-    record.is_collected = true;
-    run_dir::write_json(&results.agents_record(), record)
+    noted
 }
 
 fn agents_of(shards: u32) -> String {

@@ -7,7 +7,7 @@ use crate::interrupt;
 use crate::kubernetes::{self, Kubernetes};
 use crate::phase::evidence;
 use crate::phase::plan::Prepared;
-use crate::plan::{MetricsSource, Plan, Step, Target, Within};
+use crate::plan::{MetricsSource, Plan, Servers, Step, Target, Within};
 use crate::plugins::plugin_error;
 use crate::printer::Printer;
 use crate::process::{self, Inventory, Started};
@@ -17,6 +17,9 @@ use crate::steps;
 use plugin_host::wit;
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+/// What backends call the part of a stack that serves the model.
+const SERVER: &str = "server";
 
 /// Carries out the selected steps; the smoke test is a phase of its own. Gives the target, and
 /// writes `target.json`. None: these steps alone make none in a cluster.
@@ -38,7 +41,7 @@ pub(crate) fn run(
             carry_out(step, prepared, kubernetes.as_ref(), dir, printer)
         });
         if let Some(kubernetes) = &kubernetes {
-            evidence::collect(kubernetes, dir, &prepared.secrets.redaction(), printer);
+            evidence::collect(kubernetes, dir, &prepared.secrets, printer);
         }
         done?;
     }
@@ -162,6 +165,7 @@ fn locate_in(prepared: &Prepared, kubernetes: Option<&Kubernetes>, dir: &RunDir)
             metrics: Vec::new(),
             facts: BTreeMap::new(),
             within: None,
+            servers: Vec::new(),
         });
     }
     let used = prepared
@@ -223,6 +227,7 @@ fn translate(plugin: &str, target: wit::types::Target, namespace: &str) -> Resul
         })?;
         endpoints.push(parsed.to_string());
     }
+    let servers = target.metrics.iter().filter_map(|source| servers(source, namespace)).collect();
     // What only the inside of a cluster reaches is read from there.
     let direct =
         target.metrics.into_iter().filter(|m| matches!(m.reach, wit::types::Reach::Direct));
@@ -232,6 +237,19 @@ fn translate(plugin: &str, target: wit::types::Target, namespace: &str) -> Resul
         metrics: direct.map(|m| MetricsSource { component: m.component, url: m.url }).collect(),
         facts: target.facts.into_iter().map(|f| (f.key, f.value)).collect(),
         within,
+        servers,
+    })
+}
+
+/// The pods that serve the model, of which a backend says where their metrics are. None: it is something else.
+fn servers(source: &wit::types::MetricsSource, namespace: &str) -> Option<Servers> {
+    let wit::types::Reach::Pods(pods) = &source.reach else { return None };
+    let url = url::Url::parse(&source.url).ok()?;
+    (source.component == SERVER).then(|| Servers {
+        namespace: pods.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
+        selector: pods.selector.clone(),
+        port: pods.port,
+        metrics: url.path().to_owned(),
     })
 }
 
@@ -331,6 +349,7 @@ mod tests {
             metrics: Vec::new(),
             facts: BTreeMap::new(),
             within: None,
+            servers: Vec::new(),
         };
         run_dir::write_json(&dir.target(), &target).unwrap();
         Inventory { processes }.write(&dir).unwrap();
@@ -347,6 +366,46 @@ mod tests {
         check(vec![Started::this_program("server")], "m");
         check(vec![Started::ended("server")], "the process `server` (pid 1) has ended by itself");
         check(Vec::new(), "nothing stands in");
+    }
+
+    #[test]
+    fn pods_that_serve_the_model_are_told_from_what_stands_in_front_of_them() {
+        use wit::types::{Endpoint, MetricsSource, PodsPort, PortRef, Reach};
+        let page = |component: &str, url: &str| MetricsSource {
+            component: component.into(),
+            url: url.into(),
+            reach: Reach::Pods(PodsPort {
+                namespace: None,
+                selector: format!("of={component}"),
+                port: 8000,
+            }),
+        };
+        let target = wit::types::Target {
+            endpoints: vec![Endpoint {
+                url: "http://gateway.ns.svc.cluster.local:80".into(),
+                reach: Reach::Service(PortRef {
+                    namespace: None,
+                    name: "gateway".into(),
+                    port: 80,
+                }),
+                credential: None,
+            }],
+            metrics: vec![
+                page("server", "http://server:8000/metrics"),
+                page("epp", "http://epp:9090/metrics"),
+            ],
+            model: "m".into(),
+            facts: Vec::new(),
+        };
+        let target = translate("p", target, "ns").unwrap();
+        let expected = Servers {
+            namespace: "ns".into(),
+            selector: "of=server".into(),
+            port: 8000,
+            metrics: "/metrics".into(),
+        };
+        assert_eq!(target.servers, [expected]);
+        assert!(target.metrics.is_empty() && target.within.is_some());
     }
 
     #[test]

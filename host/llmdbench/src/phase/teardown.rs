@@ -103,7 +103,7 @@ fn in_cluster(
     }
     let kubernetes = Kubernetes::of(&inventory, settings)?;
     let secrets = experiment::secrets(settings).unwrap_or_default();
-    evidence::collect(&kubernetes, dir, &secrets.redaction(), printer);
+    evidence::collect(&kubernetes, dir, &secrets, printer);
     let removed = kubernetes.take_down(&mut inventory, deep, dir, printer)?;
     for foreign in &removed.foreign {
         printer.step(&format!("teardown: {foreign}"));

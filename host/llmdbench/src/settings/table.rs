@@ -365,7 +365,7 @@ const OWN: &[Setting] = &[
         "--give-up-after",
         Duration,
         "10s",
-        "Abort the run when requests fail and none has succeeded for this long.",
+        "Abort the run when requests, three at least, have failed over this long and none has ended well or brought output meanwhile.",
     ),
     setting(
         "analyze.slo",

@@ -143,6 +143,21 @@ struct CompletionDetails {
 }
 
 impl Usage {
+    /// Takes over what a later one says: servers and proxies may end with one that says less.
+    pub(crate) fn merge(&mut self, later: Self) {
+        let Self {
+            prompt_tokens,
+            completion_tokens,
+            prompt_tokens_details,
+            completion_tokens_details,
+        } = later;
+        self.prompt_tokens = prompt_tokens.or(self.prompt_tokens);
+        self.completion_tokens = completion_tokens.or(self.completion_tokens);
+        self.prompt_tokens_details = prompt_tokens_details.or(self.prompt_tokens_details);
+        self.completion_tokens_details =
+            completion_tokens_details.or(self.completion_tokens_details);
+    }
+
     pub(crate) fn cached_tokens(&self) -> Option<u32> {
         self.prompt_tokens_details?.cached_tokens
     }

@@ -1,12 +1,13 @@
 //! Responses of every shape, cut by the network in every way, say the same.
 
 use load::Api;
-use load::chunking::Response;
+use load::chunking::{Response, fuzz};
 use proptest::prelude::*;
 use records::FailureKind;
+use std::path::Path;
 
 /// Events of real servers, and some that none should send.
-const EVENTS: [&str; 25] = [
+const EVENTS: [&str; 27] = [
     r#"{"choices":[],"prompt_filter_results":[{"prompt_index":0}]}"#,
     r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}],"usage":null}"#,
     r#"{"choices":[{"index":0,"delta":{"content":""}}]}"#,
@@ -32,6 +33,19 @@ const EVENTS: [&str; 25] = [
     "{not json",
     "",
     "\u{feff}{}",
+    r#"{"choices":[{"index":0,"delta":{"content":" f"},"finish_reason":"stop"}]}"#,
+    r#"{"choices":[{"index":0,"delta":{"content":" g"},"finish_reason":null}],"error":{"message":"late"}}"#,
+];
+
+/// What an event may begin with: which answer it belongs to. Streams of a server differ in it.
+const NAMES: [&str; 7] = [
+    "",
+    r#""id":"c-1","created":1764418000,"#,
+    r#""id":"c-22","created":1764418001,"#,
+    r#""created":7,"id":"c-1","#,
+    r#""id":"c\"3","created":1764418002,"#,
+    r#""id":"","created":-1.5e3,"#,
+    r#""id":null,"created":null,"#,
 ];
 
 /// How a response goes over the wire.
@@ -80,11 +94,16 @@ fn form() -> impl Strategy<Value = Form> {
         })
 }
 
-fn response(events: &[usize], form: &Form) -> Vec<u8> {
+fn response(events: &[(usize, usize)], form: &Form) -> Vec<u8> {
     let Form { status, line_end, between, framing, cut } = form;
+    let event = |&(event, names): &(usize, usize)| match EVENTS[event].strip_prefix("{\"choices\"")
+    {
+        Some(rest) => format!("{{{}\"choices\"{rest}", NAMES[names]),
+        None => EVENTS[event].to_owned(),
+    };
     let body: String = events
         .iter()
-        .map(|&event| format!("{between}data: {}{line_end}{line_end}", EVENTS[event]))
+        .map(|named| format!("{between}data: {}{line_end}{line_end}", event(named)))
         .collect();
     let mut bytes = format!("HTTP/1.1 {status} X\r\nContent-Type: text/event-stream\r\n");
     match framing {
@@ -120,7 +139,7 @@ proptest! {
     fn cuts_anywhere_change_no_fact_and_no_time_but_to_the_end_of_its_read(
         api in api(),
         streamed in prop::bool::weighted(0.9),
-        events in prop::collection::vec(0..EVENTS.len(), 0..8),
+        events in prop::collection::vec((0..EVENTS.len(), 0..NAMES.len()), 0..8),
         form in form(),
         cuts in prop::collection::vec(prop::collection::vec(0..2000_usize, 0..12), 1..8),
     ) {
@@ -130,6 +149,37 @@ proptest! {
         for cuts in &cuts {
             response.check(cuts);
         }
+    }
+}
+
+/// What the fuzzer begins with: an answer each, and before it what says what was asked for.
+fn seeds() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+}
+
+#[test]
+fn what_the_fuzzer_begins_with_holds() {
+    let seeds = seeds();
+    assert!(seeds.len() > 10, "{}", seeds.len());
+    seeds.iter().for_each(|seed| fuzz(seed));
+}
+
+proptest! {
+    #[test]
+    fn what_the_fuzzer_begins_with_holds_with_bytes_changed(
+        seed in any::<prop::sample::Selector>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = seed.select(seeds());
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        fuzz(&bytes);
     }
 }
 
@@ -143,7 +193,8 @@ fn stream(line_end: &str) -> Vec<u8> {
         cut: None,
     };
     let hints = b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".to_vec();
-    [hints, response(&[1, 3, 4, 5, 6, 7, 8, 11, 14, 18, 21], &form)].concat()
+    let events = [1, 3, 4, 5, 6, 7, 8, 11, 14, 18, 21].map(|event| (event, 0));
+    [hints, response(&events, &form)].concat()
 }
 
 #[test]

@@ -402,6 +402,21 @@ fn a_run_in_which_everything_fails_is_aborted() {
 }
 
 #[test]
+fn a_server_that_answers_slowly_and_refuses_one_request_is_not_given_up() {
+    let refused = Script::body("429 Busy", "text/plain", "later");
+    let server = Server::start(vec![refused, Script::answer(100, 900)]);
+    let mut stages = vec![closed(4), closed(4)];
+    stages.iter_mut().for_each(|stage| stage.concurrency = Some(4));
+    stages[0].cool_down = 500 * MS;
+    let mut slow = plan(&server.url(), stages);
+    slow.abort.without_success = Some(200 * MS);
+    let done = run(slow);
+    assert_sound(&done);
+    assert_eq!((done.outcome.reason, done.outcome.failed), (EndReason::Completed, 1));
+    assert_eq!(done.outcome.succeeded, 7);
+}
+
+#[test]
 fn a_wrong_address_stops_load_at_once() {
     let server = Server::start(vec![Script::body(
         "404 Not Found",

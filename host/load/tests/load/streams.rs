@@ -445,3 +445,79 @@ fn counting_changes_nothing_about_what_later_turns_quote() {
     assert!(done.records().iter().all(|record| record.output_tokens == Some(2)));
     assert_eq!(server.seen()[1].json()["messages"][1]["content"], "yes");
 }
+
+#[test]
+fn a_stream_without_end_is_broken_off_when_its_time_is_up_and_others_go_on_beside_it() {
+    let event = format!("data: {{\"choices\":[],\"padding\":\"{}\"}}\n\n", "x".repeat(4_000));
+    let flood = Script::stream().chunk(0, event).end(End::Flood);
+    let server = Server::start(vec![flood, Script::answer(5, 10)]);
+    let mut plan = plan(&server.url(), vec![closed(6)]);
+    plan.threads = Some(1);
+    plan.request_timeout = 2 * SECOND;
+    plan.stages[0].concurrency = Some(2);
+    let done = run(plan);
+    let records = done.records();
+    let (endless, others): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|record| record.error.is_some());
+    assert_eq!((endless.len(), others.len()), (1, 5));
+    assert_fails(endless[0], FailureKind::Timeout, "no whole answer within 2 s");
+    let end = others.iter().map(|record| record.finished).max();
+    assert!(end < Some(endless[0].finished), "one slot plays the others while the flood lasts");
+}
+
+#[test]
+fn an_answer_that_is_longer_than_any_model_says_ends_before_it_fills_the_memory() {
+    let megabyte = "x".repeat(1 << 20);
+    let records = play(vec![
+        Script::stream().chunk(0, &megabyte).end(End::Flood),
+        Script::raw("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            .write(0, megabyte.as_bytes())
+            .end(End::Flood),
+    ]);
+    for record in &records {
+        assert_fails(
+            record,
+            FailureKind::BadStream,
+            "an event of the answer is longer than 64 MiB",
+        );
+    }
+}
+
+#[test]
+fn a_refusal_is_heard_though_the_server_takes_no_more_of_the_request() {
+    let refusal = Script::body("413 Too Large", "application/json", r#"{"error":"too large"}"#);
+    let server = Server::start(vec![refusal.end(End::Reset(0))]);
+    let mut long = session(0);
+    long.turns[0].request.prompt = load::Prompt::Text("word ".repeat(2_000_000));
+    let done = begin(plan(&server.url(), vec![closed(1)]), vec![feed([long].into_iter())]).finish();
+    let records = done.records();
+    assert_fails(records[0], FailureKind::HttpStatus, "too large");
+    assert_eq!((records[0].status, records[0].retries), (413, 0));
+}
+
+#[test]
+fn usage_that_says_less_later_takes_nothing_back_and_usage_without_output_counts_none() {
+    let answer = |usages: &[&str]| {
+        let begin = Script::stream().content(1, "a").content(2, "b").finish(2);
+        let events = usages.iter().fold(begin, |script, usage| {
+            script.event(3, &format!(r#"{{"choices":[],"usage":{usage}}}"#))
+        });
+        events.done(3)
+    };
+    let full =
+        r#"{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}"#;
+    let records = play(vec![
+        answer(&[full, "{}"]),
+        answer(&["{}"]),
+        answer(&[r#"{"prompt_tokens":7}"#, r#"{"completion_tokens":2}"#]),
+        answer(&[r#"{"prompt_tokens":7}"#]),
+    ]);
+    let said = |record: &Record| {
+        (record.usage, record.input_tokens, record.output_tokens, record.cached_tokens)
+    };
+    use UsageSource::{None as Nobody, Server};
+    assert_eq!(said(&records[0]), (Server, Some(7), Some(2), Some(3)));
+    assert_eq!(said(&records[1]), (Nobody, None, None, None));
+    assert_eq!(said(&records[2]), (Server, Some(7), Some(2), None));
+    assert_eq!(said(&records[3]), (Nobody, Some(7), None, None));
+}

@@ -34,6 +34,8 @@ pub(crate) enum End {
     Close(u64),
     /// The connection is reset at this time.
     Reset(u64),
+    /// The last bytes again and again, for as long as somebody takes them.
+    Flood,
 }
 
 impl Script {
@@ -229,6 +231,12 @@ fn serve(
         }
         match script.end {
             End::Keep => {}
+            End::Flood => {
+                let (_, last) = script.writes.last()?;
+                let flood = last.repeat(1 + 65_536 / last.len().max(1));
+                while reader.get_mut().write_all(&flood).is_ok() {}
+                return None;
+            }
             End::Close(ms) | End::Reset(ms) => {
                 wait(ms);
                 return None;

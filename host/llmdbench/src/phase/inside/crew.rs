@@ -1,10 +1,13 @@
-//! Speaks to the agents of a Job through the API server: hands them their work, compares clocks, starts them in one
-//! instant, follows their journals over broken connections, collects what they have.
+//! Speaks to the agents of a Job through the API server: hands them their work, compares clocks, follows their journals
+//! over broken connections, collects what they have.
+
+mod orders;
 
 use crate::agent::follow::{self, Frame, PULSE};
 use crate::agent::meeting::COME;
 use crate::agent::{Report, State, lock, unix_ns};
 use crate::outcome::Outcome;
+use crate::phase::inside::asking::exchange;
 use crate::phase::inside::job::CONTAINER;
 use crate::run_dir;
 use cluster::{Cluster, LogOptions, Selection};
@@ -21,17 +24,13 @@ use tokio::time::{sleep, timeout};
 /// A connection that says nothing for so long is broken.
 const SILENT: Duration = Duration::from_secs(5 * PULSE.as_secs());
 /// An order to an agent takes at most so long.
-const ORDER: Duration = Duration::from_secs(20);
+pub(super) const ORDER: Duration = Duration::from_secs(20);
 /// So long one tries to reach an agent whose pod nobody can tell of.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Between two tries.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Times that clocks are compared; the quickest answer counts.
 const COMPARED: usize = 9;
-/// So long one tries to tell an agent that it shall begin.
-const START: Duration = Duration::from_secs(60);
-/// So long after the order to begin the run's clock reads 0.
-const LEAD: Duration = Duration::from_secs(2);
 /// So long before the first agent stops waiting for others it is too late to send one to it.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -76,6 +75,8 @@ pub(crate) struct Seen {
     pub(crate) report: Report,
     /// Why it cannot be asked just now.
     pub(crate) trouble: Option<String>,
+    /// Why it does not hear that it shall end.
+    pub(crate) deaf: Option<String>,
     /// When it said something last.
     heard: Option<Instant>,
     /// Nothing more comes from it.
@@ -109,7 +110,7 @@ struct Loss {
 }
 
 /// Why an agent cannot be asked just now.
-type Trouble = String;
+pub(super) type Trouble = String;
 
 impl Crew {
     /// The agents of a Job as its pods are now, with what was known of them before.
@@ -221,19 +222,7 @@ impl Crew {
         let length = file.metadata().await.map_err(|error| error.to_string())?.len().to_string();
         let (index, count) = (shard.to_string(), self.agents.len().to_string());
         let order = ["take", "--bytes", &length, "--shard", &index, "--shards", &count];
-        let mut pipe = self.pipe(shard, &order).await?;
-        let copied = tokio::io::copy(&mut file, &mut pipe.input).await;
-        copied.map_err(|error| error.to_string())?;
-        pipe.input.flush().await.map_err(|error| error.to_string())?;
-        let mut said = String::new();
-        let read = timeout(ORDER, pipe.output.read_to_string(&mut said)).await;
-        read.map_err(|_| "the work was handed over and nobody said that it came".to_owned())?
-            .map_err(|error| error.to_string())?;
-        match timeout(ORDER, pipe.end()).await {
-            Ok(Some(0)) => Ok(()),
-            Ok(code) => Err(format!("the agent did not take its work: {code:?} {said}")),
-            Err(_) => Err("the agent did not say whether it took its work".to_owned()),
-        }
+        exchange(self.pipe(shard, &order).await?, &mut file, ORDER).await.map(drop)
     }
 
     /// How far an agent's clock is ahead: of several questions the one answered quickest, in whose middle the answer
@@ -336,39 +325,6 @@ impl Crew {
         }
     }
 
-    /// Starts those that wait for it in one instant, which is that of the others where these were told before. One
-    /// that hears of it too late begins late, which its records show.
-    pub(crate) async fn start(&self) -> Result<(), Trouble> {
-        let zero = self.zero().unwrap_or_else(|| unix_ns(SystemTime::now() + LEAD));
-        let first = self.seen().find_map(|seen| match &seen.state {
-            Some(
-                State::Ready { meeting: Some(port) } | State::Running { meeting: Some(port), .. },
-            ) => Some(match seen.address.contains(':') {
-                true => format!("[{}]:{port}", seen.address),
-                false => format!("{}:{port}", seen.address),
-            }),
-            _ => None,
-        });
-        let orders = self.waiting().into_iter().map(|shard| {
-            let theirs = zero.saturating_add_signed(self.agent(shard).ahead()).to_string();
-            let first = first.clone().filter(|_| shard > 0);
-            async move {
-                let mut order = vec!["start", "--zero", theirs.as_str()];
-                if let Some(first) = &first {
-                    order.extend(["--first", first.as_str()]);
-                }
-                let begin = Instant::now();
-                loop {
-                    match self.order(shard, &order).await {
-                        Err(_) if begin.elapsed() < START => sleep(AGAIN).await,
-                        told => break told.map_err(|why| format!("agent {shard}: {why}")),
-                    }
-                }
-            }
-        });
-        futures::future::try_join_all(orders).await.map(drop)
-    }
-
     /// Whether each has made ready what it was given, or never will.
     pub(crate) fn has_settled(&self) -> bool {
         self.seen().all(|seen| {
@@ -417,37 +373,7 @@ impl Crew {
         })
     }
 
-    /// Lets all of them end: nothing of theirs is wanted any more.
-    pub(crate) async fn dismiss(&self) {
-        // One that is not told waits, and the Job's removal ends it.
-        let orders = (0..self.shards()).map(|shard| self.order(shard, &["done"]));
-        futures::future::join_all(orders).await;
-    }
-
-    /// Asks all of them to end.
-    pub(crate) async fn stop(&self) {
-        self.stop_some(0..self.shards()).await;
-    }
-
-    /// Asks some of them to end.
-    pub(crate) async fn stop_some(&self, shards: impl IntoIterator<Item = u32>) {
-        let orders = shards.into_iter().map(|shard| self.order(shard, &["stop"]));
-        futures::future::join_all(orders).await;
-    }
-
-    /// Gives an agent an order and waits until it is carried out.
-    async fn order(&self, shard: u32, order: &[&str]) -> Result<(), Trouble> {
-        let (pod, command) = (self.pod(shard), command(order));
-        let asked = self.cluster.exec(&self.namespace, &pod, Some(CONTAINER), &command);
-        let output = timeout(ORDER, asked).await.map_err(|_| "it does not answer".to_owned())?;
-        let output = output.map_err(|error| error.to_string())?;
-        match output.code {
-            Some(0) => Ok(()),
-            _ => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-        }
-    }
-
-    async fn pipe(&self, shard: u32, order: &[&str]) -> Result<cluster::Pipe, Trouble> {
+    pub(super) async fn pipe(&self, shard: u32, order: &[&str]) -> Result<cluster::Pipe, Trouble> {
         let (pod, command) = (self.pod(shard), command(order));
         let asked = self.cluster.pipe(&self.namespace, &pod, Some(CONTAINER), &command);
         let pipe = timeout(ORDER, asked).await.map_err(|_| "it does not answer".to_owned())?;

@@ -23,13 +23,13 @@ pub(crate) struct Agents<'a> {
     pub(crate) settings: &'a Settings,
 }
 
-/// A name for the agents of a load run: what Kubernetes adds to it for pods must fit, too.
-pub(crate) fn name(run: &str) -> String {
+/// A name for agents of a run by what they are for: what Kubernetes adds to it for pods must fit, too.
+pub(crate) fn name(what: &str, run: &str) -> String {
     const MOST: usize = 52;
-    let name = format!("load-{run}");
+    let name = format!("{what}-{run}");
     match name.len().checked_sub(MOST) {
         // The end of a run's id tells it from others.
-        Some(over) if over > 0 => format!("load-{}", run[over..].trim_start_matches('-')),
+        Some(over) if over > 0 => format!("{what}-{}", run[over..].trim_start_matches('-')),
         _ => name,
     }
 }
@@ -122,7 +122,7 @@ impl Agents<'_> {
     pub(crate) fn secret(&self, secrets: &Secrets) -> Option<Value> {
         let mut data = Map::new();
         if let Some(key) = &secrets.api_key {
-            data.insert("LLMDBENCH_API_KEY".into(), key.expose_secret().into());
+            data.insert(Secrets::API_KEY_VARIABLE.into(), key.expose_secret().into());
         }
         if !secrets.headers.is_empty() {
             let headers: Map<String, Value> = secrets
@@ -131,7 +131,7 @@ impl Agents<'_> {
                 .map(|(name, value)| (name.clone(), value.expose_secret().into()))
                 .collect();
             data.insert(
-                "LLMDBENCH_TARGET_HEADERS".into(),
+                Secrets::HEADERS_VARIABLE.into(),
                 Value::Object(headers).to_string().into(),
             );
         }
@@ -166,9 +166,14 @@ mod tests {
 
     #[test]
     fn names_fit_and_keep_the_end_of_the_run() {
-        assert_eq!(name("quick-20260101-120000-1a2b"), "load-quick-20260101-120000-1a2b");
+        let own = "quick-20260101-120000-1a2b";
+        assert_eq!(name("load", own), "load-quick-20260101-120000-1a2b");
         let long = format!("{}-20260101-120000-1a2b", "x".repeat(40));
-        assert!(name(&long).len() <= 52 && name(&long).ends_with("x-20260101-120000-1a2b"));
+        for what in ["load", "smoketest"] {
+            let name = name(what, &long);
+            assert!(name.len() <= 52 && name.ends_with("x-20260101-120000-1a2b"), "{name}");
+            assert!(name.starts_with(what));
+        }
     }
 
     #[test]

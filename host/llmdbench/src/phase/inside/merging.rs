@@ -44,6 +44,8 @@ pub(super) fn put_together(
         .iter()
         .filter_map(|agent| Some((agent.shard as usize, journal(&results.agents(), agent)?)))
         .collect();
+    // Where nobody left anything there is nothing to merge later either.
+    record.is_unmerged = false;
     let Some(header) = files.first().map(|(_, reader)| reader.header().clone()) else {
         return Err(outcome.into_error(Error::new(Exit::Run, "no agent measured anything")));
     };

@@ -148,6 +148,14 @@ pub(super) const ORIGINAL: &[Setting] = &[
         "Storage class of the volume claims.",
     ),
     setting(
+        "vllm.common.pvc_access_mode",
+        "LLMDBENCH_VLLM_COMMON_PVC_ACCESS_MODE",
+        "",
+        Choice(&["ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]),
+        "ReadWriteMany",
+        "Access mode of the volume claims; with ReadWriteOnce all servers of a model are to be on one node.",
+    ),
+    setting(
         "vllm.common.pvc_model_cache_size",
         "LLMDBENCH_VLLM_COMMON_PVC_MODEL_CACHE_SIZE",
         "",
@@ -492,7 +500,7 @@ pub(super) const ORIGINAL: &[Setting] = &[
         "",
         Text,
         "workload-pvc",
-        "Volume claim of the harness.",
+        "Volume claim of the harness: step 05 makes it only where this is set, for load needs none.",
     ),
     setting(
         "fmperf.pvc_size",
