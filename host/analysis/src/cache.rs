@@ -349,9 +349,8 @@ mod tests {
     fn stages_of_a_cold_run_that_begin_with_another_cache_are_told_apart() {
         let told = |asked: CacheWish, shares: [f64; 2]| {
             let stage = |(name, share): (&str, f64)| {
-                let requests: [_; 2] =
-                    [(100, Some(100), &*format!("{share}"), Some((share * 100.0) as u32)); 2];
-                counts(&requests).view(name, &[]).unwrap()
+                let (text, cached) = (share.to_string(), (share * 100.0) as u32);
+                counts(&[(100, Some(100), &*text, Some(cached)); 2]).view(name, &[]).unwrap()
             };
             let stages = ["slow", "fast"].into_iter().zip(shares).map(stage).collect();
             let mut said = Vec::new();

@@ -234,7 +234,7 @@ impl Others {
             Some((what, owner)) => {
                 Some(Self { are_run: is_run(owner), why: format!("{what} belongs to {owner}") })
             }
-            None => search.unseen.first().map(|error| Self::unknown(error)),
+            None => search.unseen.first().map(Self::unknown),
         }
     }
 
