@@ -25,9 +25,16 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// The cargo that runs xtask.
+/// The cargo that runs xtask, without what it tells xtask of xtask: build scripts of dependencies watch these
+/// variables, and would run again whenever people build with and without xtask by turns.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names
+        .filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        .for_each(|name| {
+            command.env_remove(name);
+        });
     command.current_dir(root());
     command
 }
