@@ -23,8 +23,8 @@ pub(crate) const NAMES: [(u8, &str, &str); 3] = [
     (5, "ensure_fmperf_namespace_prepared", "Prepare the namespace of the harness"),
 ];
 
-/// What the files of downloads begin with.
-const DOWNLOAD: &str = "04_download_";
+/// What the files of downloads begin with: in the order of names they come after what they need.
+const DOWNLOAD: &str = "04_start_download_";
 
 /// Whether an action of these steps brings in a download, or takes away an earlier one.
 pub(crate) fn is_download(action: &Action) -> bool {
@@ -388,7 +388,7 @@ mod tests {
             [
                 "03_cluster-monitoring-config_configmap.yaml",
                 "04_prepare_namespace_llama-8b.yaml",
-                "04_download_llama-8b.yaml",
+                "04_start_download_llama-8b.yaml",
                 "05_namespace_sa_rbac_secret.yaml",
             ]
         );
@@ -445,9 +445,9 @@ mod tests {
         }
         let expected = [
             "kubectl delete Job download-model-1 --namespace llmdbench --ignore-not-found",
-            "kubectl apply --server-side --filename setup/yamls/04_download_a.yaml",
+            "kubectl apply --server-side --filename setup/yamls/04_start_download_a.yaml",
             "kubectl delete Job download-model-2 --namespace llmdbench --ignore-not-found",
-            "kubectl apply --server-side --filename setup/yamls/04_download_b.yaml",
+            "kubectl apply --server-side --filename setup/yamls/04_start_download_b.yaml",
         ];
         assert_eq!(of_run, expected);
         for manifest in files(&steps).iter().filter(|file| file.file.starts_with("04_")) {

@@ -129,7 +129,7 @@ fn every_scenario_writes_its_files_and_names_its_commands() {
         let mut expected: Vec<String> = own.iter().map(|name| (*name).to_owned()).collect();
         expected.push(format!("04_prepare_namespace_{alias}.yaml"));
         expected.push("05_namespace_sa_rbac_secret.yaml".to_owned());
-        expected.push(format!("04_download_{alias}.yaml"));
+        expected.push(format!("04_start_download_{alias}.yaml"));
         if is_openshift {
             expected.push("03_cluster-monitoring-config_configmap.yaml".to_owned());
             if own == DEPLOYER {
@@ -217,7 +217,7 @@ fn methods_and_models_can_be_others_and_several() {
         [format!("{kind}_Qwen___Qwen2.5-0.5B-Instruct.yaml"), format!("{kind}_llama-8b.yaml")]
     };
     assert_eq!(of_step("04_prepare"), files("04_prepare_namespace"));
-    assert_eq!(of_step("04_download"), files("04_download"));
+    assert_eq!(of_step("04_start_download"), files("04_start_download"));
     assert_eq!(of_step("06_a"), files("06_a_deployment"));
     let deployment = yaml(&bench, "06_a_deployment_Qwen___Qwen2.5-0.5B-Instruct.yaml");
     assert_eq!(deployment["metadata"]["name"], "vllm-standalone-0-5b-vllm-qwen2-5-0-5b-instruct");
@@ -375,7 +375,7 @@ fn what_a_teardown_would_do_is_shown_the_last_thing_first() {
         plain,
         [
             "---> would have executed the command \"helm uninstall llm-d --namespace llmdbench --ignore-not-found --wait --cascade foreground --timeout 300s\"",
-            "---> would have executed the command \"kubectl delete --ignore-not-found --filename setup/yamls/04_download_llama-3b.yaml\"",
+            "---> would have executed the command \"kubectl delete --ignore-not-found --filename setup/yamls/04_start_download_llama-3b.yaml\"",
         ]
     );
     let deep = commands(&["-d"]);
