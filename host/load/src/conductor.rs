@@ -217,7 +217,7 @@ impl Conductor {
 
     fn drain(&self, stage: &StageNow) {
         let drained = self.shared.clock.now();
-        while stage.active() > self.lost() {
+        while stage.active() > lost(&self.loads) {
             self.watch();
             let drain = match self.shared.ending() {
                 Some(Ending { now: true, .. }) => Some(0),
@@ -235,12 +235,6 @@ impl Conductor {
             }
             thread::park_timeout(Duration::from_nanos(TICK));
         }
-    }
-
-    /// Sessions and slots of load threads that broke down: they will not end.
-    fn lost(&self) -> usize {
-        let broken_down = self.loads.iter().filter(|load| load.handle.is_finished());
-        broken_down.map(|load| load.sessions.load(Relaxed)).sum()
     }
 
     fn pause(&self, until: Nanos) {
@@ -329,6 +323,12 @@ impl Conductor {
     }
 }
 
+/// Sessions and slots of load threads that broke down: they will not end.
+fn lost(loads: &[LoadThread]) -> usize {
+    let broken_down = loads.iter().filter(|load| load.handle.is_finished());
+    broken_down.map(|load| load.sessions.load(Relaxed)).sum()
+}
+
 /// Which of the load threads, with so many sessions each, takes the next one.
 fn deal(busy: impl Iterator<Item = usize> + Clone) -> usize {
     let least = || busy.clone().enumerate().min_by_key(|&(_, sessions)| sessions);
@@ -356,6 +356,9 @@ fn connections_ahead(plan: &Stage) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker;
+    use std::io;
+    use std::sync::mpsc::{self, Receiver};
 
     #[test]
     fn a_server_is_given_up_by_how_long_requests_have_failed_without_a_sign_of_life() {
@@ -368,6 +371,29 @@ mod tests {
         assert_eq!(failing.look(1, 3, 45), (0, 0));
         assert_eq!(failing.look(1, 4, 60), (0, 1));
         assert_eq!(failing.look(1, 5, 61), (1, 2));
+    }
+
+    #[test]
+    fn sessions_of_a_load_thread_that_broke_down_are_not_waited_for() {
+        let thread = |sessions: usize, ends: Receiver<()>| LoadThread {
+            commands: worker::inbox().unwrap().0,
+            handle: thread::spawn(move || ends.recv().map_err(io::Error::other)),
+            sessions: Arc::new(AtomicUsize::new(sessions)),
+        };
+        let (break_one, one) = mpsc::channel();
+        let (break_other, other) = mpsc::channel();
+        let loads = [thread(3, one), thread(5, other)];
+        assert_eq!(lost(&loads), 0);
+        drop(break_one);
+        while !loads[0].handle.is_finished() {
+            thread::yield_now();
+        }
+        assert_eq!(lost(&loads), 3);
+        drop(break_other);
+        while !loads[1].handle.is_finished() {
+            thread::yield_now();
+        }
+        assert_eq!(lost(&loads), 8);
     }
 
     #[test]
