@@ -246,7 +246,7 @@ fn an_object_that_was_made_without_an_answer_is_taken_down() {
     ended.says("takes it down");
     assert_eq!(bench.json("w/setup/objects.json")["objects"], json!([]));
     bench.run(&["status"]).expect(0);
-    bench.run(&["teardown"]).expect(0).says("teardown: Service");
+    bench.run(&["teardown"]).expect(0).says("teardown: Deployment");
     let asked = cluster.seen();
     assert_eq!(asked.iter().filter(|request| request.method == "DELETE").count(), 1);
     bench.run(&["teardown"]).expect(0).says("nothing stands");
