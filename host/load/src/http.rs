@@ -127,7 +127,14 @@ impl Reader {
                 return Ok(Some(Part::Body(body)));
             }
             State::UntilClose => return Ok(Some(Part::Body(std::mem::take(input)))),
-            State::ChunkSize { size, digits } => self.chunk_size(next(input), size, digits)?,
+            State::ChunkSize { size, digits } => {
+                if digits == 0
+                    && let Some(data) = whole_chunk(input)
+                {
+                    return Ok(Some(Part::Body(data)));
+                }
+                self.chunk_size(next(input), size, digits)?;
+            }
             State::ChunkExtension(size) => {
                 if next(input) == b'\n' {
                     self.state = chunk(size);
@@ -247,6 +254,23 @@ impl Framing {
 
 fn chunk(size: u64) -> State {
     if size == 0 { State::Trailer(0) } else { State::ChunkBody(size) }
+}
+
+/// Takes a chunk off that lies whole in `input` and is written in the plainest way: nearly every one
+/// of a stream.
+fn whole_chunk<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let mut size = 0;
+    let mut digits = 0;
+    // A size of more digits is larger than what can be read at once.
+    while digits < 8 {
+        let Some(digit) = (*input.get(digits)? as char).to_digit(16) else { break };
+        size = size * 16 + digit as usize;
+        digits += 1;
+    }
+    let rest = input[digits..].strip_prefix(b"\r\n")?;
+    let (data, rest) = rest.split_at_checked(size).filter(|_| size > 0)?;
+    *input = rest.strip_prefix(b"\r\n")?;
+    Some(data)
 }
 
 fn take<'a>(input: &mut &'a [u8], most: u64) -> &'a [u8] {
