@@ -4,7 +4,7 @@ use crate::api::{self, Output, Piece, Usage};
 use crate::http::{Head, Malformed, Part, Reader};
 use crate::plan::{Api, Nanos};
 use crate::sse::{Event, Splitter};
-use crate::template::Templates;
+use crate::template::{Said, Templates};
 use crate::times::Times;
 use records::{Failure, FailureKind, Record, UsageSource};
 
@@ -335,8 +335,8 @@ impl Facts {
         if event.data.is_empty() {
             return;
         }
-        if let Some(piece) = templates.read(self.api, event.data) {
-            return self.piece(piece, Some(at));
+        if let Some(said) = templates.read(self.api, event.data) {
+            return self.said(said, at);
         }
         match api::read(self.api, event.data) {
             Ok(piece) => {
@@ -359,6 +359,18 @@ impl Facts {
                 let text = format!("the body is not the JSON of this API ({error})");
                 self.more().bad = Some(text);
             }
+        }
+    }
+
+    /// Takes an event of a known shape; nearly all are, and nobody keeps their text.
+    fn said(&mut self, said: Said<'_>, at: Nanos) {
+        if self.more.is_some() {
+            return self.piece(said.piece(), Some(at));
+        }
+        self.finished |= said.finished;
+        if let Some(output) = said.output {
+            self.output = true;
+            self.chunk(output, None, at);
         }
     }
 
