@@ -5,9 +5,9 @@ mod chat;
 mod completions;
 
 use crate::plan::{Api, Part, Prompt, Request, Target, Turn};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Why a request cannot be put into words of its API: the workload asked for the impossible.
@@ -60,29 +60,61 @@ pub(crate) fn body(
     if let Prompt::Raw(body) = &request.prompt {
         return Ok(body.clone().into_bytes());
     }
-    let mut body = Map::new();
+    let mut body = Body(Vec::with_capacity(16));
     let model = request.model.as_ref().unwrap_or(&target.model);
-    body.insert("model".into(), model.clone().into());
+    body.set("model", Field::Text(model));
     match of(target, request) {
-        Api::Chat => body.insert("messages".into(), chat::messages(request, past)?),
-        Api::Completions => body.insert("prompt".into(), completions::prompt(request, past)?),
-    };
-    body.insert("stream".into(), request.streamed.into());
+        Api::Chat => body.set("messages", Field::Messages(chat::messages(request, past)?)),
+        Api::Completions => body.set("prompt", Field::Made(completions::prompt(request, past)?)),
+    }
+    body.set("stream", Field::Flag(request.streamed));
     if request.streamed {
-        body.insert("stream_options".into(), serde_json::json!({"include_usage": true}));
+        body.set("stream_options", Field::Stream { include_usage: true });
     }
     if let Some(most) = request.max_output_tokens {
-        body.insert("max_tokens".into(), most.into());
+        body.set("max_tokens", Field::Number(most));
         if request.exact_output && target.exact_output {
-            body.insert("ignore_eos".into(), true.into());
-            body.insert("min_tokens".into(), most.into());
+            body.set("ignore_eos", Field::Flag(true));
+            body.set("min_tokens", Field::Number(most));
         }
     }
-    body.insert("temperature".into(), 0.into());
+    body.set("temperature", Field::Number(0));
     for (key, value) in request.extra.iter().chain(&target.extra_body) {
-        body.insert(key.clone(), value.clone());
+        body.set(key, Field::Given(value));
     }
-    Ok(Value::Object(body).to_string().into_bytes())
+    Ok(serde_json::to_vec(&body).expect("text, numbers and what was JSON can be JSON"))
+}
+
+/// The fields of a body, in order.
+struct Body<'a>(Vec<(&'a str, Field<'a>)>);
+
+impl<'a> Body<'a> {
+    /// Sets a field, in the place of an earlier one of its name.
+    fn set(&mut self, key: &'a str, value: Field<'a>) {
+        match self.0.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, place)) => *place = value,
+            None => self.0.push((key, value)),
+        }
+    }
+}
+
+impl Serialize for Body<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+/// What a field of a body says.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Field<'a> {
+    Text(&'a str),
+    Flag(bool),
+    Number(u32),
+    Messages(Vec<chat::Line<'a>>),
+    Stream { include_usage: bool },
+    Made(Value),
+    Given(&'a Value),
 }
 
 /// Whether a later turn quotes the answer to this one.

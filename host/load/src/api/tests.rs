@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::plan::{Message, Pacing, Tls};
-use serde_json::json;
+use serde_json::{Map, json};
 use std::collections::BTreeMap;
 
 fn target() -> Target {
