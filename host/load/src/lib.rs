@@ -20,6 +20,7 @@ mod health;
 mod hide;
 mod http;
 mod journal;
+mod lengths;
 mod live;
 mod machine;
 mod open;
