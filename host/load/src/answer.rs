@@ -56,7 +56,7 @@ struct Facts {
 #[derive(Debug, Default)]
 struct More {
     /// The head, where it says more than that all is well.
-    head: Option<Head>,
+    head: Option<Box<Head>>,
     usage: Option<Usage>,
     counts: Counts,
     /// The server says that something is wrong; what it said first.
@@ -152,7 +152,7 @@ impl Answer {
         }
     }
 
-    fn head(&mut self, head: Head) {
+    fn head(&mut self, head: Box<Head>) {
         self.status = head.status;
         let is_good = self.is_good() && head.content_encoding.is_none();
         self.body = if !is_good {
@@ -221,11 +221,11 @@ impl Answer {
             Body::Whole(body) if cut.is_none() => facts.whole(body),
             Body::Whole(_) => {}
             Body::Other(body) if !is_good && self.status != 0 => {
-                let text = refusal(self.status, facts.more().head.as_ref(), body);
+                let text = refusal(self.status, facts.more().head.as_deref(), body);
                 return fail(FailureKind::HttpStatus, text);
             }
             Body::Other(body) => {
-                if let Some(coding) = compression(facts.more().head.as_ref()) {
+                if let Some(coding) = compression(facts.more().head.as_deref()) {
                     let text = format!(
                         "the answer is {coding}, which holds tokens back; switch compression off \
                          at the server or the proxy before it"
@@ -255,7 +255,7 @@ impl Answer {
             return fail(FailureKind::StreamCut, text.to_owned());
         }
         if !facts.output {
-            let kind = facts.more().head.as_ref().map_or("", |head| &head.content_type);
+            let kind = facts.more().head.as_deref().map_or("", |head| &head.content_type);
             let is_odd = self.streamed && !["", STREAM].contains(&kind);
             let note = if is_odd { format!("; its content type is {kind}") } else { String::new() };
             return fail(FailureKind::EmptyAnswer, format!("the answer has no output token{note}"));

@@ -22,7 +22,7 @@ pub(crate) struct Head {
 /// What the next bytes are.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part<'a> {
-    Head(Head),
+    Head(Box<Head>),
     Body(&'a [u8]),
     /// The response is complete.
     End,
@@ -176,7 +176,7 @@ impl Reader {
     }
 
     /// Reads a head, 1xx ones over.
-    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Head>, Malformed> {
+    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Box<Head>>, Malformed> {
         let mut joined = std::mem::take(&mut self.head).into_vec();
         let before = joined.len();
         if before > 0 {
@@ -203,7 +203,7 @@ impl Reader {
         }
         self.keep_alive = framing.keep_alive;
         self.state = framing.state;
-        Ok(Some(framing.head))
+        Ok(Some(framing.head.into()))
     }
 }
 
@@ -296,7 +296,7 @@ mod tests {
 
     fn read<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Result<Answer, Malformed> {
         let mut reader = Reader::new();
-        let mut head = Head::default();
+        let mut head = Box::<Head>::default();
         let mut body = Vec::new();
         for mut input in reads {
             loop {
