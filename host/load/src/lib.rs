@@ -29,6 +29,7 @@ mod prepare;
 mod resolve;
 mod ring;
 mod run;
+mod scan;
 mod schedule;
 mod session;
 mod sse;

@@ -1,8 +1,8 @@
 //! `POST /v1/chat/completions`.
 
-use super::{BodyError, Output, Past, Text};
+use super::{BodyError, Output, Past, Text, write_json, write_text};
 use crate::plan::{Message, Part, Prompt, Request};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -10,8 +10,6 @@ use std::borrow::Cow;
 pub(super) const PATH: &str = "/v1/chat/completions";
 
 /// A message as it is sent.
-#[derive(Serialize)]
-#[serde(untagged)]
 pub(super) enum Line<'a> {
     Plain {
         role: &'a str,
@@ -19,6 +17,21 @@ pub(super) enum Line<'a> {
     },
     /// With fields of its own, which may take the place of the others.
     Extended(Map<String, Value>),
+}
+
+impl Line<'_> {
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Plain { role, content } => {
+                bytes.extend_from_slice(br#"{"role":"#);
+                write_text(bytes, role);
+                bytes.extend_from_slice(br#","content":"#);
+                write_text(bytes, content);
+                bytes.push(b'}');
+            }
+            Self::Extended(fields) => write_json(bytes, fields),
+        }
+    }
 }
 
 /// The messages of a request, its history before them.

@@ -5,7 +5,8 @@ mod chat;
 mod completions;
 
 use crate::plan::{Api, Part, Prompt, Request, Target, Turn};
-use serde::{Deserialize, Serialize, Serializer};
+use crate::scan::plain;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -69,7 +70,7 @@ pub(crate) fn body(
     }
     body.set("stream", Field::Flag(request.streamed));
     if request.streamed {
-        body.set("stream_options", Field::Stream { include_usage: true });
+        body.set("stream_options", Field::Usage);
     }
     if let Some(most) = request.max_output_tokens {
         body.set("max_tokens", Field::Number(most));
@@ -82,7 +83,7 @@ pub(crate) fn body(
     for (key, value) in request.extra.iter().chain(&target.extra_body) {
         body.set(key, Field::Given(value));
     }
-    Ok(serde_json::to_vec(&body).expect("text, numbers and what was JSON can be JSON"))
+    Ok(body.written())
 }
 
 /// The fields of a body, in order.
@@ -98,23 +99,68 @@ impl<'a> Body<'a> {
     }
 }
 
-impl Serialize for Body<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
-    }
-}
-
 /// What a field of a body says.
-#[derive(Serialize)]
-#[serde(untagged)]
 enum Field<'a> {
     Text(&'a str),
     Flag(bool),
     Number(u32),
     Messages(Vec<chat::Line<'a>>),
-    Stream { include_usage: bool },
+    /// That a stream ends with its usage.
+    Usage,
     Made(Value),
     Given(&'a Value),
+}
+
+impl Body<'_> {
+    fn written(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1024);
+        for (key, value) in &self.0 {
+            bytes.push(if bytes.is_empty() { b'{' } else { b',' });
+            write_text(&mut bytes, key);
+            bytes.push(b':');
+            value.write(&mut bytes);
+        }
+        bytes.push(b'}');
+        bytes
+    }
+}
+
+impl Field<'_> {
+    fn write(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Text(text) => write_text(bytes, text),
+            Self::Flag(flag) => write_json(bytes, flag),
+            Self::Number(number) => write_json(bytes, number),
+            Self::Messages(lines) => {
+                bytes.push(b'[');
+                for (index, line) in lines.iter().enumerate() {
+                    if index > 0 {
+                        bytes.push(b',');
+                    }
+                    line.write(bytes);
+                }
+                bytes.push(b']');
+            }
+            Self::Usage => bytes.extend_from_slice(br#"{"include_usage":true}"#),
+            Self::Made(value) => write_json(bytes, value),
+            Self::Given(value) => write_json(bytes, value),
+        }
+    }
+}
+
+/// Writes a text as JSON. Prompts may be long, and most need no escapes.
+fn write_text(bytes: &mut Vec<u8>, text: &str) {
+    if plain(text.as_bytes()) == text.len() {
+        bytes.push(b'"');
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(b'"');
+    } else {
+        write_json(bytes, text);
+    }
+}
+
+fn write_json(bytes: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(bytes, value).expect("text, numbers and what was JSON can be JSON");
 }
 
 /// Whether a later turn quotes the answer to this one.

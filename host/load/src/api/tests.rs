@@ -146,6 +146,14 @@ fn a_completion_prompt_is_text_lines_or_tokens() {
 }
 
 #[test]
+fn a_prompt_comes_through_whatever_is_in_it() {
+    for prompt in ["", "plain words", "日本 \u{7f}", "\"quoted\"", "a\nb", "\\", "\u{1}"] {
+        let body = body_of(&target(), &text(prompt), &[]).unwrap();
+        assert_eq!(body["messages"], json!([{"role": "user", "content": prompt}]));
+    }
+}
+
+#[test]
 fn a_raw_body_is_sent_as_it_is_to_its_own_path() {
     let request = Request { path: Some("/v1/x".into()), ..request(Prompt::Raw("{ }".into())) };
     let past = Past { turns: &[], answers: &[] };
