@@ -4,7 +4,7 @@ use crate::api::{self, Output, Piece, Usage};
 use crate::http::{Head, Malformed, Part, Reader};
 use crate::plan::{Api, Nanos};
 use crate::sse::{Event, Splitter};
-use crate::template::Templates;
+use crate::template::{Said, Templates};
 use crate::times::Times;
 use records::{Failure, FailureKind, Record, UsageSource};
 
@@ -56,7 +56,7 @@ struct Facts {
 #[derive(Debug, Default)]
 struct More {
     /// The head, where it says more than that all is well.
-    head: Option<Head>,
+    head: Option<Box<Head>>,
     usage: Option<Usage>,
     counts: Counts,
     /// The server says that something is wrong; what it said first.
@@ -152,7 +152,7 @@ impl Answer {
         }
     }
 
-    fn head(&mut self, head: Head) {
+    fn head(&mut self, head: Box<Head>) {
         self.status = head.status;
         let is_good = self.is_good() && head.content_encoding.is_none();
         self.body = if !is_good {
@@ -221,11 +221,11 @@ impl Answer {
             Body::Whole(body) if cut.is_none() => facts.whole(body),
             Body::Whole(_) => {}
             Body::Other(body) if !is_good && self.status != 0 => {
-                let text = refusal(self.status, facts.more().head.as_ref(), body);
+                let text = refusal(self.status, facts.more().head.as_deref(), body);
                 return fail(FailureKind::HttpStatus, text);
             }
             Body::Other(body) => {
-                if let Some(coding) = compression(facts.more().head.as_ref()) {
+                if let Some(coding) = compression(facts.more().head.as_deref()) {
                     let text = format!(
                         "the answer is {coding}, which holds tokens back; switch compression off \
                          at the server or the proxy before it"
@@ -255,7 +255,7 @@ impl Answer {
             return fail(FailureKind::StreamCut, text.to_owned());
         }
         if !facts.output {
-            let kind = facts.more().head.as_ref().map_or("", |head| &head.content_type);
+            let kind = facts.more().head.as_deref().map_or("", |head| &head.content_type);
             let is_odd = self.streamed && !["", STREAM].contains(&kind);
             let note = if is_odd { format!("; its content type is {kind}") } else { String::new() };
             return fail(FailureKind::EmptyAnswer, format!("the answer has no output token{note}"));
@@ -335,8 +335,8 @@ impl Facts {
         if event.data.is_empty() {
             return;
         }
-        if let Some(piece) = templates.read(self.api, event.data) {
-            return self.piece(piece, Some(at));
+        if let Some(said) = templates.read(self.api, event.data) {
+            return self.said(said, at);
         }
         match api::read(self.api, event.data) {
             Ok(piece) => {
@@ -359,6 +359,18 @@ impl Facts {
                 let text = format!("the body is not the JSON of this API ({error})");
                 self.more().bad = Some(text);
             }
+        }
+    }
+
+    /// Takes an event of a known shape; nearly all are, and nobody keeps their text.
+    fn said(&mut self, said: Said<'_>, at: Nanos) {
+        if self.more.is_some() {
+            return self.piece(said.piece(), Some(at));
+        }
+        self.finished |= said.finished;
+        if let Some(output) = said.output {
+            self.output = true;
+            self.chunk(output, None, at);
         }
     }
 

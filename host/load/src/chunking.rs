@@ -34,7 +34,7 @@ impl<'a> Response<'a> {
     #[must_use]
     pub fn new(api: Api, streamed: bool, bytes: &'a [u8]) -> Self {
         let ends: Vec<usize> = (1..=bytes.len()).collect();
-        let by_byte = read(api, streamed, bytes, &ends, None);
+        let by_byte = read(api, streamed, bytes, &ends, Keep::All, None);
         Self { api, streamed, bytes, by_byte }
     }
 
@@ -58,9 +58,12 @@ impl<'a> Response<'a> {
         let pieces = ends.len();
         let mut templates = Templates::default();
         for time in ["first", "second"] {
-            let found = read(self.api, self.streamed, self.bytes, &ends, Some(&mut templates));
+            let mut found =
+                |keep| read(self.api, self.streamed, self.bytes, &ends, keep, Some(&mut templates));
             let read = format!("read for the {time} time in {pieces} pieces");
-            assert_eq!(found, expected, "{read}, and parsed byte by byte");
+            assert_eq!(found(Keep::All), expected, "{read}, and parsed byte by byte");
+            let without_texts = found(Keep::Nothing).record;
+            assert_eq!(without_texts, expected.record, "{read}, and with its texts kept");
         }
     }
 }
@@ -116,9 +119,10 @@ fn read(
     streamed: bool,
     bytes: &[u8],
     ends: &[usize],
+    keep: Keep,
     templates: Option<&mut Templates>,
 ) -> Reading {
-    let mut answer = Answer::new(api, streamed, Keep::All);
+    let mut answer = Answer::new(api, streamed, keep);
     let mut record = Record::default();
     let mut reader = Reader::new();
     let outcome = converse(&mut reader, &mut answer, bytes, ends, templates, &mut record.finished);

@@ -62,6 +62,8 @@ pub(crate) struct Client {
     scratch: RefCell<Box<[u8]>>,
     /// What the events of all answers are compared with.
     templates: RefCell<Templates>,
+    /// Output tokens that came and are not counted yet.
+    tokens: Cell<u64>,
 }
 
 /// The connections of a load thread to one endpoint.
@@ -145,6 +147,7 @@ impl Client {
             over: watch::Sender::new(false),
             scratch: RefCell::new(vec![0; READ_SIZE].into()),
             templates: RefCell::default(),
+            tokens: Cell::new(0),
             shared,
             alarm,
             tasks,
@@ -181,7 +184,16 @@ impl Client {
         for key in self.unfinished.take() {
             self.go_on(key, true, false);
         }
+        self.count();
         !self.unfinished.borrow().is_empty()
+    }
+
+    /// Counts the output that has come: for many events at once, for other threads count, too.
+    pub(crate) fn count(&self) {
+        let tokens = self.tokens.take();
+        if tokens > 0 {
+            self.shared.live.output_tokens.fetch_add(tokens, Relaxed);
+        }
     }
 
     /// No further request will come: connections are not opened ahead any more.
@@ -355,9 +367,7 @@ impl Client {
         let taken = answer.take(reader, &mut templates, bytes, at);
         let complete = taken.map_err(Broken::Malformed)?;
         let new = answer.chunks() - before;
-        if new > 0 {
-            self.shared.live.output_tokens.fetch_add(new as u64, Relaxed);
-        }
+        self.tokens.set(self.tokens.get() + new as u64);
         Ok(complete.then_some(at))
     }
 

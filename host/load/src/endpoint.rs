@@ -104,9 +104,9 @@ impl Endpoint {
         self.port
     }
 
-    /// The target of a request line.
-    pub(crate) fn path(&self, path: &str) -> String {
-        format!("{}{path}", self.prefix)
+    /// What stands before a path in a request line.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The value of the `host` header.

@@ -1,8 +1,8 @@
 //! How much the threads of the load path run, how long they wait for a processor, and how long
 //! what arrives waits for its time stamp.
 
+use crate::lengths::Lengths;
 use crate::plan::Nanos;
-use hdrhistogram::Histogram;
 use records::ThreadSample;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,13 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default)]
 pub(crate) struct Threads {
     all: Mutex<Vec<Watched>>,
-    lags: Mutex<Vec<Arc<StampLag>>>,
+    /// With what was told of each already.
+    lags: Mutex<Vec<(Arc<StampLag>, Vec<u64>)>>,
 }
 
-/// How long arrivals waited between being readable and being stamped, on one load thread, since
-/// they were last sampled. In nanoseconds.
-#[derive(Debug)]
-pub(crate) struct StampLag(Mutex<Histogram<u64>>);
+/// How long arrivals waited between being readable and being stamped, on one load thread, which
+/// counts them. In nanoseconds, to about 6 %, the same everywhere, so that samples add up exactly.
+pub(crate) type StampLag = Lengths<4>;
+
+/// An hour.
+const LONGEST_LAG: Nanos = 3_600_000_000_000;
 
 #[derive(Debug)]
 struct Watched {
@@ -72,37 +75,23 @@ impl Threads {
 
     /// A recorder of stamp lags for the calling load thread.
     pub(crate) fn stamp_lag(&self) -> Arc<StampLag> {
-        let lag = Arc::new(StampLag(Mutex::new(lags())));
-        lock(&self.lags).push(lag.clone());
+        let lag = Arc::new(StampLag::up_to(LONGEST_LAG));
+        lock(&self.lags).push((lag.clone(), lag.counts().collect()));
         lag
     }
 
     /// The lags of all threads since the sample before: the longest of each bucket, and how many.
     pub(crate) fn sample_stamp_lags(&self) -> Vec<(u64, u64)> {
-        let mut all = lags();
-        for lag in &*lock(&self.lags) {
-            let mut counted = lock(&lag.0);
-            all.add(&*counted).expect("all histograms have the same bounds");
-            counted.reset();
+        let mut new = Vec::new();
+        for (lag, told) in &mut *lock(&self.lags) {
+            new.resize(told.len(), 0);
+            for ((now, told), new) in lag.counts().zip(told).zip(&mut new) {
+                *new += now - std::mem::replace(told, now);
+            }
         }
-        let buckets = all.iter_recorded();
-        buckets
-            .map(|bucket| (bucket.value_iterated_to(), bucket.count_since_last_iteration()))
-            .collect()
+        let buckets = new.into_iter().enumerate().filter(|&(_, count)| count > 0);
+        buckets.map(|(bucket, count)| (StampLag::longest(bucket), count)).collect()
     }
-}
-
-impl StampLag {
-    /// Counts one arrival that waited so long.
-    pub(crate) fn record(&self, ns: Nanos) {
-        lock(&self.0).saturating_record(ns);
-    }
-}
-
-/// A histogram to about 6 %, the same everywhere, so that samples add up exactly.
-fn lags() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 3_600_000_000_000, 1)
-        .expect("an hour in nanoseconds to one digit is a valid range")
 }
 
 /// What is in them is whole between any two statements.

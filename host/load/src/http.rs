@@ -22,7 +22,7 @@ pub(crate) struct Head {
 /// What the next bytes are.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part<'a> {
-    Head(Head),
+    Head(Box<Head>),
     Body(&'a [u8]),
     /// The response is complete.
     End,
@@ -127,7 +127,14 @@ impl Reader {
                 return Ok(Some(Part::Body(body)));
             }
             State::UntilClose => return Ok(Some(Part::Body(std::mem::take(input)))),
-            State::ChunkSize { size, digits } => self.chunk_size(next(input), size, digits)?,
+            State::ChunkSize { size, digits } => {
+                if digits == 0
+                    && let Some(data) = whole_chunk(input)
+                {
+                    return Ok(Some(Part::Body(data)));
+                }
+                self.chunk_size(next(input), size, digits)?;
+            }
             State::ChunkExtension(size) => {
                 if next(input) == b'\n' {
                     self.state = chunk(size);
@@ -169,7 +176,7 @@ impl Reader {
     }
 
     /// Reads a head, 1xx ones over.
-    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Head>, Malformed> {
+    fn head(&mut self, input: &mut &[u8]) -> Result<Option<Box<Head>>, Malformed> {
         let mut joined = std::mem::take(&mut self.head).into_vec();
         let before = joined.len();
         if before > 0 {
@@ -196,7 +203,7 @@ impl Reader {
         }
         self.keep_alive = framing.keep_alive;
         self.state = framing.state;
-        Ok(Some(framing.head))
+        Ok(Some(framing.head.into()))
     }
 }
 
@@ -249,6 +256,23 @@ fn chunk(size: u64) -> State {
     if size == 0 { State::Trailer(0) } else { State::ChunkBody(size) }
 }
 
+/// Takes a chunk off that lies whole in `input` and is written in the plainest way: nearly every one
+/// of a stream.
+fn whole_chunk<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let mut size = 0;
+    let mut digits = 0;
+    // A size of more digits is larger than what can be read at once.
+    while digits < 8 {
+        let Some(digit) = (*input.get(digits)? as char).to_digit(16) else { break };
+        size = size * 16 + digit as usize;
+        digits += 1;
+    }
+    let rest = input[digits..].strip_prefix(b"\r\n")?;
+    let (data, rest) = rest.split_at_checked(size).filter(|_| size > 0)?;
+    *input = rest.strip_prefix(b"\r\n")?;
+    Some(data)
+}
+
 fn take<'a>(input: &mut &'a [u8], most: u64) -> &'a [u8] {
     let (front, rest) = input.split_at(most.min(input.len() as u64) as usize);
     *input = rest;
@@ -272,7 +296,7 @@ mod tests {
 
     fn read<'a>(reads: impl IntoIterator<Item = &'a [u8]>) -> Result<Answer, Malformed> {
         let mut reader = Reader::new();
-        let mut head = Head::default();
+        let mut head = Box::<Head>::default();
         let mut body = Vec::new();
         for mut input in reads {
             loop {

@@ -1,7 +1,7 @@
 //! Counters of a run while it is under way, and the snapshot that a progress display shows.
 
+use crate::lengths::Lengths;
 use crate::plan::Nanos;
-use hdrhistogram::Histogram;
 use records::{FailureKind, Record};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -89,20 +89,17 @@ struct Mark {
     tokens: u64,
 }
 
-/// In microseconds.
+/// In microseconds, to about one percent.
 struct Latencies {
-    ttft: Histogram<u64>,
-    itl: Histogram<u64>,
-    lateness: Histogram<u64>,
+    ttft: Lengths<7>,
+    itl: Lengths<7>,
+    lateness: Lengths<7>,
 }
 
 impl Latencies {
     fn new() -> Self {
-        let histogram = || {
-            Histogram::new_with_bounds(1, 3_600_000_000, 2)
-                .expect("an hour in microseconds to two digits is a valid range")
-        };
-        Self { ttft: histogram(), itl: histogram(), lateness: histogram() }
+        let an_hour = || Lengths::up_to(3_600_000_000);
+        Self { ttft: an_hour(), itl: an_hour(), lateness: an_hour() }
     }
 }
 
@@ -139,9 +136,9 @@ impl Live {
         let chunks = record.tokens.len() as u64;
         let more = record.output_tokens.map_or(0, u64::from).saturating_sub(chunks);
         self.output_tokens.fetch_add(more, Relaxed);
-        let mut latencies = lock(&self.latencies[thread]);
+        let latencies = lock(&self.latencies[thread]);
         if let (Some(due), Some(sent)) = (record.due, record.sent) {
-            latencies.lateness.saturating_record(sent.saturating_sub(due) / 1_000);
+            latencies.lateness.record(sent.saturating_sub(due) / 1_000);
         }
         if let Some(failure) = &record.error {
             self.errors[failure.kind as usize].fetch_add(1, Relaxed);
@@ -153,10 +150,10 @@ impl Live {
         }
         self.succeeded.fetch_add(1, Relaxed);
         if let (Some(sent), Some(first)) = (record.sent, record.tokens.first()) {
-            latencies.ttft.saturating_record(first.saturating_sub(sent) / 1_000);
+            latencies.ttft.record(first.saturating_sub(sent) / 1_000);
         }
         for pair in record.tokens.windows(2) {
-            latencies.itl.saturating_record(pair[1].saturating_sub(pair[0]) / 1_000);
+            latencies.itl.record(pair[1].saturating_sub(pair[0]) / 1_000);
         }
     }
 
@@ -186,13 +183,12 @@ impl Live {
             lock(&self.window).front().copied().unwrap_or(Mark { at: 0, ended: 0, tokens: 0 });
         let last = self.mark_at(now);
         let seconds = (last.at.saturating_sub(first.at) as f64 / 1e9).max(0.001);
-        let mut all = Latencies::new();
+        let all = Latencies::new();
         for latencies in &self.latencies {
             let latencies = lock(latencies);
-            let same = "all histograms have the same bounds";
-            all.ttft.add(&latencies.ttft).expect(same);
-            all.itl.add(&latencies.itl).expect(same);
-            all.lateness.add(&latencies.lateness).expect(same);
+            all.ttft.add(&latencies.ttft);
+            all.itl.add(&latencies.itl);
+            all.lateness.add(&latencies.lateness);
         }
         let kinds = FailureKind::ALL.iter().map(|&k| (k, self.errors[k as usize].load(Relaxed)));
         Progress {
@@ -221,9 +217,9 @@ impl Live {
     }
 }
 
-fn percentiles(histogram: &Histogram<u64>) -> Option<Percentiles> {
-    let ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
-    (!histogram.is_empty()).then(|| Percentiles { p50: ms(0.5), p99: ms(0.99) })
+fn percentiles(lengths: &Lengths<7>) -> Option<Percentiles> {
+    let ms = |share| lengths.quantile(share).map(|us| us as f64 / 1_000.0);
+    Some(Percentiles { p50: ms(0.5)?, p99: ms(0.99)? })
 }
 
 /// Counters are whole between any two statements, so that a panic elsewhere spoils nothing.

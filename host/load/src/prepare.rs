@@ -27,6 +27,9 @@ pub(crate) struct Message {
 
 /// Digits of a request's number: enough for a million requests a second over eleven days.
 const DIGITS: usize = 12;
+/// Room for a head without headers of others.
+const HEAD: usize = 320;
+const TAKES_ALL: &str = "a string takes everything";
 
 impl Message {
     /// The bytes to write, with this number in them.
@@ -50,18 +53,22 @@ pub(crate) fn message(
     past: Past<'_>,
 ) -> Result<Message, PrepareError> {
     let body = api::body(target, request, past)?;
-    let path = endpoint.path(api::path(target, request));
     let accept = if request.streamed { "text/event-stream" } else { "application/json" };
-    let mut head = format!(
-        "POST {path} HTTP/1.1\r\nhost: {}\r\nuser-agent: llmdbench/{}\r\naccept: {accept}\r\n\
+    let mut head = String::with_capacity(HEAD + body.len());
+    write!(
+        head,
+        "POST {}{} HTTP/1.1\r\nhost: {}\r\nuser-agent: llmdbench/{}\r\naccept: {accept}\r\n\
          accept-encoding: identity\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+        endpoint.prefix(),
+        api::path(target, request),
         endpoint.authority(),
         env!("CARGO_PKG_VERSION"),
         body.len(),
-    );
+    )
+    .expect(TAKES_ALL);
     let mut add = |name: &str, value: &str| {
         check_header(name, value)?;
-        write!(head, "{name}: {value}\r\n").expect("a string takes everything");
+        write!(head, "{name}: {value}\r\n").expect(TAKES_ALL);
         Ok::<_, PrepareError>(())
     };
     if let Some(key) = &target.api_key {
@@ -78,9 +85,9 @@ pub(crate) fn message(
         .chain(request.headers.iter().map(|(name, _)| name))
         .any(|name| name.eq_ignore_ascii_case("x-request-id"));
     let number = (!is_named).then(|| {
-        head.push_str(&format!("x-request-id: llmdbench-{}-", target.run));
+        write!(head, "x-request-id: llmdbench-{}-", target.run).expect(TAKES_ALL);
         let at = head.len();
-        head.push_str(&format!("{:0DIGITS$}\r\n", 0));
+        write!(head, "{:0DIGITS$}\r\n", 0).expect(TAKES_ALL);
         at
     });
     head.push_str("\r\n");

@@ -7,13 +7,14 @@
 
 use crate::api::{Output, Piece};
 use crate::plan::Api;
-use memchr::memchr;
+use crate::scan::{digits, plain};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Shapes that are remembered: those of a few models, of reasoning and of answers.
-const MOST: usize = 8;
+/// Shapes that are remembered: for a few models those of the first event, of reasoning, of answers,
+/// and of the end.
+const MOST: usize = 16;
 /// Shapes are learned so often without use; from then on only as they prove useful.
 const TRIALS: u64 = 64;
 
@@ -27,15 +28,19 @@ pub(crate) struct Templates {
 
 impl Templates {
     /// What `event` says, if it has a shape that is known.
-    pub(crate) fn read<'a>(&mut self, api: Api, event: &'a [u8]) -> Option<Piece<'a>> {
-        let found = |(index, known): (usize, &Template)| {
-            let piece = if known.api == api { known.read(event) } else { None };
-            piece.map(|piece| (index, piece))
-        };
-        let (index, piece) = self.known.iter().enumerate().find_map(found)?;
-        self.known[..=index].rotate_right(1);
-        self.met += 1;
-        Some(piece)
+    pub(crate) fn read<'a>(&mut self, api: Api, event: &'a [u8]) -> Option<Said<'a>> {
+        for (index, known) in self.known.iter().enumerate() {
+            if known.api == api
+                && let Some(said) = known.read(event)
+            {
+                if index > 0 {
+                    self.known[..=index].rotate_right(1);
+                }
+                self.met += 1;
+                return Some(said);
+            }
+        }
+        None
     }
 
     /// Remembers the shape of an event whose meaning is known, if others can be told by it.
@@ -52,6 +57,30 @@ impl Templates {
     }
 }
 
+/// What an event of a known shape says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said<'a> {
+    /// The output that it carries.
+    pub(crate) output: Option<Output>,
+    /// The model gave a reason to stop.
+    pub(crate) finished: bool,
+    /// The text of the output, which is UTF-8.
+    text: &'a [u8],
+}
+
+impl<'a> Said<'a> {
+    /// The same in full, for whoever keeps the text.
+    pub(crate) fn piece(self) -> Piece<'a> {
+        let Self { output, finished, text } = self;
+        let text = String::from_utf8_lossy(text);
+        let piece = Piece { output, finished, ..Piece::default() };
+        match output {
+            Some(Output::Reasoning) => Piece { reasoning: text, ..piece },
+            _ => Piece { text, ..piece },
+        }
+    }
+}
+
 /// The event that others are compared with.
 #[derive(Debug)]
 struct Template {
@@ -61,7 +90,8 @@ struct Template {
     /// Where others may differ, in order.
     holes: Vec<Hole>,
     /// What the event carries.
-    output: Output,
+    output: Option<Output>,
+    finished: bool,
 }
 
 /// A stretch of an event.
@@ -93,16 +123,13 @@ impl Hole {
     /// Takes what may stand here off the front of an event.
     fn fill<'a>(&self, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
         let end = match self.kind {
-            Kind::Text | Kind::Name => memchr(b'"', rest)?,
-            Kind::Number => rest.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+            Kind::Text | Kind::Name => plain(rest),
+            Kind::Number => digits(rest),
         };
         let (found, behind) = rest.split_at(end);
         *rest = behind;
         let is_good = match self.kind {
-            // Every byte is looked at: that goes faster than a stop at the first bad one.
-            Kind::Text | Kind::Name => {
-                !found.iter().fold(false, |bad, &byte| bad | (byte < b' ') | (byte == b'\\'))
-            }
+            Kind::Text | Kind::Name => behind.first() == Some(&b'"'),
             Kind::Number => found.len() == 1 || !found.starts_with(b"0"),
         };
         (is_good && !found.is_empty()).then_some(found)
@@ -110,48 +137,43 @@ impl Hole {
 }
 
 impl Template {
-    /// A template of an event whose meaning is known. None: it says more than its text.
+    /// A template of an event whose meaning is known. None: it says more than its text and its end.
     fn of(api: Api, event: &[u8], piece: &Piece<'_>) -> Option<Self> {
-        let output = piece.output?;
+        let (output, finished) = (piece.output, piece.finished);
         let (text, other) = match output {
-            Output::Answer => (&piece.text, &piece.reasoning),
-            Output::Reasoning => (&piece.reasoning, &piece.text),
+            Some(Output::Reasoning) => (&piece.reasoning, &piece.text),
+            _ => (&piece.text, &piece.reasoning),
         };
-        let more = piece.finished || piece.calls || piece.usage.is_some() || piece.error.is_some();
-        if more || text.is_empty() || !other.is_empty() {
+        let more = piece.calls || piece.usage.is_some() || piece.error.is_some();
+        if more || output.is_some() == text.is_empty() || !other.is_empty() {
             return None;
         }
-        // Text with escapes was copied and lies nowhere in the event.
-        let Cow::Borrowed(text) = text else { return None };
-        let mut holes = vec![Hole::at(Kind::Text, text, event)?];
-        holes.extend(names(event));
+        let mut holes: Vec<Hole> = names(event).collect();
+        if output.is_some() {
+            // Text with escapes was copied and lies nowhere in the event.
+            let Cow::Borrowed(text) = text else { return None };
+            holes.push(Hole::at(Kind::Text, text, event)?);
+        }
         holes.sort_unstable_by_key(|hole| hole.begin);
-        Some(Self { api, event: event.into(), holes, output })
+        Some(Self { api, event: event.into(), holes, output, finished })
     }
 
     /// What `event` says, if it is this one but for its holes.
-    fn read<'a>(&self, event: &'a [u8]) -> Option<Piece<'a>> {
+    fn read<'a>(&self, event: &'a [u8]) -> Option<Said<'a>> {
         // Equal bytes around strings that neither end early nor have escapes, and around numbers:
         // the two events are the same JSON but for these.
-        let (mut rest, mut at, mut text) = (event, 0, None);
+        let (mut rest, mut at, mut text) = (event, 0, &[][..]);
         for hole in &self.holes {
             rest = rest.strip_prefix(&self.event[at..hole.begin])?;
             let found = hole.fill(&mut rest)?;
             if hole.kind == Kind::Text {
-                text = Some(found);
+                text = found;
             }
             at = hole.end;
         }
-        if *rest != self.event[at..] {
-            return None;
-        }
-        let text = std::str::from_utf8(text?).ok()?;
-        let mut piece = Piece { output: Some(self.output), ..Piece::default() };
-        match self.output {
-            Output::Answer => piece.text = text.into(),
-            Output::Reasoning => piece.reasoning = text.into(),
-        }
-        Some(piece)
+        let is_known =
+            *rest == self.event[at..] && (text.is_ascii() || std::str::from_utf8(text).is_ok());
+        is_known.then_some(Said { output: self.output, finished: self.finished, text })
     }
 }
 
@@ -187,7 +209,7 @@ mod tests {
     fn known(api: Api, first: &str, second: &str) -> Option<String> {
         let mut templates = Templates::default();
         templates.learn(api, first.as_bytes(), &api::read(api, first.as_bytes()).unwrap());
-        let piece = templates.read(api, second.as_bytes())?;
+        let piece = templates.read(api, second.as_bytes())?.piece();
         assert_eq!(piece, api::read(api, second.as_bytes()).unwrap(), "{second}");
         Some(format!("{}{}", piece.text, piece.reasoning))
     }
@@ -269,7 +291,7 @@ mod tests {
         let mut templates = Templates::default();
         for number in 0..1000 {
             let event = chat(&format!(r#""content":"a","n":{number}"#));
-            assert_eq!(templates.read(Api::Chat, event.as_bytes()), None);
+            assert!(templates.read(Api::Chat, event.as_bytes()).is_none());
             let piece = api::read(Api::Chat, event.as_bytes()).unwrap();
             templates.learn(Api::Chat, event.as_bytes(), &piece);
         }
@@ -277,12 +299,28 @@ mod tests {
     }
 
     #[test]
-    fn events_that_end_a_stream_or_count_teach_nothing() {
+    fn events_that_begin_or_end_a_stream_are_known() {
+        let check = |first: &str, second: &str, text: Option<&str>| {
+            assert_eq!(known(Api::Chat, first, second).as_deref(), text, "{first} and {second}");
+        };
+        let role = r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#;
+        check(role, role, Some(""));
+        check(role, r#"{"choices":[{"delta":{"role":"assistant","content":"a"}}]}"#, None);
+        let end = r#"{"choices":[{"delta":{"content":""},"finish_reason":"stop"}]}"#;
+        check(end, end, Some(""));
+        check(end, r#"{"choices":[{"delta":{"content":""},"finish_reason":"length"}]}"#, None);
+        let last = r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}"#;
+        check(last, r#"{"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]}"#, Some("b"));
+        check(last, r#"{"choices":[{"delta":{"content":"b"},"finish_reason":null}]}"#, None);
+    }
+
+    #[test]
+    fn events_that_count_call_or_fail_teach_nothing() {
         let check = |first: &str| assert_eq!(known(Api::Chat, first, first), None, "{first}");
-        check(r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}"#);
         check(r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"completion_tokens":1}}"#);
+        check(r#"{"choices":[],"usage":{"completion_tokens":1}}"#);
         check(r#"{"choices":[{"delta":{"content":"a"}}],"error":"no"}"#);
-        check(r#"{"choices":[{"delta":{"role":"assistant"}}]}"#);
+        check(r#"{"choices":[{"delta":{"tool_calls":[{"function":{"name":"f"}}]}}]}"#);
     }
 
     #[test]
@@ -292,7 +330,7 @@ mod tests {
         let template = Template::of(Api::Chat, first.as_bytes(), &piece).unwrap();
         let with = |z: u8| first.bytes().map(|b| if b == b'Z' { z } else { b }).collect::<Vec<_>>();
         assert!(template.read(&with(b'Y')).is_some());
-        assert_eq!(template.read(&with(0xff)), None);
+        assert!(template.read(&with(0xff)).is_none());
     }
 
     proptest! {

@@ -173,6 +173,7 @@ fn serve(
                 _ => worker.client.ready(event),
             }
         }
+        worker.client.count();
     }
 }
 

@@ -1,15 +1,44 @@
 //! `POST /v1/chat/completions`.
 
-use super::{BodyError, Output, Past, Text};
+use super::{BodyError, Output, Past, Text, write_json, write_text};
 use crate::plan::{Message, Part, Prompt, Request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 pub(super) const PATH: &str = "/v1/chat/completions";
 
+/// A message as it is sent.
+pub(super) enum Line<'a> {
+    Plain {
+        role: &'a str,
+        content: Cow<'a, str>,
+    },
+    /// With fields of its own, which may take the place of the others.
+    Extended(Map<String, Value>),
+}
+
+impl Line<'_> {
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Plain { role, content } => {
+                bytes.extend_from_slice(br#"{"role":"#);
+                write_text(bytes, role);
+                bytes.extend_from_slice(br#","content":"#);
+                write_text(bytes, content);
+                bytes.push(b'}');
+            }
+            Self::Extended(fields) => write_json(bytes, fields),
+        }
+    }
+}
+
 /// The messages of a request, its history before them.
-pub(super) fn messages(request: &Request, past: Past<'_>) -> Result<Value, BodyError> {
+pub(super) fn messages<'a>(
+    request: &'a Request,
+    past: Past<'a>,
+) -> Result<Vec<Line<'a>>, BodyError> {
     let mut all = Vec::new();
     if request.history {
         for (index, (turn, answer)) in past.turns.iter().zip(past.answers).enumerate() {
@@ -17,24 +46,31 @@ pub(super) fn messages(request: &Request, past: Past<'_>) -> Result<Value, BodyE
                 Prompt::Raw(_) | Prompt::TokenIds(_) => return Err(BodyError::History(index)),
                 prompt => add(&mut all, prompt, past)?,
             }
-            all.push(plain("assistant", answer.clone()));
+            all.push(Line::Plain { role: "assistant", content: answer.into() });
         }
     }
     add(&mut all, &request.prompt, past)?;
-    Ok(Value::Array(all))
+    Ok(all)
 }
 
-fn add(all: &mut Vec<Value>, prompt: &Prompt, past: Past<'_>) -> Result<(), BodyError> {
+fn add<'a>(all: &mut Vec<Line<'a>>, prompt: &'a Prompt, past: Past<'_>) -> Result<(), BodyError> {
     match prompt {
-        Prompt::Text(text) | Prompt::Raw(text) => all.push(plain("user", text.clone())),
+        Prompt::Text(text) | Prompt::Raw(text) => {
+            all.push(Line::Plain { role: "user", content: text.into() });
+        }
         Prompt::TokenIds(_) => return Err(BodyError::TokenIds),
         Prompt::Messages(messages) => {
             for message in messages {
-                let mut value = Map::new();
-                value.insert("role".into(), message.role.clone().into());
-                value.insert("content".into(), text_of(message, past)?.into());
-                value.extend(message.extra.clone());
-                all.push(Value::Object(value));
+                let content = text_of(message, past)?;
+                all.push(if message.extra.is_empty() {
+                    Line::Plain { role: &message.role, content: content.into() }
+                } else {
+                    let mut fields = Map::new();
+                    fields.insert("role".into(), message.role.clone().into());
+                    fields.insert("content".into(), content.into());
+                    fields.extend(message.extra.clone());
+                    Line::Extended(fields)
+                });
             }
         }
     }
@@ -54,13 +90,6 @@ pub(super) fn text_of(message: &Message, past: Past<'_>) -> Result<String, BodyE
         }
     }
     Ok(text)
-}
-
-fn plain(role: &str, text: String) -> Value {
-    let mut message = Map::new();
-    message.insert("role".into(), role.into());
-    message.insert("content".into(), text.into());
-    Value::Object(message)
 }
 
 /// A choice of a chunk (`delta`) or of a whole answer (`message`).

@@ -5,9 +5,10 @@ mod chat;
 mod completions;
 
 use crate::plan::{Api, Part, Prompt, Request, Target, Turn};
-use serde::Deserialize;
+use crate::scan::plain;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// Why a request cannot be put into words of its API: the workload asked for the impossible.
@@ -60,29 +61,106 @@ pub(crate) fn body(
     if let Prompt::Raw(body) = &request.prompt {
         return Ok(body.clone().into_bytes());
     }
-    let mut body = Map::new();
+    let mut body = Body(Vec::with_capacity(16));
     let model = request.model.as_ref().unwrap_or(&target.model);
-    body.insert("model".into(), model.clone().into());
+    body.set("model", Field::Text(model));
     match of(target, request) {
-        Api::Chat => body.insert("messages".into(), chat::messages(request, past)?),
-        Api::Completions => body.insert("prompt".into(), completions::prompt(request, past)?),
-    };
-    body.insert("stream".into(), request.streamed.into());
+        Api::Chat => body.set("messages", Field::Messages(chat::messages(request, past)?)),
+        Api::Completions => body.set("prompt", Field::Made(completions::prompt(request, past)?)),
+    }
+    body.set("stream", Field::Flag(request.streamed));
     if request.streamed {
-        body.insert("stream_options".into(), serde_json::json!({"include_usage": true}));
+        body.set("stream_options", Field::Usage);
     }
     if let Some(most) = request.max_output_tokens {
-        body.insert("max_tokens".into(), most.into());
+        body.set("max_tokens", Field::Number(most));
         if request.exact_output && target.exact_output {
-            body.insert("ignore_eos".into(), true.into());
-            body.insert("min_tokens".into(), most.into());
+            body.set("ignore_eos", Field::Flag(true));
+            body.set("min_tokens", Field::Number(most));
         }
     }
-    body.insert("temperature".into(), 0.into());
+    body.set("temperature", Field::Number(0));
     for (key, value) in request.extra.iter().chain(&target.extra_body) {
-        body.insert(key.clone(), value.clone());
+        body.set(key, Field::Given(value));
     }
-    Ok(Value::Object(body).to_string().into_bytes())
+    Ok(body.written())
+}
+
+/// The fields of a body, in order.
+struct Body<'a>(Vec<(&'a str, Field<'a>)>);
+
+impl<'a> Body<'a> {
+    /// Sets a field, in the place of an earlier one of its name.
+    fn set(&mut self, key: &'a str, value: Field<'a>) {
+        match self.0.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, place)) => *place = value,
+            None => self.0.push((key, value)),
+        }
+    }
+}
+
+/// What a field of a body says.
+enum Field<'a> {
+    Text(&'a str),
+    Flag(bool),
+    Number(u32),
+    Messages(Vec<chat::Line<'a>>),
+    /// That a stream ends with its usage.
+    Usage,
+    Made(Value),
+    Given(&'a Value),
+}
+
+impl Body<'_> {
+    fn written(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1024);
+        for (key, value) in &self.0 {
+            bytes.push(if bytes.is_empty() { b'{' } else { b',' });
+            write_text(&mut bytes, key);
+            bytes.push(b':');
+            value.write(&mut bytes);
+        }
+        bytes.push(b'}');
+        bytes
+    }
+}
+
+impl Field<'_> {
+    fn write(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Text(text) => write_text(bytes, text),
+            Self::Flag(flag) => write_json(bytes, flag),
+            Self::Number(number) => write_json(bytes, number),
+            Self::Messages(lines) => {
+                bytes.push(b'[');
+                for (index, line) in lines.iter().enumerate() {
+                    if index > 0 {
+                        bytes.push(b',');
+                    }
+                    line.write(bytes);
+                }
+                bytes.push(b']');
+            }
+            Self::Usage => bytes.extend_from_slice(br#"{"include_usage":true}"#),
+            Self::Made(value) => write_json(bytes, value),
+            Self::Given(value) => write_json(bytes, value),
+        }
+    }
+}
+
+/// Writes a text as JSON. Prompts may be long, and most need no escapes.
+fn write_text(bytes: &mut Vec<u8>, text: &str) {
+    if plain(text.as_bytes()) == text.len() {
+        bytes.push(b'"');
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(b'"');
+    } else {
+        write_json(bytes, text);
+    }
+}
+
+fn write_json(bytes: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(bytes, value).expect("text, numbers and what was JSON can be JSON");
 }
 
 /// Whether a later turn quotes the answer to this one.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::plan::{Message, Pacing, Tls};
-use serde_json::json;
+use serde_json::{Map, json};
 use std::collections::BTreeMap;
 
 fn target() -> Target {
@@ -143,6 +143,14 @@ fn a_completion_prompt_is_text_lines_or_tokens() {
     assert_eq!(prompt(&asking, &[(chat("one"), "ONE")]), "USER: one\nASSISTANT: ONE\nUSER: two");
     let plain = Request { history: true, ..text("two") };
     assert_eq!(prompt(&plain, &[(text("one"), "ONE")]), "one\nONE\ntwo");
+}
+
+#[test]
+fn a_prompt_comes_through_whatever_is_in_it() {
+    for prompt in ["", "plain words", "日本 \u{7f}", "\"quoted\"", "a\nb", "\\", "\u{1}"] {
+        let body = body_of(&target(), &text(prompt), &[]).unwrap();
+        assert_eq!(body["messages"], json!([{"role": "user", "content": prompt}]));
+    }
 }
 
 #[test]
