@@ -257,7 +257,10 @@ impl Client {
             self.until.set(talk.until);
             self.alarm.expire_by(talk.until);
         }
-        talk.begin(&mut socket.wire, &self.shared.clock);
+        if let Err(unsent) = talk.begin(&mut socket.wire, &self.shared.clock) {
+            let outcome = self.listen(&mut socket.wire, &mut talk, key, false, Some(unsent));
+            talk.outcome = outcome.map(|outcome| outcome.map_err(Box::new));
+        }
     }
 
     /// The connection of an exchange that is over, or is broken off, can be used again, or cannot.
@@ -311,11 +314,23 @@ impl Client {
         key: usize,
         is_closed: bool,
     ) -> Option<Result<Nanos, Broken>> {
-        let mut unsent = None;
-        if talk.sent.is_none() {
-            // A server that takes no more of a request may have said why.
-            unsent = talk.write(wire, &self.shared.clock).err();
-        }
+        let unsent = match talk.sent {
+            None => talk.write(wire, &self.shared.clock).err(),
+            Some(_) => None,
+        };
+        self.listen(wire, talk, key, is_closed, unsent)
+    }
+
+    /// Reads what has come. Some: the exchange is over. A server that takes no more of a request, which is `unsent` for
+    /// that reason, may have said why.
+    fn listen(
+        &self,
+        wire: &mut Wire,
+        talk: &mut Talk,
+        key: usize,
+        is_closed: bool,
+        unsent: Option<Broken>,
+    ) -> Option<Result<Nanos, Broken>> {
         let goes_on = is_closed || unsent.is_some();
         let mut scratch = self.scratch.borrow_mut();
         for _ in 0..READS {

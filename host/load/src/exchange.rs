@@ -82,9 +82,9 @@ impl Talk {
     }
 
     /// Begins to write the request to a connection.
-    pub(crate) fn begin(&mut self, wire: &mut Wire, clock: &Clock) {
-        (self.reader, self.written, self.sent) = (Reader::new(), 0, None);
-        self.outcome = self.write(wire, clock).err().map(|broken| Err(Box::new(broken)));
+    pub(crate) fn begin(&mut self, wire: &mut Wire, clock: &Clock) -> Result<(), Broken> {
+        (self.reader, self.written, self.sent, self.outcome) = (Reader::new(), 0, None, None);
+        self.write(wire, clock)
     }
 
     /// Goes on writing the request.

@@ -461,8 +461,9 @@ fn a_stream_without_end_is_broken_off_when_its_time_is_up_and_others_go_on_besid
         records.into_iter().partition(|record| record.error.is_some());
     assert_eq!((endless.len(), others.len()), (1, 5));
     assert_fails(endless[0], FailureKind::Timeout, "no whole answer within 2 s");
-    let end = others.iter().map(|record| record.finished).max();
-    assert!(end < Some(endless[0].finished), "one slot plays the others while the flood lasts");
+    // The slot of the flood may have taken one of them ahead.
+    let beside = others.iter().filter(|other| other.finished < endless[0].finished).count();
+    assert!(beside >= 4, "only {beside} were played while the flood lasted");
 }
 
 #[test]
