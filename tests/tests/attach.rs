@@ -88,15 +88,16 @@ fn what_agents_have_is_not_taken_down_before_it_is_collected_unless_that_is_aske
     let mut record = bench.json("w/results/agents.json");
     record["is_collected"] = false.into();
     bench.write("w/results/agents.json", record.to_string());
-    for order in [&["teardown"][..], &["teardown", "-d"], &["teardown", "-n"]] {
-        let refused = bench.run(order).expect(2).says("what agent 1 of 2 measured");
-        let refused = refused.says("the Job load in ns has it, and it would be lost");
+    drop(bench.run(&["teardown", "-n"]).expect(0).says("what agent 1 of 2 measured"));
+    for order in [&["teardown"][..], &["teardown", "-d"]] {
+        let refused = bench.run(order).expect(6).says("what agent 1 of 2 measured");
+        let refused = refused.says("it would be lost with the Job load in ns");
         refused.says("`llmdbench run --attach --workdir w` collects it").says("--discard-results");
     }
     // There is no cluster, so that nothing is taken down, and nothing given up.
     let ended = bench.run(&["teardown", "--discard-results"]).expect(6);
     assert!(!ended.stderr.contains("given up"), "{}", ended.stderr);
-    drop(bench.run(&["teardown"]).expect(2));
+    drop(bench.run(&["teardown"]).expect(6));
     // What is lost already stands in nobody's way.
     record["agents"][1]["lost"] = "its pod load-1 was deleted".into();
     bench.write("w/results/agents.json", record.to_string());

@@ -126,6 +126,12 @@ impl Error {
         matches!(self, Self::Request { source, .. } if matches!(&**source, kube::Error::Api(s) if s.code == 401 || s.code == 403))
     }
 
+    /// Whether the account may not do it; it is known who asks.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Request { source, .. } if matches!(&**source, kube::Error::Api(s) if s.code == 403))
+    }
+
     /// Whether nothing was done, for the cluster said no or was never asked. After any other error of a request it may
     /// have been carried out all the same.
     #[must_use]

@@ -10,6 +10,7 @@ use crate::experiment::Model;
 use crate::plan::Step;
 use crate::settings::Settings;
 use crate::translate::steps::file_part;
+use cluster::ObjectRef;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -34,6 +35,14 @@ pub(crate) fn is_download(action: &Action) -> bool {
         _ => false,
     }
 }
+
+/// Whether an object is the Job of a download: it stands in nobody's way.
+pub(crate) fn is_download_job(object: &ObjectRef) -> bool {
+    object.kind == "Job" && object.name.starts_with(JOB)
+}
+
+/// What the names of downloads' Jobs begin with.
+const JOB: &str = "download-model";
 
 /// What the steps are made of.
 #[derive(Debug)]
@@ -87,7 +96,6 @@ impl<'a> Preparation<'a> {
 
     fn model_namespace(&self) -> Vec<Action> {
         let namespace = self.text("vllm.common.namespace");
-        let timeout = self.settings.get("vllm.common.pvc_download_timeout").as_u64().unwrap_or(0);
         let mut actions = Vec::new();
         for model in self.models {
             let alias = file_part(&model.alias);
@@ -121,10 +129,16 @@ impl<'a> Preparation<'a> {
             actions.push(Action::Wait(Wait {
                 objects,
                 until: Condition::Status { name: "Complete".into(), status: "True".into() },
-                timeout: Duration::from_secs(timeout),
+                timeout: self.patience(),
             }));
         }
         actions
+    }
+
+    /// How long a download may take.
+    fn patience(&self) -> Duration {
+        let seconds = self.settings.get("vllm.common.pvc_download_timeout").as_u64();
+        Duration::from_secs(seconds.unwrap_or(0))
     }
 
     fn harness_namespace(&self) -> Vec<Action> {
@@ -202,10 +216,10 @@ impl<'a> Preparation<'a> {
     /// One model keeps the original's name of the Job.
     fn job_name(&self, model: &Model) -> String {
         if self.models.len() == 1 {
-            return "download-model".to_owned();
+            return JOB.to_owned();
         }
         let number = self.models.iter().position(|other| other == model).unwrap_or(0) + 1;
-        format!("download-model-{number}")
+        format!("{JOB}-{number}")
     }
 
     /// A Job that downloads a model into the hub's cache on the volume, where servers look that
@@ -214,6 +228,8 @@ impl<'a> Preparation<'a> {
         let claim = quoted(&self.text("vllm.common.pvc_name"));
         let secret = quoted(&self.text("vllm.common.hf_token_name"));
         let image = quoted(&self.text("vllm.common.pvc_download_image"));
+        // One that nobody waits for any more is not to stand in the way of others.
+        let patience = self.patience().as_secs().max(1);
         let endpoint = match self.text("vllm.common.hf_endpoint") {
             url if url.is_empty() => String::new(),
             url => format!("        - name: HF_ENDPOINT\n          value: {}\n", quoted(&url)),
@@ -228,6 +244,7 @@ impl<'a> Preparation<'a> {
 kind: Job
 {}spec:
   backoffLimit: 3
+  activeDeadlineSeconds: {patience}
   template:
     spec:
       restartPolicy: OnFailure

@@ -33,9 +33,11 @@ use tokio::sync::{Semaphore, watch};
 
 /// A connection that takes longer to come about has failed.
 const CONNECT_TIMEOUT: Nanos = 10_000_000_000;
+/// One of several addresses gets so long at least: a first packet that is lost is repeated after 1 s.
+const ADDRESS_TIMEOUT: Nanos = 2_500_000_000;
 const READ_SIZE: usize = 64 * 1024;
-/// Reads of one connection before the others have their turn: more than answers need that bring what a model says.
-const READS: usize = 4;
+/// Bytes of one connection before the others have their turn: more than a model says at a time.
+const TURN: usize = 4 * READ_SIZE;
 /// Connections that a load thread opens at the same time; servers drop what comes in a storm.
 const OPENING: usize = 64;
 
@@ -54,8 +56,8 @@ pub(crate) struct Client {
     stamp_lag: Arc<StampLag>,
     /// When the time of an exchange is up, at the earliest.
     until: Cell<Nanos>,
-    /// Connections that have more to read than was their turn.
-    unfinished: RefCell<Vec<usize>>,
+    /// Connections that have more to read than was their turn, and since when.
+    unfinished: RefCell<Vec<(usize, Nanos)>>,
     /// No further request will come.
     over: watch::Sender<bool>,
     /// All connections read into this.
@@ -82,6 +84,8 @@ struct Socket {
     task: Task,
     /// The server will say nothing more, or has said something that nobody asked for.
     spent: bool,
+    /// It has more to read than was its turn, which comes again.
+    unfinished: bool,
 }
 
 /// What a connection is busy with.
@@ -176,14 +180,31 @@ impl Client {
 
     /// Takes in what happened to a socket.
     pub(crate) fn ready(&self, event: &Event) {
-        self.go_on(event.token().0, event.is_readable(), event.is_read_closed());
+        let key = event.token().0;
+        if let Some(socket) = self.sockets.borrow_mut().get_mut(key)
+            && socket.unfinished
+        {
+            socket.spent |= event.is_read_closed();
+            return;
+        }
+        self.go_on(key, event.is_readable(), event.is_read_closed());
     }
 
     /// Goes on with the connections that had more to read than was their turn. Whether there are any left.
     pub(crate) fn read_on(&self) -> bool {
-        for key in self.unfinished.take() {
+        let readable = self.readable.get();
+        for (key, since) in self.unfinished.take() {
+            let mut sockets = self.sockets.borrow_mut();
+            // It may have been closed since, and its place taken by another.
+            let Some(socket) = sockets.get_mut(key).filter(|socket| socket.unfinished) else {
+                continue;
+            };
+            socket.unfinished = false;
+            drop(sockets);
+            self.readable.set(since);
             self.go_on(key, true, false);
         }
+        self.readable.set(readable);
         self.count();
         !self.unfinished.borrow().is_empty()
     }
@@ -221,13 +242,12 @@ impl Client {
                 }
             }
             Task::Talk(talk) => {
+                let talk = talk.clone();
                 let mut talk = talk.borrow_mut();
                 if talk.outcome.is_some() {
                     // Its session has not gone on yet.
                     socket.spent |= is_readable;
-                } else if let Some(outcome) =
-                    self.hear(&mut socket.wire, &mut talk, key, socket.spent)
-                {
+                } else if let Some(outcome) = self.hear(socket, &mut talk, key) {
                     talk.outcome = Some(outcome.map_err(Box::new));
                     talk.wake();
                 }
@@ -258,7 +278,7 @@ impl Client {
             self.alarm.expire_by(talk.until);
         }
         if let Err(unsent) = talk.begin(&mut socket.wire, &self.shared.clock) {
-            let outcome = self.listen(&mut socket.wire, &mut talk, key, false, Some(unsent));
+            let outcome = self.listen(socket, &mut talk, key, Some(unsent));
             talk.outcome = outcome.map(|outcome| outcome.map_err(Box::new));
         }
     }
@@ -309,31 +329,31 @@ impl Client {
     /// Goes on with an exchange. Some: it is over.
     fn hear(
         &self,
-        wire: &mut Wire,
+        socket: &mut Socket,
         talk: &mut Talk,
         key: usize,
-        is_closed: bool,
     ) -> Option<Result<Nanos, Broken>> {
         let unsent = match talk.sent {
-            None => talk.write(wire, &self.shared.clock).err(),
+            None => talk.write(&mut socket.wire, &self.shared.clock).err(),
             Some(_) => None,
         };
-        self.listen(wire, talk, key, is_closed, unsent)
+        self.listen(socket, talk, key, unsent)
     }
 
     /// Reads what has come. Some: the exchange is over. A server that takes no more of a request, which is `unsent` for
     /// that reason, may have said why.
     fn listen(
         &self,
-        wire: &mut Wire,
+        socket: &mut Socket,
         talk: &mut Talk,
         key: usize,
-        is_closed: bool,
         unsent: Option<Broken>,
     ) -> Option<Result<Nanos, Broken>> {
-        let goes_on = is_closed || unsent.is_some();
+        let wire = &mut socket.wire;
+        let goes_on = socket.spent || unsent.is_some();
         let mut scratch = self.scratch.borrow_mut();
-        for _ in 0..READS {
+        let mut taken = 0;
+        while taken < TURN {
             let read = wire.read(&mut scratch);
             let at = self.shared.clock.now();
             let bytes = match &read {
@@ -342,7 +362,9 @@ impl Client {
                 Err(error) => Err(error),
             };
             self.stamp_lag.record(at.saturating_sub(self.readable.get()));
-            let all = wire.is_plain() && bytes.is_ok_and(|bytes| bytes.len() < scratch.len());
+            let length = bytes.map_or(0, <[u8]>::len);
+            taken += length;
+            let all = wire.is_plain() && bytes.is_ok() && length < scratch.len();
             match self.heard(bytes, at, talk) {
                 Ok(None) if all && !goes_on => return None,
                 Ok(None) => {}
@@ -351,7 +373,8 @@ impl Client {
                 Err(broken) => return Some(Err(unsent.unwrap_or(broken))),
             }
         }
-        self.unfinished.borrow_mut().push(key);
+        socket.unfinished = true;
+        self.unfinished.borrow_mut().push((key, self.readable.get()));
         if self.shared.clock.now() >= talk.until {
             talk.wake();
         }
@@ -461,7 +484,7 @@ impl Client {
         let addresses = &self.pools[endpoint].addresses;
         let found = addresses.get(&self.shared.clock).await.map_err(|error| error.to_string())?;
         // One that says nothing leaves time for the others.
-        let limit = CONNECT_TIMEOUT / found.len().max(1) as Nanos;
+        let limit = (CONNECT_TIMEOUT / found.len().max(1) as Nanos).max(ADDRESS_TIMEOUT);
         let mut outcome = Err("the name has no address".to_owned());
         for (tried, &address) in found.iter().enumerate() {
             let until = self.shared.clock.now() + limit;
@@ -498,7 +521,8 @@ impl Client {
     /// Connects to an address.
     async fn reach(self: &Rc<Self>, address: SocketAddr) -> io::Result<Held> {
         let stream = TcpStream::connect(address)?;
-        let socket = Socket { wire: Wire::plain(stream), task: Task::Open(None), spent: false };
+        let (wire, task) = (Wire::plain(stream), Task::Open(None));
+        let socket = Socket { wire, task, spent: false, unfinished: false };
         let key = self.sockets.borrow_mut().insert(socket);
         let held = Held { client: self.clone(), key, kept: false };
         let interest = Interest::READABLE | Interest::WRITABLE;

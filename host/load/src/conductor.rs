@@ -259,8 +259,8 @@ impl Conductor {
             self.shared.end(EndReason::Aborted, "a load thread broke down".into(), true);
         }
         let mut failing = self.failing.get();
-        let last_failure = live.last_failure.load(Relaxed);
-        let (lasted, failed) = failing.look(live.signs_of_life(), live.broken(), last_failure);
+        let (signs, broken) = (live.signs_of_life(), live.broken());
+        let (lasted, failed) = failing.look(signs, broken, live.last_failure.load(Relaxed));
         self.failing.set(failing);
         if let Some(limit) = abort.without_success
             && failed >= SEVERAL

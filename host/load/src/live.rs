@@ -4,7 +4,10 @@ use crate::lengths::Lengths;
 use crate::plan::Nanos;
 use records::{FailureKind, Record};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -142,10 +145,11 @@ impl Live {
         }
         if let Some(failure) = &record.error {
             self.errors[failure.kind as usize].fetch_add(1, Relaxed);
-            self.failed.fetch_add(1, Relaxed);
             if failure.kind != FailureKind::Cancelled {
                 self.last_failure.fetch_max(record.finished, Relaxed);
             }
+            // Whoever sees the count sees the time, too.
+            self.failed.fetch_add(1, Release);
             return;
         }
         self.succeeded.fetch_add(1, Relaxed);
@@ -164,8 +168,8 @@ impl Live {
 
     /// Requests that failed of themselves.
     pub(crate) fn broken(&self) -> u64 {
-        let cancelled = self.errors[FailureKind::Cancelled as usize].load(Relaxed);
-        self.failed.load(Relaxed).saturating_sub(cancelled)
+        let failed = self.failed.load(Acquire);
+        failed.saturating_sub(self.errors[FailureKind::Cancelled as usize].load(Relaxed))
     }
 
     /// Remembers where the counters stand; called a few times a second.

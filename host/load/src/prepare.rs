@@ -13,6 +13,8 @@ pub(crate) enum PrepareError {
     Body(#[from] BodyError),
     #[error("the header `{0}` has a name or value that HTTP does not allow")]
     Header(String),
+    #[error("the path {0:?} has characters that HTTP does not allow there")]
+    Path(String),
     #[error("the session has no turns")]
     Empty,
 }
@@ -53,6 +55,10 @@ pub(crate) fn message(
     past: Past<'_>,
 ) -> Result<Message, PrepareError> {
     let body = api::body(target, request, past)?;
+    let path = api::path(target, request);
+    if path.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        return Err(PrepareError::Path(path.to_owned()));
+    }
     let accept = if request.streamed { "text/event-stream" } else { "application/json" };
     let mut head = String::with_capacity(HEAD + body.len());
     write!(
@@ -60,7 +66,7 @@ pub(crate) fn message(
         "POST {}{} HTTP/1.1\r\nhost: {}\r\nuser-agent: llmdbench/{}\r\naccept: {accept}\r\n\
          accept-encoding: identity\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
         endpoint.prefix(),
-        api::path(target, request),
+        path,
         endpoint.authority(),
         env!("CARGO_PKG_VERSION"),
         body.len(),

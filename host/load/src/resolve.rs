@@ -48,6 +48,12 @@ impl Addresses {
         if addresses.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
+        // What is tried first stays so, as long as the name has it.
+        let first = found.as_ref().and_then(|(_, before)| before.first().copied());
+        let addresses = match first.filter(|first| addresses.contains(first)) {
+            Some(first) => with_first(first, &addresses),
+            None => addresses,
+        };
         *found = Some((clock.now(), addresses.clone()));
         Ok(addresses)
     }
@@ -57,8 +63,7 @@ impl Addresses {
         // Whoever looks them up at this moment gets the resolver's order.
         let Ok(mut found) = self.found.try_lock() else { return };
         if let Some((_, addresses)) = &mut *found {
-            let others = addresses.iter().copied().filter(|&other| other != address);
-            *addresses = std::iter::once(address).chain(others).collect();
+            *addresses = with_first(address, addresses);
         }
     }
 
@@ -68,6 +73,12 @@ impl Addresses {
             *found = None;
         }
     }
+}
+
+/// The same addresses, this one first.
+fn with_first(first: SocketAddr, addresses: &[SocketAddr]) -> Arc<[SocketAddr]> {
+    let others = addresses.iter().copied().filter(|&other| other != first);
+    std::iter::once(first).chain(others).collect()
 }
 
 #[cfg(test)]

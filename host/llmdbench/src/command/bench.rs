@@ -84,6 +84,6 @@ fn phases(prepared: &Prepared, dir: &RunDir, printer: &Printer) -> Result<Outcom
     let all: Vec<u8> = prepared.plan.steps.iter().map(|step| step.number).collect();
     let target = phase::standup::run(prepared, dir, &all, printer)?
         .ok_or_else(|| Error::unexpected("the steps gave no target"))?;
-    phase::smoketest::run(prepared, &target, dir, printer)?;
+    phase::smoketest::run(prepared, &target, dir, true, printer)?;
     super::run::load_and_analyze(prepared, &target, dir, printer)
 }

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> R
             (dir, target)
         }
     };
-    phase::smoketest::run(&prepared, &target, &dir, printer)?;
+    phase::smoketest::run(&prepared, &target, &dir, false, printer)?;
     printer
         .facts(|| json!({"endpoints": target.endpoints, "model": target.model, "answers": true}));
     Ok(Exit::Ok)

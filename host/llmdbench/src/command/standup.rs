@@ -66,7 +66,7 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
     let mut outcome = Outcome::default();
     let stood = phase::standup::run(&prepared, &dir, &selected, printer).and_then(|target| {
         if let (Some(target), true) = (&target, selected.contains(&steps::SMOKETEST)) {
-            phase::smoketest::run(&prepared, target, &dir, printer)?;
+            phase::smoketest::run(&prepared, target, &dir, false, printer)?;
         }
         Ok(target)
     });

@@ -42,7 +42,10 @@ pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Re
     let inventory = Inventory::read(&dir)?;
     let has_objects = kubernetes::Inventory::read(&dir)?.has_some(args.deep);
     if has_objects && !args.discard_results {
-        phase::inside::refuse_loss(&dir)?;
+        match phase::inside::refuse_loss(&dir) {
+            Err(error) if is_dry => printer.warning(&error.to_string()),
+            refused => refused?,
+        }
     }
     let standing: Vec<_> = inventory.processes.iter().filter(|p| p.runs()).collect();
     let nothing = || format!("nothing stands in {}", dir.root().display());

@@ -85,7 +85,7 @@ impl Kubernetes {
             Err(error) => return Ok((Vec::new(), vec![unrecorded(&message(&error))])),
         };
         let mut unseen = Vec::new();
-        for error in search.unseen.iter().filter(|error| !error.is_denied()) {
+        for error in search.unseen.iter().filter(|error| !error.is_forbidden()) {
             match error {
                 cluster::Error::Unavailable { .. } => {
                     away.insert(error.to_string());

@@ -103,8 +103,27 @@ fn pods(seen: &Evidence, hidden: &Hidden) -> Vec<Value> {
     seen.pods.iter().map(|seen| clean(pod(seen), hidden)).collect()
 }
 
-fn clean(value: Value, hidden: &Hidden) -> Value {
-    serde_json::from_str(&hidden.redaction.clean(&value.to_string())).unwrap_or_default()
+/// The same without secrets, and without messages where one of them is not known.
+fn clean(mut value: Value, hidden: &Hidden) -> Value {
+    scrub(&mut value, hidden);
+    value
+}
+
+fn scrub(value: &mut Value, hidden: &Hidden) {
+    match value {
+        Value::String(text) => *text = hidden.redaction.clean(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| scrub(item, hidden)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                // A container that fails may say in its message what it printed last.
+                if name == "message" && field.is_string() && !hidden.missing.is_empty() {
+                    *field = json!("not kept, for it may show a secret");
+                }
+                scrub(field, hidden);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// Writes facts and a list into a file, in which those entries stay that were there before and are not seen any more;
@@ -221,6 +240,21 @@ mod tests {
         keep(&file, &[], "pods", vec![entry("2", "Failed: sk-abcdef")], &hidden).unwrap();
         let kept: Value = run_dir::read_json(&file).unwrap().unwrap();
         assert_eq!(kept, json!({"pods": [entry("1", "Running"), entry("2", "Running")]}));
+    }
+
+    #[test]
+    fn secrets_are_hidden_whatever_json_makes_of_them_and_messages_where_one_is_not_known() {
+        let secret = r#"sk-"quoted"\key"#;
+        let redaction = Secrets::default().redaction().and([secret.to_owned().into()]);
+        let mut hidden = Hidden { redaction, names: [].into(), missing: [].into() };
+        let seen = json!({"message": format!("it is {secret}"), "reason": "Error", "count": 2});
+        let kept = clean(seen.clone(), &hidden);
+        assert!(!kept["message"].as_str().unwrap().contains(secret), "{kept}");
+        assert_eq!((&kept["reason"], &kept["count"]), (&json!("Error"), &json!(2)));
+        hidden.missing.insert("target.api_key".to_owned());
+        let kept = clean(json!({"state": {"terminated": seen}}), &hidden);
+        let message = &kept["state"]["terminated"]["message"];
+        assert_eq!(message, "not kept, for it may show a secret");
     }
 
     #[test]

@@ -43,21 +43,24 @@ struct Asker<'a> {
     printer: &'a Printer,
     /// None: the target is in no cluster.
     kubernetes: Option<Kubernetes>,
+    /// The same command makes the load: it needs the image of agents in any case.
+    is_loaded_next: bool,
 }
 
 /// Asks each pod that serves the model, then the target as the load will, then the route that leads to it from outside;
-/// writes `setup/smoketest.json`, to the first that fails.
+/// writes `setup/smoketest.json`, to the first that fails. `is_loaded_next`: the same command makes the load.
 pub(crate) fn run(
     prepared: &Prepared,
     target: &Target,
     dir: &RunDir,
+    is_loaded_next: bool,
     printer: &Printer,
 ) -> Result<()> {
     let kubernetes = match &target.within {
         Some(_) => Some(Kubernetes::of(&Inventory::read(dir)?, &prepared.settings)?),
         None => None,
     };
-    let asker = Asker { prepared, target, dir, printer, kubernetes };
+    let asker = Asker { prepared, target, dir, printer, kubernetes, is_loaded_next };
     let mut checks = Vec::new();
     for place in asker.places()? {
         let mut check = json!({"at": place.name, "endpoint": place.url});
@@ -95,11 +98,16 @@ impl Asker<'_> {
             }));
         }
         let settings = &self.prepared.settings;
-        let is_load_inside = inside::is_meant(&self.prepared.plan, Some(target));
+        // Who only stands a stack up has not said yet that nodes find the image of agents.
+        let has_image = match self.is_loaded_next {
+            true => settings.text("load.image").is_some(),
+            false => settings.is_set("load.image") && settings.text("load.image").is_some(),
+        };
+        let is_asked_inside = has_image && inside::is_meant(&self.prepared.plan, Some(target));
         for url in &target.endpoints {
             let way = match inside {
                 None => Way::Direct,
-                Some(_) if is_load_inside && settings.text("load.image").is_some() => Way::Inside,
+                Some(_) if is_asked_inside => Way::Inside,
                 Some((kubernetes, within)) => {
                     Way::Forwarded(kubernetes.pods_behind(within)?.swap_remove(0))
                 }

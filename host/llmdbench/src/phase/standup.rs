@@ -9,6 +9,7 @@ use crate::phase::evidence;
 use crate::phase::plan::Prepared;
 use crate::plan::{MetricsSource, Plan, Servers, Step, Target, Within};
 use crate::plugins::plugin_error;
+use crate::prepare;
 use crate::printer::Printer;
 use crate::process::{self, Inventory, Started};
 use crate::run_dir::{self, RunDir};
@@ -138,7 +139,10 @@ pub(crate) fn refuse_standing(
     let mut running: Vec<String> =
         processes.map(|process| format!("{} (pid {})", process.name, process.pid)).collect();
     if objects_clash {
-        running.extend(kubernetes::Inventory::read(dir)?.names());
+        let mut inventory = kubernetes::Inventory::read(dir)?;
+        // A model may have been fetched ahead; what follows waits for it, or does it anew.
+        inventory.objects.retain(|recorded| !prepare::is_download_job(&recorded.object));
+        running.extend(inventory.names());
     }
     if running.is_empty() {
         return Ok(());

@@ -231,9 +231,12 @@ impl Usage {
         } = later;
         self.prompt_tokens = prompt_tokens.or(self.prompt_tokens);
         self.completion_tokens = completion_tokens.or(self.completion_tokens);
-        self.prompt_tokens_details = prompt_tokens_details.or(self.prompt_tokens_details);
-        self.completion_tokens_details =
-            completion_tokens_details.or(self.completion_tokens_details);
+        let cached_tokens = prompt_tokens_details.and_then(|details| details.cached_tokens);
+        let cached_tokens = cached_tokens.or(self.cached_tokens());
+        self.prompt_tokens_details = Some(PromptDetails { cached_tokens });
+        let reasoning_tokens = completion_tokens_details.and_then(|d| d.reasoning_tokens);
+        let reasoning_tokens = reasoning_tokens.or(self.reasoning_tokens());
+        self.completion_tokens_details = Some(CompletionDetails { reasoning_tokens });
     }
 
     pub(crate) fn cached_tokens(&self) -> Option<u32> {

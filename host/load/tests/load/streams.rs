@@ -508,7 +508,7 @@ fn usage_that_says_less_later_takes_nothing_back_and_usage_without_output_counts
     let full =
         r#"{"prompt_tokens":7,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":3}}"#;
     let records = play(vec![
-        answer(&[full, "{}"]),
+        answer(&[full, r#"{"prompt_tokens_details":{"cached_tokens":null}}"#, "{}"]),
         answer(&["{}"]),
         answer(&[r#"{"prompt_tokens":7}"#, r#"{"completion_tokens":2}"#]),
         answer(&[r#"{"prompt_tokens":7}"#]),

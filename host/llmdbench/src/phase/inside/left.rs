@@ -2,7 +2,7 @@
 
 use super::Record;
 use super::crew::{self, Facts};
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Exit, Problem, Result};
 use crate::printer::Printer;
 use crate::run_dir::{self, Results, RunDir};
 use std::fs::File;
@@ -52,7 +52,7 @@ pub(crate) fn refuse_loss(dir: &RunDir) -> Result<()> {
     let mut problems: Vec<Problem> = all.iter().filter_map(|one| loss(one, dir)).collect();
     let Some(last) = problems.pop() else { return Ok(()) };
     problems.push(last.hint("--discard-results takes everything down all the same"));
-    Err(Error::problems(problems))
+    Err(Error::problems(problems).exit(Exit::Teardown))
 }
 
 /// What would be lost of a load run if its agents were removed now. None: nothing.
@@ -74,7 +74,7 @@ fn loss(results: &Results, dir: &RunDir) -> Option<Problem> {
         some => format!("agents {} of {}", some.join(", "), record.shards),
     };
     let message = format!(
-        "what {agents} measured for `{folder}` is not collected: {job} has it, and it would be lost"
+        "what {agents} measured for `{folder}` is not collected: it would be lost with {job}"
     );
     let hint = format!(
         "`llmdbench run --attach --workdir {at}` collects it; then the stack can be taken down"
@@ -165,7 +165,7 @@ mod tests {
             assert_eq!(left(&results).unwrap().uncollected(&results), expected, "{agents}");
             assert_eq!(may_have_more(&results), !expected.is_empty(), "{agents}");
             let refused = refuse_loss(&dir).map_err(|error| error.exit);
-            let expected = if expected.is_empty() { Ok(()) } else { Err(Exit::Usage) };
+            let expected = if expected.is_empty() { Ok(()) } else { Err(Exit::Teardown) };
             assert_eq!(refused, expected, "{agents}");
         };
         // Killed before any was told to begin.
