@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 
 fn main() -> std::io::Result<()> {
     println!("cargo::rerun-if-env-changed=LLMDBENCH_PLUGINS_DIR");
-    let folder = std::env::var_os("LLMDBENCH_PLUGINS_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/plugins"),
-        PathBuf::from,
-    );
+    // Asked at run time: a tree that was moved has a build script from before.
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let folder = std::env::var_os("LLMDBENCH_PLUGINS_DIR")
+        .map_or_else(|| Path::new(&own).join("../../target/plugins"), PathBuf::from);
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut files = Vec::new();
     if let Ok(entries) = std::fs::read_dir(&folder) {
