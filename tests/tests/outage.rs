@@ -15,8 +15,22 @@ fn cluster(order: &str) {
     assert!(ended.status.success(), "{order}: {}", String::from_utf8_lossy(&ended.stderr));
 }
 
-/// Starts the API server again, whatever happens.
+/// The API server is away; it is started again, whatever happens.
 struct Outage;
+
+impl Outage {
+    /// Begins as soon as the first agent's records come into this folder.
+    fn once_load_is_made(stand: &Stand, results: &str) -> Self {
+        let journal = stand.bench.path(&format!("{results}/agents/0/records.jsonl"));
+        let since = Instant::now();
+        while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"id\"")) {
+            assert!(since.elapsed() < Duration::from_secs(90), "no record comes");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        cluster("stop");
+        Self
+    }
+}
 
 impl Drop for Outage {
     fn drop(&mut self) {
@@ -37,14 +51,7 @@ fn no_record_is_lost_while_the_api_server_is_away() {
     );
     stand.standup("5-8").expect(0);
     let running = stand.bench.start(&["run", "e.yaml", "-j", "2"]);
-    let journal = stand.bench.path("w/results/agents/0/records.jsonl");
-    let since = Instant::now();
-    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"id\"")) {
-        assert!(since.elapsed() < Duration::from_secs(90), "no record comes");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    cluster("stop");
-    let outage = Outage;
+    let outage = Outage::once_load_is_made(&stand, "w/results");
     std::thread::sleep(Duration::from_secs(20));
     drop(outage);
     let ended = running.wait();
@@ -58,14 +65,7 @@ fn no_record_is_lost_while_the_api_server_is_away() {
 
     // Who is interrupted meanwhile is heard as soon as somebody answers again.
     let running = stand.bench.start(&["run", "e.yaml", "--rate", "20", "--duration", "120s"]);
-    let journal = stand.bench.path("w/results/2/agents/0/records.jsonl");
-    let since = Instant::now();
-    while !std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"id\"")) {
-        assert!(since.elapsed() < Duration::from_secs(90), "no record comes");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    cluster("stop");
-    let outage = Outage;
+    let outage = Outage::once_load_is_made(&stand, "w/results/2");
     running.signal(Signal::SIGINT);
     std::thread::sleep(Duration::from_secs(2));
     drop(outage);

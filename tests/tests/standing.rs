@@ -3,8 +3,8 @@
 use acceptance::{Bench, Log, Reply, Server, Stub, get, lives};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const EXPERIMENT: &str = "deploy: {method: local, model: sim-model, settings: {simulator: {ttft: 2ms, itl: 1ms}}}\n\
@@ -190,8 +190,8 @@ fn api_server() -> Stub {
         Reply::json(code, &body)
     };
     Stub::start(move |request| {
-        let path = request.path.split('?').next().unwrap();
-        let mut made = made.lock().unwrap();
+        let path = request.path.split('?').next().unwrap_or_default();
+        let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
         let own = made.as_ref().filter(|(own, _)| own == path).map(|(_, object)| object.clone());
         let version = json!({"groupVersion": "apps/v1", "version": "v1"});
         let body = match (request.method.as_str(), path) {

@@ -22,7 +22,8 @@ usage: cargo xtask TASK
                    examples/plugins and tests/guests to target/example-plugins and target/guests
   plugin DIR OUT   build the plugin crate in the folder DIR, inside or outside the workspace, to the file OUT
   build            plugins, then target/release/llmdbench with the plugins inside
-  test             plugins, example plugins and test guests, then every test of the workspace
+  test             plugins, example plugins and test guests, then every test of the workspace;
+                   checks that the fuzz target and the floor client still build
   test --cluster   the tests that need a cluster: on that of KUBECONFIG, or on one that is started for them
   demo             plugins, then run examples/experiments/quickstart.yaml
   docs             write the reference pages that the program generates

@@ -216,7 +216,7 @@ mod tests {
         let unmet = |pods: &[Value]| Condition::Rollout.unmet(pods, 2);
         let ready = pod("True", Value::Null);
         assert_eq!(unmet(&[]).as_deref(), Some("0 of 2 are there"));
-        assert_eq!(unmet(&[ready.clone()]).as_deref(), Some("1 of 2 are there"));
+        assert_eq!(unmet(std::slice::from_ref(&ready)).as_deref(), Some("1 of 2 are there"));
         let going = pod("True", json!("2026-01-01T00:00:00Z"));
         assert_eq!(unmet(&[ready.clone(), going]).as_deref(), Some("1 of 2 are there"));
         let other = unmet(&[ready.clone(), pod("False", Value::Null)]);

@@ -99,10 +99,8 @@ impl Asker<'_> {
         }
         let settings = &self.prepared.settings;
         // Who only stands a stack up has not said yet that nodes find the image of agents.
-        let has_image = match self.is_loaded_next {
-            true => settings.text("load.image").is_some(),
-            false => settings.is_set("load.image") && settings.text("load.image").is_some(),
-        };
+        let has_image = settings.text("load.image").is_some()
+            && (self.is_loaded_next || settings.is_set("load.image"));
         let is_asked_inside = has_image && inside::is_meant(&self.prepared.plan, Some(target));
         for url in &target.endpoints {
             let way = match inside {

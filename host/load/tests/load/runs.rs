@@ -458,6 +458,20 @@ fn a_session_that_cannot_be_put_into_words_ends_the_run_with_its_number() {
 }
 
 #[test]
+fn a_path_cannot_bring_headers_into_a_request() {
+    for path in ["/v1/x HTTP/1.1\r\nauthorization: Bearer z\r\nx: y", "/a b"] {
+        let server = Server::start(vec![Script::answer(1, 2)]);
+        let prompt = Prompt::Raw("{}".to_owned());
+        let asked = load::Request { path: Some(path.to_owned()), prompt, ..request("") };
+        let sessions = [session_of(7, vec![turn(asked, 0)])];
+        let done = begin(plan(&server.url(), vec![closed(5)]), vec![feed(sessions)]).finish();
+        assert_eq!(done.outcome.reason, EndReason::PluginFailed);
+        assert!(done.outcome.message.contains("the path"), "{}", done.outcome.message);
+        assert_eq!(server.seen().len(), 0);
+    }
+}
+
+#[test]
 fn samples_tell_how_the_client_fared() {
     let server = Server::start(vec![Script::answer(1, 2)]);
     let done = run(plan(&server.url(), vec![open(100.0, after(1_500))]));
