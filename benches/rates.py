@@ -2,7 +2,8 @@
 """High rates on this machine: 500/s and 1,000/s of 64 tokens for 60 s, beside the simulated server.
 
 Either the sends keep to the schedule within 1 %, or the run says itself that it is invalid and why. What must not be is
-a rate that sags and a result that is called valid. The server (TTFT 20 ms, ITL 5 ms) shares the processors.
+a rate that sags and a result that is called valid, nor a request that fails. The server (TTFT 20 ms, ITL 5 ms) shares
+the processors.
 """
 
 import pathlib
@@ -67,6 +68,7 @@ def measure(options, rate, verdicts):
     told = health["verdict"] == "invalid" and bool(reasons)
     text = f"{len(sent)} of {wanted} sent, {100 * share:.2f} % in time, health {health['verdict']}"
     verdicts.add(f"{rate:g}/s: sends", punctual or told, text, "all, within 1 %, or called invalid with a reason")
+    verdicts.add(f"{rate:g}/s: failed requests", failed == 0, failed, "0")
     return {
         "rate": rate,
         "due": wanted,

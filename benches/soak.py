@@ -30,6 +30,8 @@ from common import (
 )
 
 PAUSE_MS = 300
+# The program remembers beginnings of prompts, which takes more and more memory up to so many requests of this length.
+FULL = 70_000
 
 # What the record of a request must say for each fault of the server: the kind of failure, and the status.
 FAULTS = {
@@ -139,9 +141,14 @@ def grown(watch, records, options, verdicts):
     span = options.duration * 1e9
     middle = [seen for at, _, seen in watch.samples if 0.4 * span <= at - begin < 0.6 * span]
     late = [seen for at, _, seen in watch.samples if 0.9 * span <= at - begin < 0.99 * span]
+    is_full = 0.4 * options.duration * options.rate >= FULL
+    resident = 512 if is_full else 4096
     # At most as many sockets as were needed at once, and what faults left to be closed.
-    limits = {"resident KiB": 4096, "descriptors": 8, "sockets": 8, "threads": 0}
-    print(f"\n{'':<18}{'middle':>10}{'end':>10}   medians")
+    limits = {"resident KiB": resident, "descriptors": 8, "sockets": 8, "threads": 0}
+    leak = resident * 1024 / (0.445 * options.duration * options.rate)
+    print(f"\n{'':<18}{'middle':>10}{'end':>10}   medians; a leak of {leak:.0f} bytes for each request would show")
+    if not is_full:
+        print("too short a run for less: what is remembered of prompts was not full in the middle")
     found = {}
     for index, (name, limit) in enumerate(limits.items()):
         before, after = (median([seen[index] for seen in part]) for part in (middle, late))

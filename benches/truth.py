@@ -53,19 +53,22 @@ def main():
         health = read_summary(place / "w")["health"]
         truth = read_truth(truth)
     pairs = [(record, truth[record["id"]]) for record in records if not record.get("error")]
-    report(options, records, pairs, client, health)
+    least, most = offset(pairs)
+    report(options, records, pairs, (least, most), client, health)
     wanted, verdicts = planned(options.rate, options.duration), Verdicts()
     complete = len(pairs) == len(records) == wanted
     verdicts.add("requests sent and answered", complete, f"{len(records)} sent, {len(pairs)} answered", f"{wanted}")
+    text = f"known to {(most - least) / MS:.3f} ms"
+    verdicts.add("one clock offset fits all", least <= most, text, "0 ms or more: nothing arrived before it was sent")
     return verdicts.report()
 
 
-def report(options, records, pairs, client, health):
+def report(options, records, pairs, offsets, client, health):
     print(
         f"{options.rate:g}/s for {options.duration:g} s, TTFT {options.ttft}, ITL {options.itl}, "
         f"{options.tokens} tokens: {len(records)} requests, {len(records) - len(pairs)} failed"
     )
-    least, most = offset(pairs)
+    least, most = offsets
     print(f"clock offset known to {(most - least) / MS:.3f} ms" + (" (IMPOSSIBLE)" if most < least else ""))
     show_head("measured - true, ms")
     for name, values in errors(pairs).items():

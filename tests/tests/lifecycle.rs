@@ -1,6 +1,6 @@
 //! From standup to teardown, and every way in which a run can be broken off between.
 
-use acceptance::{Bench, Ended, Log, Running, get, lives, ms, program};
+use acceptance::{Bench, Ended, Log, Running, get, lives, ms, program, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use records::EndReason;
@@ -24,15 +24,6 @@ fn bench(experiment: &str) -> Bench {
     let bench = Bench::new();
     bench.write("e.yaml", experiment);
     bench
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}: not within 30 s");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Waits until this many requests have been recorded.

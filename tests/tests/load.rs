@@ -1,9 +1,11 @@
 //! Load against the simulated server: counts, times against the server's own log, memory.
 
-use acceptance::{Bench, Reply, Server, Stub, TruthLine, ms};
-use records::{Connection, LoopKind, Record};
+use acceptance::{Bench, Reply, Server, Stub, TruthLine, ms, wait_until};
+use nix::sys::signal::Signal;
+use records::{Connection, FailureKind, LoopKind, Record};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Records with what the server says of them, by number.
 #[track_caller]
@@ -356,4 +358,40 @@ fn the_same_seed_asks_the_same_and_another_asks_something_else() {
     let first = asked("7");
     assert_eq!(first, asked("7"));
     assert_ne!(first, asked("8"));
+}
+
+#[test]
+fn a_client_that_was_stopped_says_so_where_no_request_was_due() {
+    let server = Server::start(&["--ttft", "20ms", "--itl", "5ms"]);
+    let bench = Bench::new();
+    let run = ["run", "--endpoint", &server.url, "--model", "m"];
+    let running = bench.start(&[&run[..], &["--concurrency", "4", "--duration", "4s"]].concat());
+    let path = bench.path("w/results/records.jsonl");
+    wait_until("requests", || {
+        std::fs::read_to_string(&path).is_ok_and(|text| text.contains(r#"{"id":4,"#))
+    });
+    running.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_millis(600));
+    running.signal(Signal::SIGCONT);
+    let ended = running.wait();
+    assert!([0, 7].contains(&ended.code), "{}", ended.output());
+    let reasons = bench.summary()["health"]["reasons"].clone();
+    let stopped = reasons.as_array().unwrap().iter().find(|reason| reason["rule"] == "stopped");
+    let share = stopped.expect("a reason")["value"].as_f64().unwrap();
+    assert!(share * 4.0 > 0.5, "{reasons}");
+}
+
+#[test]
+fn a_request_that_takes_longer_than_the_flag_says_has_failed() {
+    let server = Server::start(&["--ttft", "20s"]);
+    let bench = Bench::new();
+    let options = ["--timeout", "300ms", "--concurrency", "1", "--requests", "2"];
+    bench.load(&server, &options).expect(4);
+    for record in &bench.log().records {
+        let failure = record.error.as_ref().unwrap();
+        assert_eq!(failure.kind, FailureKind::Timeout);
+        assert_eq!(failure.message, "no whole answer within 0.3 s");
+        assert!(ms(record.sent.unwrap(), record.finished) >= 300.0 - 1.0, "{record:?}");
+    }
+    assert_eq!(bench.log().records.len(), 2);
 }

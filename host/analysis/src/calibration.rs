@@ -31,6 +31,9 @@ pub struct Calibration {
     pub floor: BTreeMap<String, f64>,
     /// Number of those runs.
     pub runs: u32,
+    /// How long each of them lasted, in seconds: longer ones scatter less. 0: it is not told.
+    #[serde(default)]
+    pub run_s: f64,
 }
 
 /// The machine that a calibration holds for: hardware, kernel and version of the program.
@@ -141,6 +144,7 @@ pub(crate) mod tests {
             headroom: Headroom { requests_per_s: 100.0, tokens_per_s: 3_200.0, limit: None },
             floor: BTreeMap::new(),
             runs: 5,
+            run_s: 6.0,
         }
     }
 

@@ -49,7 +49,7 @@ pub(crate) struct Request {
     pub(crate) session: u64,
     pub(crate) stage: u32,
     pub(crate) warmup: bool,
-    pub(crate) new_connection: bool,
+    pub(crate) connection: Connection,
     pub(crate) failure: Option<FailureKind>,
     /// Never set in a closed loop.
     pub(crate) due: Option<u64>,
@@ -140,6 +140,11 @@ impl Request {
         self.output_tokens == Some(1) || self.tokens.is_some_and(|tokens| tokens.chunks == 1)
     }
 
+    /// When the client asked, as far as that was its own doing.
+    pub(crate) fn asked_at(&self) -> Option<u64> {
+        self.connection.asked_at(self.started, self.sent)
+    }
+
     /// Its place in the order of time.
     pub(crate) fn place(&self) -> u64 {
         self.due.or(self.sent).unwrap_or(self.started)
@@ -225,7 +230,7 @@ impl Request {
             session: record.session,
             stage: record.stage,
             warmup: record.warmup || stage.warmup,
-            new_connection: record.connection == Connection::New,
+            connection: record.connection,
             failure: record.error.as_ref().map(|failure| failure.kind),
             due: record.due.filter(|_| open),
             wanted: record.wanted.filter(|_| !open),

@@ -33,7 +33,7 @@ pub use metric::{Better, METRICS, Metric, metric, metrics_markdown};
 pub use notes::{Note, Severity};
 pub use plugin::{PluginChart, PluginFinding, PluginMetric, PluginReport, PluginResults, Table};
 pub use slo::{Limit, Slo, SloError};
-pub use statistics::{P50, P99, Percentile};
+pub use statistics::{P50, P99, Percentile, sorted, tidy};
 pub use summary::{
     AllSent, Distribution, FORMAT, Measured, Pace, Single, StageSummary, Summary, VERSION,
 };

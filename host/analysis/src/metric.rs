@@ -230,7 +230,7 @@ const PAGE_HEAD: &str = "\
 # Metrics
 
 Time is counted on one monotonic clock. *Due* is when the schedule wanted the request out; *sent* \
-is when its last byte was handed to the socket; a token *arrives* when the read that carried it \
+is just before the write that hands its last byte to the socket; a token *arrives* when the read that carried it \
 returned. Failed requests never enter latencies and always enter rates; requests of a warm-up are \
 left out and counted. Where requests failed, the latencies of requests have their percentiles \
 over all that were sent beside them (`all_sent`), in which a failed request is infinitely late: \

@@ -51,10 +51,36 @@ impl Percentile {
         sorted.get(rank.checked_sub(1)?).copied()
     }
 
+    /// The least value such that values of enough weight lie at or below it. None: there are no values.
+    pub(crate) fn of_weighted(self, mut values: Vec<(f64, f64)>) -> Option<f64> {
+        values.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let all: f64 = values.iter().map(|(_, weight)| weight).sum();
+        let mut below = 0.0;
+        let reached = values.iter().find(|(_, weight)| {
+            below += weight;
+            // Sums of weights are rounded.
+            below >= all * (self.share() - 1e-9)
+        });
+        reached.or(values.last()).map(|&(value, _)| value)
+    }
+
     /// As a share of 1.
     pub(crate) fn share(self) -> f64 {
         self.permille as f64 / 1_000.0
     }
+}
+
+/// Values in rising order, as ranks want them.
+#[must_use]
+pub fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values
+}
+
+/// Rounded to the sixth decimal: nanoseconds, where the unit is milliseconds.
+#[must_use]
+pub fn tidy(x: f64) -> f64 {
+    (x * 1e6).round() / 1e6
 }
 
 /// Batches into which a run is cut to see how far its values hang together.
@@ -145,6 +171,23 @@ mod tests {
         check(P50, 0, 0);
     }
 
+    #[test]
+    fn a_weighted_percentile_is_that_of_values_repeated_by_their_weight() {
+        for n in 1..200_usize {
+            let values: Vec<(f64, f64)> =
+                (0..n).map(|i| ((i * 7_919 % n) as f64, (i % 3) as f64 / 4.0)).collect();
+            let repeat = |&(value, weight): &(f64, f64)| vec![value; (weight * 4.0) as usize];
+            let repeated = sorted(values.iter().flat_map(repeat).collect());
+            for p in PERCENTILES {
+                let wanted = p.of(&repeated);
+                if wanted.is_some() {
+                    assert_eq!(p.of_weighted(values.clone()), wanted, "{} of {n}", p.name);
+                }
+            }
+        }
+        assert_eq!(P95.of_weighted(Vec::new()), None);
+    }
+
     proptest! {
         #[test]
         fn a_percentile_is_the_smallest_value_that_enough_do_not_exceed(
@@ -198,8 +241,7 @@ mod tests {
         let mut covered = [0usize; 3];
         for _ in 0..SETS {
             let series: Vec<f64> = (0..1_500).map(|_| uniform()).collect();
-            let mut sorted = series.clone();
-            sorted.sort_unstable_by(f64::total_cmp);
+            let sorted = sorted(series.clone());
             for (p, covered) in [P50, P90, P95].into_iter().zip(&mut covered) {
                 let n_eff = effective_size(&series, p, &p.of(&sorted).unwrap());
                 let (low, high) = interval_ranks(1_500, n_eff, p);

@@ -1,7 +1,7 @@
 //! Whether a stretch of time was steady: where a transient ends, whether values drift, whether
 //! requests under way pile up. Pure functions; nothing here knows what was measured.
 
-use crate::statistics::{BATCHES, P50, batch};
+use crate::statistics::{BATCHES, P50, batch, sorted};
 
 /// Values of a batch of [`transient`].
 const MSER_BATCH: usize = 5;
@@ -74,8 +74,7 @@ pub(crate) fn drift(series: &[f64]) -> Option<Trend> {
         return None;
     }
     let medians = std::array::from_fn(|b| {
-        let mut part = series[batch(series.len(), b)].to_vec();
-        part.sort_unstable_by(f64::total_cmp);
+        let part = sorted(series[batch(series.len(), b)].to_vec());
         P50.of(&part).unwrap_or_default()
     });
     Some(Trend::of(&medians))

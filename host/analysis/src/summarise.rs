@@ -7,7 +7,7 @@ use crate::metric::{METRICS, Measure, Metric};
 use crate::slo::Slo;
 use crate::statistics::{
     BATCHES, P50, PERCENTILES, Percentile, batch, effective_size, interval_ranks, mean_interval,
-    too_short_by,
+    tidy, too_short_by,
 };
 use crate::summary::{AllSent, Distribution, Measured, Pace, Single, StageSummary};
 use records::{EndReason, FailureKind, LoopKind};
@@ -73,7 +73,7 @@ impl Part<'_> {
         let mut turns: Vec<(u64, u64, u64)> = self
             .requests
             .iter()
-            .map(|r| (r.session, r.sent.unwrap_or(r.started), r.finished))
+            .map(|r| (r.session, r.asked_at().unwrap_or(r.started), r.finished))
             .collect();
         turns.sort_unstable();
         let span = |turns: &[(u64, u64, u64)]| {
@@ -463,9 +463,4 @@ fn intervals<T: Copy + PartialOrd + Into<f64>>(
 
 fn per_second(count: f64, seconds: f64) -> Option<f64> {
     (seconds > 0.0).then(|| count / seconds)
-}
-
-/// Rounded to the sixth decimal: nanoseconds, where the unit is milliseconds.
-pub(crate) fn tidy(x: f64) -> f64 {
-    (x * 1e6).round() / 1e6
 }

@@ -2,7 +2,7 @@
 
 use crate::collector::{Request, Run, TOKEN_BIN};
 use crate::metric::ms;
-use crate::statistics::{P50, P99};
+use crate::statistics::{P50, P99, sorted};
 
 /// The run in equal steps of time.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -108,8 +108,8 @@ fn latencies(r: &Request, sent: u64) -> [Option<f64>; 3] {
     ]
 }
 
-fn middle_and_tail(mut values: Vec<f64>) -> Option<(f64, f64)> {
-    values.sort_unstable_by(f64::total_cmp);
+fn middle_and_tail(values: Vec<f64>) -> Option<(f64, f64)> {
+    let values = sorted(values);
     P50.of(&values).zip(P99.of(&values))
 }
 

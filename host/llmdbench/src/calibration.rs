@@ -177,6 +177,7 @@ mod tests {
             headroom: Headroom { requests_per_s: 100.0, tokens_per_s: 3_200.0, limit: None },
             floor: std::collections::BTreeMap::new(),
             runs: 5,
+            run_s: 6.0,
         }
     }
 

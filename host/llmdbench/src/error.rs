@@ -23,7 +23,7 @@ pub(crate) enum Exit {
     Objective = 5,
     /// Something could not be removed.
     Teardown = 6,
-    /// The load generator was the limit: the numbers are not to be believed.
+    /// The numbers are not to be believed, most often since the load generator was the limit.
     Invalid = 7,
     /// The user stopped it.
     Interrupted = 130,
@@ -39,7 +39,10 @@ impl Exit {
         (Exit::Run, "the run failed: it was aborted, no request succeeded, or an analyzer failed"),
         (Exit::Objective, "an objective or a comparison failed"),
         (Exit::Teardown, "teardown is incomplete"),
-        (Exit::Invalid, "the run is invalid: the load generator was the limit"),
+        (
+            Exit::Invalid,
+            "the run is invalid: its reasons say why, most often that the load generator was the limit",
+        ),
         (Exit::Interrupted, "interrupted"),
     ];
 

@@ -76,7 +76,7 @@ pub(crate) fn stages(
             requests: stage.stop.requests,
             errors: stage.stop.errors,
         };
-        let settle = if stage.warm_up { 0 } else { settle(stop.after) };
+        let settle = if stage.warm_up { 0 } else { settle(planned_length(&arrival, &stop)) };
         translated.push(PlannedStage {
             stage: load::Stage {
                 name: stage.name,
@@ -100,6 +100,19 @@ pub(crate) fn stages(
         }
     }
     Ok(translated)
+}
+
+/// How long a stage takes, in nanoseconds, as far as its plan says. None: the server decides, or the workload.
+fn planned_length(arrival: &Arrival, stop: &Stop) -> Option<u64> {
+    // Rates are those of sessions; how many requests make one is the workload's.
+    let by_count = match (arrival, stop.sessions) {
+        (
+            &(Arrival::Constant(rate) | Arrival::Poisson(rate) | Arrival::Gamma { rate, .. }),
+            Some(count),
+        ) => Some((count as f64 / rate * 1e9) as u64),
+        _ => None,
+    };
+    by_count.into_iter().chain(stop.after).min()
 }
 
 /// The warm-up rule: of a stage of 120 s and more, the first tenth, at least 30 s, is sent and not
@@ -370,6 +383,23 @@ mod tests {
         assert_eq!(settles(true, false), [0, 30, 60]);
         assert_eq!(settles(false, false), [0, 0, 0]);
         assert_eq!(settles(true, true), [0, 0, 0]);
+    }
+
+    #[test]
+    fn the_warm_up_rule_knows_a_stage_that_sessions_end_at_a_rate() {
+        let settles = |sessions: Option<u64>, requests: Option<u64>, arrival| {
+            let mut counted = stage("a", arrival, 0);
+            counted.concurrency = Some(2);
+            counted.stop = wit::stages::Stop { after: None, sessions, requests, ..counted.stop };
+            stages("p", vec![counted], true).unwrap()[0].stage.settle / SECOND
+        };
+        use wit::stages::Arrival::{Closed, Constant, Poisson};
+        assert_eq!(settles(Some(50_000), None, Constant(50.0)), 100);
+        assert_eq!(settles(Some(6_000), None, Poisson(50.0)), 30);
+        assert_eq!(settles(Some(5_999), None, Poisson(50.0)), 0);
+        // How many sessions make so many requests is not known, nor how quick a closed loop is.
+        assert_eq!(settles(None, Some(50_000), Constant(50.0)), 0);
+        assert_eq!(settles(Some(50_000), None, Closed), 0);
     }
 
     #[test]

@@ -45,8 +45,8 @@ pub(crate) struct Talk {
     pub(crate) sent: Option<Nanos>,
     /// Whether the request found a connection open.
     pub(crate) connection: Connection,
-    /// Times that it was sent again.
-    pub(crate) retries: u32,
+    /// Times that it was sent again: at most once, for then the connection is new.
+    pub(crate) retries: u8,
     pub(crate) reader: Reader,
     /// The request, until the answer has begun: then it will not be sent again.
     pub(crate) request: Vec<u8>,
@@ -111,17 +111,24 @@ impl Exchange {
     /// and connections are kept ready for them.
     pub(crate) fn begin(
         client: &Rc<Client>,
-        endpoint: u32,
+        endpoint: usize,
         more_may_come: bool,
         talk: Talk,
     ) -> Self {
         let (client, talk) = (client.clone(), Rc::new(RefCell::new(talk)));
+        let idle = client.take_idle(endpoint);
+        let endpoint = u32::try_from(endpoint).expect("nobody names so many endpoints");
         let mut exchange = Self { client, talk, endpoint, more_may_come, on: On::Nothing };
-        match exchange.client.take_idle(endpoint as usize) {
+        match idle {
             Some(key) => exchange.send(key, true),
             None => exchange.open(),
         }
         exchange
+    }
+
+    /// Index of the endpoint that it talks to.
+    pub(crate) fn endpoint(&self) -> usize {
+        self.endpoint as usize
     }
 
     /// When it is to end at the latest. It is polled then, but somebody else has to end it.
@@ -137,7 +144,7 @@ impl Exchange {
     }
 
     fn open(&mut self) {
-        let (client, endpoint) = (self.client.clone(), self.endpoint as usize);
+        let (client, endpoint) = (self.client.clone(), self.endpoint());
         let until = self.talk.borrow().until;
         self.on = On::Opening(Box::pin(async move {
             tokio::select! {
@@ -152,7 +159,7 @@ impl Exchange {
     fn send(&mut self, key: usize, reused: bool) {
         let connection = if reused { Connection::Reused } else { Connection::New };
         self.talk.borrow_mut().connection = connection;
-        self.client.send(self.endpoint as usize, key, self.more_may_come, &self.talk);
+        self.client.send(self.endpoint(), key, self.more_may_come, &self.talk);
         let key = u32::try_from(key).expect("a process has fewer descriptors");
         self.on = On::Connection { key, reused };
     }
@@ -160,7 +167,7 @@ impl Exchange {
     /// Leaves its connection, which can be used again or cannot.
     fn leave(&mut self, reusable: bool) {
         if let On::Connection { key, .. } = std::mem::replace(&mut self.on, On::Nothing) {
-            self.client.done(self.endpoint as usize, key as usize, reusable);
+            self.client.done(self.endpoint(), key as usize, reusable);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The thread that writes the records file, and with it once a second a sample of the client's
-//! health. What takes time and can wait is done here: counting tokens.
+//! The thread that writes the records file, and with it once a second, and where a stage begins or
+//! ends, a sample of the client's health. What takes time and can wait is done here: counting tokens.
 
 use crate::machine::Machine;
 use crate::plan::Nanos;
@@ -19,8 +19,10 @@ pub(crate) const QUEUE: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 const FLUSH: Nanos = 250_000_000;
 const SAMPLE: Nanos = 1_000_000_000;
-/// A last sample of less than this says little.
-const SHORTEST_SAMPLE: Nanos = 200_000_000;
+/// A sample of less than this says nothing.
+const SHORTEST_SAMPLE: Nanos = 1_000_000;
+/// The client stood still if the writer woke so much too late; less comes of a busy machine, of which other rules tell.
+const STOP: Nanos = 100_000_000;
 
 /// Something for the records file.
 pub(crate) enum Note {
@@ -43,11 +45,16 @@ pub(crate) fn write<W: Write>(
 ) -> Option<io::Error> {
     let now = shared.clock.now();
     let machine = Machine::watch();
-    let mut journal = Journal { writer, shared, machine, flushed: now, sampled: now, failed: None };
+    let mut journal =
+        Journal { writer, shared, machine, flushed: now, sampled: now, stopped: 0, failed: None };
     loop {
         match notes.try_recv() {
             Ok(note) => journal.take(note),
-            Err(TryRecvError::Empty) => thread::park_timeout(PAUSE),
+            Err(TryRecvError::Empty) => {
+                let from = shared.clock.now();
+                thread::park_timeout(PAUSE);
+                journal.woke(shared.clock.now() - from);
+            }
             Err(TryRecvError::Disconnected) => {
                 journal.flush(shared.clock.now());
                 return journal.failed;
@@ -63,6 +70,8 @@ struct Journal<'a, W: Write> {
     machine: Machine,
     flushed: Nanos,
     sampled: Nanos,
+    /// Since the sample before.
+    stopped: Nanos,
     failed: Option<io::Error>,
 }
 
@@ -80,14 +89,20 @@ impl<W: Write> Journal<'_, W> {
                 self.write(|writer| writer.record(&record));
             }
             Note::Entry(Entry::Event(event)) => {
-                if let Event::End { at, .. } = event
-                    && at >= self.sampled + SHORTEST_SAMPLE
-                {
-                    self.sample(at);
+                // What was before it belongs to another stage than what comes after it.
+                let now = self.shared.clock.now();
+                if now >= self.sampled + SHORTEST_SAMPLE {
+                    self.sample(now);
                 }
                 self.write(|writer| writer.event(&event));
             }
         }
+    }
+
+    /// A pause lasted so long.
+    fn woke(&mut self, after: Nanos) {
+        let late = after.saturating_sub(PAUSE.as_nanos() as Nanos);
+        self.stopped += if late >= STOP { late } else { 0 };
     }
 
     /// Does what time asks for.
@@ -109,6 +124,7 @@ impl<W: Write> Journal<'_, W> {
         let (throttled, steal) = self.machine.sample(ago);
         let sample = ClientSample {
             at: now,
+            since: Some(self.sampled),
             in_flight: live.in_flight.load(Relaxed),
             sent: live.sent.load(Relaxed),
             succeeded: live.succeeded.load(Relaxed),
@@ -119,6 +135,7 @@ impl<W: Write> Journal<'_, W> {
             stamp_lag: threads.sample_stamp_lags(),
             throttled,
             steal,
+            stopped: std::mem::take(&mut self.stopped),
         };
         self.sampled = now;
         self.write(|writer| writer.event(&Event::Client(sample)));

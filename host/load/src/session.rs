@@ -13,7 +13,9 @@ use crate::stage::{StageNow, is_closed};
 use crate::worker::Worker;
 use records::{EndReason, Entry, Failure, FailureKind, Record, UsageSource};
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -100,50 +102,57 @@ fn refuse(shared: &Shared, session: u64, turn: usize, error: &PrepareError) {
 /// Plays a session.
 ///
 /// There may be very many at a time, nearly all of them in their last or only turn, waiting for an
-/// answer: what is not needed then is dropped before, or boxed while it is.
-pub(crate) async fn play(worker: &Worker, stage: &StageNow, mut job: Box<Job>) {
-    let mut waited = false;
-    let places = stage.session_places.as_ref();
-    let Some(_place) = place(worker, stage, places, &mut waited).await else { return };
-    job.clock = TurnClock::new(job.due, worker.shared.clock.now());
+/// answer: what is not needed then is dropped before, or boxed while it is. It is no `async fn`,
+/// which would keep its arguments twice.
+pub(crate) fn play(
+    worker: Rc<Worker>,
+    stage: impl Deref<Target = StageNow>,
+    job: Box<Job>,
+) -> impl Future<Output = ()> {
     let mut left = Some(job);
-    while let Some(job) = &mut left {
-        let first = job.next == 0;
-        if !job.make_message(&worker.shared) {
-            return;
+    let mut waited = false;
+    async move {
+        let places = stage.session_places.as_ref();
+        let Some(_place) = place(&worker, &stage, places, &mut waited).await else { return };
+        if let Some(job) = &mut left {
+            job.clock = TurnClock::new(job.due, worker.shared.clock.now());
         }
-        let start = job.start(stage);
-        if start > worker.shared.clock.now() {
-            let sleep = until_close(worker, stage, worker.alarm.sleep_until(start));
-            if Box::pin(sleep).await.is_none() {
+        while let Some(job) = &mut left {
+            let first = job.next == 0;
+            if !job.make_message(&worker.shared) {
                 return;
             }
-        }
-        if !first && !stage.start_request() {
-            return;
-        }
-        // The first turn has waited for the session's place, too.
-        let mut held = first && waited;
-        let places = stage.request_places.as_ref();
-        let Some(_place) = place(worker, stage, places, &mut held).await else { return };
-        let asked = Asked::new(job, &worker.shared.plan.target, start, held);
-        let Some(mut under_way) = UnderWay::begin(worker, stage, job, asked) else { return };
-        if first {
-            waited = held;
-            stage.first_turns_sent.fetch_add(1, Relaxed);
-            stage.capped.fetch_add(u64::from(waited), Relaxed);
-        }
-        job.next += 1;
-        if job.next == job.session.turns.len() {
-            left = None;
-        }
-        let outcome = (&mut under_way).await;
-        let Some(ended) = under_way.end(outcome) else { return };
-        if let Some(job) = &mut left {
-            // The planned start counts, or the lateness of every turn would add to that of the
-            // next ones. A turn that was kept waiting on purpose has moved them all.
-            job.clock.ended(if held { ended.started } else { start }, ended.finished);
-            job.answers.push(ended.text);
+            let start = job.start(&stage);
+            if start > worker.shared.clock.now() {
+                let sleep = until_close(&worker, &stage, worker.alarm.sleep_until(start));
+                if Box::pin(sleep).await.is_none() {
+                    return;
+                }
+            }
+            if !first && !stage.start_request() {
+                return;
+            }
+            // The first turn has waited for the session's place, too.
+            let mut held = first && waited;
+            let places = stage.request_places.as_ref();
+            let Some(_place) = place(&worker, &stage, places, &mut held).await else { return };
+            let asked = Asked::new(job, &worker.shared.plan.target, start, held);
+            let Some(mut under_way) = UnderWay::begin(&worker, &stage, job, asked) else { return };
+            if first {
+                waited = held;
+                stage.first_turns_sent.fetch_add(1, Relaxed);
+                stage.capped.fetch_add(u64::from(waited), Relaxed);
+            }
+            job.next += 1;
+            if job.next == job.session.turns.len() {
+                left = None;
+            }
+            let outcome = (&mut under_way).await;
+            let Some(ended) = under_way.end(outcome) else { return };
+            if let Some(job) = &mut left {
+                job.clock.ended(ended.counts_from, ended.finished);
+                job.answers.push(ended.text);
+            }
         }
     }
 }
@@ -179,7 +188,9 @@ impl TurnClock {
 
 /// A turn that ended well.
 struct Ended {
-    started: Nanos,
+    /// When it was to start: what counts for the turns after it, or the lateness of every turn would
+    /// add to that of the next ones. One that was kept waiting on purpose has moved them all.
+    counts_from: Nanos,
     finished: Nanos,
     text: String,
 }
@@ -189,7 +200,6 @@ struct Asked {
     session: u64,
     user: u64,
     turn: u32,
-    endpoint: u32,
     /// When it was to start.
     start: Nanos,
     /// A schedule said so.
@@ -228,12 +238,10 @@ impl Asked {
             path: path.map(str::to_owned),
             labels,
         };
-        let small = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         Self {
             session: session.id,
             user: session.user,
-            turn: small(job.next),
-            endpoint: small(job.endpoint),
+            turn: u32::try_from(job.next).unwrap_or(u32::MAX),
             start,
             scheduled: job.due.is_some(),
             held,
@@ -291,7 +299,7 @@ impl<'a> UnderWay<'a> {
         let (id, started) = (shared.numbers.next(), shared.clock.now());
         let talk = Talk::new(message.numbered(id), answer, started.saturating_add(limit));
         let more_may_come = !is_closed(&stage.plan);
-        let exchange = Exchange::begin(&worker.client, asked.endpoint, more_may_come, talk);
+        let exchange = Exchange::begin(&worker.client, job.endpoint, more_may_come, talk);
         Some(Self { worker, stage, asked, id, started, exchange })
     }
 
@@ -318,6 +326,7 @@ impl<'a> UnderWay<'a> {
             Ok(finished) => finished,
             Err(_) => shared.clock.now(),
         };
+        let endpoint = exchange.endpoint();
         let talk = exchange.into_talk();
         shared.live.in_flight.fetch_sub(1, Relaxed);
         let settled = stage.begin.saturating_add(stage.plan.settle);
@@ -338,7 +347,7 @@ impl<'a> UnderWay<'a> {
             asked_input_tokens: asked.input_tokens,
             asked_output_tokens: asked.output_tokens,
             connection: talk.connection,
-            retries: talk.retries,
+            retries: talk.retries.into(),
             error: outcome.err().map(|failure| Failure {
                 message: hide::secrets(&shared.plan.target, failure.message),
                 ..failure
@@ -350,7 +359,7 @@ impl<'a> UnderWay<'a> {
         let texts = talk.answer.into_record(&mut record);
         if record.status == 404 && shared.live.succeeded.load(Relaxed) == 0 {
             let path = path.as_deref().unwrap_or_else(|| api::path_of(asked.api));
-            let url = shared.plan.target.endpoints[asked.endpoint as usize].url(path);
+            let url = shared.plan.target.endpoints[endpoint].url(path);
             let body = record.error.as_ref().map_or_else(String::new, |e| e.message.clone());
             shared.not_found(NotFound { url, body });
         }
@@ -358,7 +367,8 @@ impl<'a> UnderWay<'a> {
             true => texts.answer.clone().unwrap_or_default(),
             false => String::new(),
         };
-        let ended = Ended { started, finished, text };
+        let counts_from = if asked.held { started } else { asked.start };
+        let ended = Ended { counts_from, finished, text };
         keep(worker, stage, record, texts).then_some(ended)
     }
 }

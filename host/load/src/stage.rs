@@ -4,6 +4,7 @@ use crate::plan::{Arrival, Nanos, Ramp, Ramped, Stage};
 use crate::ring::Supply;
 use crate::schedule;
 use crate::together::Shard;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
@@ -185,8 +186,12 @@ impl Active {
         on_thread.fetch_add(1, Relaxed);
         Self { stage: stage.clone(), on_thread: on_thread.clone() }
     }
+}
 
-    pub(crate) fn stage(&self) -> &Arc<StageNow> {
+impl Deref for Active {
+    type Target = StageNow;
+
+    fn deref(&self) -> &StageNow {
         &self.stage
     }
 }

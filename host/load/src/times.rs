@@ -14,21 +14,20 @@ pub(crate) struct Times {
     count: u32,
 }
 
-/// Room is made for so many bytes at least: doubling would leave half of them empty.
-const ROOM: usize = 32;
-/// The most that a time takes.
-const LONGEST: usize = 10;
+/// Room is made for so many bytes at least, more than any time takes: doubling would leave half of them empty.
+const ROOM: usize = 24;
 
 impl Times {
     pub(crate) fn push(&mut self, at: Nanos) {
         let gap = at.wrapping_sub(self.last) as i64;
         let change = gap.wrapping_sub(self.gap);
         (self.last, self.gap, self.count) = (at, gap, self.count.saturating_add(1));
-        if self.bytes.capacity() - self.bytes.len() < LONGEST {
-            self.bytes.reserve_exact(ROOM.max(self.bytes.len() / 8));
-        }
         // Small numbers of either sign have their high bits clear.
         let mut rest = (change << 1 ^ change >> 63) as u64;
+        let needed = (rest | 1).ilog2() as usize / 7 + 1;
+        if self.bytes.capacity() - self.bytes.len() < needed {
+            self.bytes.reserve_exact(ROOM.max(self.bytes.len() / 8));
+        }
         while rest >= 0x80 {
             self.bytes.push(rest as u8 | 0x80);
             rest >>= 7;

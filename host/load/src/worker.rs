@@ -187,28 +187,27 @@ fn obey(worker: &Rc<Worker>, tasks: &Tasks, command: Command) {
         }
         // The pacer knows by `Active` when a session has ended.
         Command::Play(active, job) => {
-            tasks.spawn(async move { session::play(&worker, active.stage(), job).await });
+            tasks.spawn(session::play(worker, active, job));
         }
         Command::Slot(active, number) => {
-            tasks.spawn(async move { slot(&worker, &active, number).await });
+            tasks.spawn(slot(worker, active, number));
         }
     }
 }
 
 /// One session after the other. The next one is made ready while its forerunner is under way.
-async fn slot(worker: &Worker, active: &Active, number: u32) {
-    let stage = active.stage();
+async fn slot(worker: Rc<Worker>, stage: Active, number: u32) {
     let mut closing = stage.closing(worker.index);
     let wanted = || stage.is_open() && number < stage.slots(worker.shared.clock.now());
-    let mut next = if wanted() { next_job(worker, stage, &mut closing).await } else { None };
+    let mut next = if wanted() { next_job(&worker, &stage, &mut closing).await } else { None };
     while let Some(job) = next {
-        let play = session::play(worker, stage, job);
+        let play = session::play(worker.clone(), &*stage, job);
         // Where slots end before the stage does, a session that was taken ahead would be lost.
         next = if matches!(stage.plan.arrival, Arrival::Closed) {
-            tokio::join!(play, next_job(worker, stage, &mut closing)).1
+            tokio::join!(play, next_job(&worker, &stage, &mut closing)).1
         } else {
             play.await;
-            if wanted() { next_job(worker, stage, &mut closing).await } else { None }
+            if wanted() { next_job(&worker, &stage, &mut closing).await } else { None }
         };
         if !wanted() {
             return;

@@ -82,6 +82,9 @@ pub struct Astray {
 pub struct ClientSample {
     /// When.
     pub at: u64,
+    /// When the time of which it tells began. None: it does not say, which counts as a second before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
     /// Requests under way.
     pub in_flight: u32,
     /// Requests sent since the start.
@@ -110,6 +113,14 @@ pub struct ClientSample {
     /// operating system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steal: Option<f64>,
+    /// Time in nanoseconds in which the whole client stood still, in stops of 100 ms and more: by so much a thread of
+    /// it overslept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stopped: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What a thread of the load path did in the time of a sample.

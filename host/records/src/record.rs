@@ -116,6 +116,18 @@ pub enum Connection {
     New,
 }
 
+impl Connection {
+    /// When the client had done what is its own of sending a request: the time to open a connection, from
+    /// `started` to `sent`, is the network's and the server's.
+    #[must_use]
+    pub fn asked_at(self, started: u64, sent: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Reused => sent,
+            Self::New => sent.map(|_| started),
+        }
+    }
+}
+
 /// What went wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

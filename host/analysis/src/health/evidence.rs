@@ -5,11 +5,11 @@ use crate::cache::{CacheSummary, CacheView, CacheWish};
 use crate::calibration::Calibration;
 use crate::collector::{Request, Run};
 use crate::metric::ms;
-use crate::statistics::{P50, P90, P95, P99, Percentile};
+use crate::statistics::{P50, P90, P95, P99, Percentile, sorted};
 use crate::steady::{self, Trend};
 use crate::summarise::{Part, limit_in_flight};
 use crate::summary::{Pace, StageSummary};
-use records::{ClientSample, EndReason, LoopKind, ThreadSample};
+use records::{ClientSample, Connection, EndReason, LoopKind, ThreadSample};
 use std::collections::BTreeMap;
 
 /// A stage.
@@ -23,7 +23,8 @@ pub(super) struct Evidence<'a> {
     scale: Option<f64>,
     /// ITL p50 in milliseconds.
     itl: Option<f64>,
-    samples: &'a [ClientSample],
+    /// What the client's samples tell of the time between the stage's begin and end.
+    samples: Vec<&'a ClientSample>,
     pub(super) starved: u64,
     /// What was asked of the prefix cache, and how the stage found it.
     cache: Option<(CacheWish, &'a CacheView)>,
@@ -51,13 +52,16 @@ impl<'a> Evidence<'a> {
         let median = |metric| summary.distribution(metric).and_then(|d| d.p50);
         let begin = part.stage.begin.unwrap_or(part.window.0);
         let end = part.stage.end.as_ref().map_or(run.last_seen, |end| end.at);
-        // A sample tells of the second before it.
-        let from = run.samples.partition_point(|sample| sample.at <= begin);
-        let to = run.samples.partition_point(|sample| sample.at <= end);
-        let samples = &run.samples[from..to.max(from)];
-        let starved_by = |end: usize| run.samples[..end].last().map_or(0, |s| s.starved);
-        // The first sample after the end still tells of the stage.
-        let after = (to + 1).min(run.samples.len()).max(from);
+        // One that tells of a border counts where most of its time lies.
+        let within = |sample: &&ClientSample| {
+            (begin..=end).contains(&(sample.at - (sample.at - since(sample)) / 2))
+        };
+        let samples: Vec<&ClientSample> = run.samples.iter().filter(within).collect();
+        let starved_by = |is_by: &dyn Fn(&&ClientSample) -> bool| {
+            run.samples.iter().filter(is_by).map(|sample| sample.starved).max().unwrap_or(0)
+        };
+        let before = starved_by(&|sample| sample.at <= begin);
+        let starved = starved_by(&|sample| since(sample) < end).saturating_sub(before);
         let positive = |value: Option<f64>| value.filter(|&value| value > 0.0);
         Self {
             part,
@@ -66,7 +70,7 @@ impl<'a> Evidence<'a> {
             scale: positive(median("ttft").or(median("latency"))),
             itl: positive(median("itl")),
             samples,
-            starved: starved_by(after).saturating_sub(starved_by(from)),
+            starved,
             cache: cache.and_then(|cache| Some((cache.asked, cache.stage(&summary.name)?))),
         }
     }
@@ -113,34 +117,43 @@ impl<'a> Evidence<'a> {
         if first.is_empty() { values(&of(false)) } else { first }
     }
 
-    fn threads(&self, value: fn(&ThreadSample) -> f64) -> BTreeMap<&str, Vec<f64>> {
-        let mut threads: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-        for thread in self.samples.iter().flat_map(|sample| &sample.threads) {
-            threads.entry(&thread.name).or_default().push(value(thread));
+    /// What each thread did, and for how long.
+    fn threads(&self, value: fn(&ThreadSample) -> f64) -> BTreeMap<&str, Vec<(f64, f64)>> {
+        let mut threads: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+        for sample in &self.samples {
+            for thread in &sample.threads {
+                threads.entry(&thread.name).or_default().push((value(thread), length(sample)));
+            }
         }
         threads
     }
 
     /// The mean of what samples tell.
     pub(super) fn mean_of(&self, value: fn(&ClientSample) -> Option<f64>) -> Found {
-        mean(self.samples.iter().filter_map(value).collect())
+        mean(self.samples.iter().filter_map(|s| Some((value(s)?, length(s)))).collect())
     }
+}
+
+fn since(sample: &ClientSample) -> u64 {
+    const SECOND: u64 = 1_000_000_000;
+    sample.since.unwrap_or(sample.at.saturating_sub(SECOND)).min(sample.at)
+}
+
+/// Of how much time a sample tells, in nanoseconds.
+fn length(sample: &ClientSample) -> f64 {
+    (sample.at - since(sample)) as f64
 }
 
 /// How late the client itself was: the time to open a connection is judged by a rule of its own.
 fn own_lateness(r: &Request) -> Option<f64> {
-    let sent = r.sent?;
-    Some(ms(r.due?, if r.new_connection { r.started } else { sent }))
+    Some(ms(r.due?, r.asked_at()?))
 }
 
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    values
-}
-
-fn mean(values: Vec<f64>) -> Found {
-    let n = values.len();
-    (n > 0).then(|| (values.iter().sum::<f64>() / n as f64, n))
+/// Over values and their weights.
+fn mean(values: Vec<(f64, f64)>) -> Found {
+    let all: f64 = values.iter().map(|(_, weight)| weight).sum();
+    let sum: f64 = values.iter().map(|(value, weight)| value * weight).sum();
+    (all > 0.0).then(|| (sum / all, values.len()))
 }
 
 /// The percentile that judges so many requests.
@@ -174,7 +187,7 @@ pub(super) fn closed_loop_gap(e: &Evidence) -> Found {
     let measured = again.filter(|(start, _)| **start >= e.part.window.0);
     let sessions = measured.map(|(&start, &end)| ms(end, start).max(0.0));
     let turns = e.part.requests.iter().filter(|request| request.started >= e.part.window.0);
-    let turns = turns.filter_map(|turn| Some(ms(turn.wanted?, turn.sent?).max(0.0)));
+    let turns = turns.filter_map(|turn| Some(ms(turn.wanted?, turn.asked_at()?).max(0.0)));
     let gaps: Vec<f64> = sessions.chain(turns).collect();
     let n = gaps.len();
     Some((judging(n).of(&sorted(gaps))? / e.scale?, n))
@@ -227,9 +240,9 @@ pub(super) fn stamp_lag(e: &Evidence) -> Found {
 }
 
 pub(super) fn thread_cpu(e: &Evidence) -> Found {
-    let p95 = |cpu: Vec<f64>| {
+    let p95 = |cpu: Vec<(f64, f64)>| {
         let n = cpu.len();
-        P95.of(&sorted(cpu)).map(|p95| (p95, n))
+        P95.of_weighted(cpu).map(|p95| (p95, n))
     };
     let threads = e.threads(|thread| thread.cpu).into_values();
     threads.filter_map(p95).max_by(|a, b| a.0.total_cmp(&b.0))
@@ -240,16 +253,27 @@ pub(super) fn thread_waiting(e: &Evidence) -> Found {
     threads.filter_map(mean).max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-/// Connecting lies between the due time and the moment of sending, so that it counts where there
-/// are due times, and where it takes a time that shows beside the TTFT.
-pub(super) fn new_connections(e: &Evidence) -> Found {
+/// Connecting counts where it takes a time that shows beside the TTFT: in an open loop it lies between
+/// the due time and the moment of sending, in a closed one a place of the concurrency stands empty
+/// meanwhile.
+pub(super) fn new_connections(e: &Evidence, kind: LoopKind) -> Found {
     const SHOWS: f64 = 0.05;
-    let scheduled: Vec<_> = e.part.measured().filter(|r| r.counts() && r.due.is_some()).collect();
-    let new: Vec<_> = scheduled.iter().filter(|r| r.new_connection).collect();
+    if e.part.stage.info.kind != kind {
+        return None;
+    }
+    let counted: Vec<_> = e.part.measured().filter(|r| r.counts()).collect();
+    let new: Vec<_> = counted.iter().filter(|r| r.connection == Connection::New).collect();
     let opening = sorted(new.iter().filter_map(|r| Some(ms(r.started, r.sent?))).collect());
     let shows = P50.of(&opening)? > SHOWS * e.scale?;
-    let share = new.len() as f64 / scheduled.len() as f64;
-    Some((if shows { share } else { 0.0 }, scheduled.len()))
+    let share = new.len() as f64 / counted.len() as f64;
+    Some((if shows { share } else { 0.0 }, counted.len()))
+}
+
+/// The share of the time in which the whole client stood still.
+pub(super) fn stopped(e: &Evidence) -> Found {
+    let all: f64 = e.samples.iter().map(|sample| length(sample)).sum();
+    let stopped: u64 = e.samples.iter().map(|sample| sample.stopped).sum();
+    (all > 0.0).then(|| ((stopped as f64 / all).min(1.0), e.samples.len()))
 }
 
 /// By what share the waits change over a stage of level load. A change that may be chance is 0.

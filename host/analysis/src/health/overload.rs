@@ -3,7 +3,7 @@
 
 use crate::analysis::values;
 use crate::collector::Request;
-use crate::statistics::P50;
+use crate::statistics::{P50, sorted};
 use crate::steady::{Trend, under_way};
 use crate::summarise::Part;
 use crate::summary::Pace;
@@ -74,7 +74,5 @@ fn latency_at_first(part: &Part, of: impl Fn(&[f64]) -> Option<f64>) -> Option<f
     if latencies.len() < LEAST || part.due() == 0 || part.seconds() <= 0.0 {
         return None;
     }
-    let mut first = latencies[..latencies.len() / 10].to_vec();
-    first.sort_unstable_by(f64::total_cmp);
-    of(&first)
+    of(&sorted(latencies[..latencies.len() / 10].to_vec()))
 }

@@ -7,6 +7,7 @@ use super::overload;
 use crate::cache::{self, CacheView, CacheWish};
 use Measure::{Run, Stage};
 use Shown::{Count, Fact, Percent, Times};
+use records::LoopKind;
 
 /// A rule of health.
 pub(super) struct Rule {
@@ -107,7 +108,7 @@ pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "closed_loop_gap",
         what: "time from the end of an answer, and the pause after it, to the next sending of a closed \
-            loop (p99; p90 below 100 requests) against the TTFT p50",
+            loop (p99; p90 below 100 requests; connecting apart) against the TTFT p50",
         suspect: 0.05,
         invalid: 0.20,
         measure: Stage(evidence::closed_loop_gap),
@@ -173,7 +174,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "thread_cpu",
-        what: "CPU use of the busiest load thread (p95 of samples of one second)",
+        what: "CPU use of the busiest load thread (p95 of the time, by samples of one second)",
         suspect: 0.70,
         invalid: 0.90,
         of: "samples",
@@ -201,6 +202,19 @@ pub(super) const RULES: &[Rule] = &[
         of: "samples",
         measure: Stage(|e| e.mean_of(|sample| sample.throttled)),
         cure: "raise the processor limit of its container, or take it away",
+        ..RULE
+    },
+    Rule {
+        name: "stopped",
+        what: "time in which the whole load generator stood still, in stops of 100 ms and more",
+        suspect: 0.0,
+        invalid: 0.05,
+        least: 1,
+        of: "samples",
+        touches: LATENCIES,
+        measure: Stage(evidence::stopped),
+        cure: "what arrived meanwhile was stamped afterwards: find what stopped the process or its machine \
+            (a debugger, a suspended container, a migration)",
         ..RULE
     },
     Rule {
@@ -246,9 +260,20 @@ pub(super) const RULES: &[Rule] = &[
         invalid: 0.05,
         touches: FROM_DUE,
         withholds: true,
-        measure: Stage(evidence::new_connections),
+        measure: Stage(|e| evidence::new_connections(e, LoopKind::Open)),
         cure: "percentiles beyond this share are the time to connect and are not given: let the \
             server keep connections, make the stage longer, or put a warm-up before it",
+        ..RULE
+    },
+    Rule {
+        name: "new_connections_closed",
+        about: Server,
+        what: "requests of a closed loop that opened a connection, where that takes more than 5 % \
+            of the TTFT p50",
+        note: 0.05,
+        measure: Stage(|e| evidence::new_connections(e, LoopKind::Closed)),
+        cure: "fewer requests were under way than the concurrency says, for some were connecting: let \
+            the server keep connections",
         ..RULE
     },
     Rule {

@@ -354,8 +354,8 @@ fn definitions(page: &mut String, analysis: &Analysis) {
         );
     }
     page.push_str(
-        "</dl>\n<p class=\"small\">Due: when the schedule wanted a request out. Sent: its last \
-         byte was handed to the socket. A token arrives when the read that carried it returned. \
+        "</dl>\n<p class=\"small\">Due: when the schedule wanted a request out. Sent: \
+         just before the write that handed its last byte to the socket. A token arrives when the read that carried it returned. \
          Failed requests never enter latencies, except those of all sent, where they are \
          infinitely late.</p>\n</section>\n",
     );

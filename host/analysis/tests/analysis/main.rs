@@ -2,6 +2,7 @@
 
 mod cases;
 mod charts;
+mod client;
 mod health;
 mod report;
 mod run;

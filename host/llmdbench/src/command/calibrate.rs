@@ -63,7 +63,10 @@ fn text(found: &Calibration) -> String {
             headroom.requests_per_s, headroom.tokens_per_s
         ),
     });
-    text.push_str(&format!("scatter of {} equal runs (standard deviation):\n", found.runs));
+    text.push_str(&format!(
+        "scatter of {} equal runs of {:.1} s (standard deviation):\n",
+        found.runs, found.run_s
+    ));
     for (name, deviation) in &found.floor {
         text.push_str(&format!("  {name:<28} {:>6.2} %\n", deviation * 100.0));
     }

@@ -47,8 +47,9 @@ with its value, its limit and its cure. A rule that touches certain metrics mark
 take nothing away. An invalid run ends with exit code 7.
 
 Differences of times are taken on one monotonic clock of one host, never on a wall clock. Lateness is judged only where
-no limit in flight held requests back. A long stage (120 s and more) without a warm-up stage has its first tenth, at
-least 30 s, left out; whether that was enough, `warm_up`, `filling_up` and `not_steady` check afterwards. They are silent
+no limit in flight held requests back. Of a long stage (120 s and more, by its time, or by a number
+of sessions at a steady rate) the first tenth, at least 30 s, is left out, unless a stage of the run is a warm-up. Where
+a number of requests ends it nothing is, for how many of them make a session is the workload's. Whether that was enough, `warm_up`, `filling_up` and `not_steady` check afterwards. They are silent
 where the load itself changes by design, and their silence proves little: look at the charts over time. How long answers
 take is not known before: in an open loop the number under way grows for at least as long as one takes. A warm-up stage
 ends before the next stage begins, and so takes nothing of that away. A shorter stage gets a note (`filling_up_short`).
@@ -73,8 +74,9 @@ the same machine, whose log says what really happened:
   twice or the simulated server cannot follow. Before a run, a plan beyond the headroom is warned of, one beyond half of it noted;
   and every plan, where one fired at 50 requests per second already. Not foreseen are closed loops, whose rate is the server's
   doing, and traces, whose times come with their sessions: these are set beside the headroom afterwards (`headroom`).
-- **scatter**: standard deviations of the logarithms of results between equal runs of the same schedule: no comparison
-  of single runs can be sharper.
+- **scatter**: standard deviations of the logarithms of results between equal runs of the same schedule, one after the
+  other, each 0.3 times as long as the part about errors (6 s; the file says how long): the least by which single runs of
+  that length differ here. Longer runs scatter less; runs on other days, or of a server started anew, more.
 
 The file is `$XDG_DATA_HOME/llmdbench/calibration/HOST.json`, or lies below the setting `control.data_dir`. A calibration of
 another kernel, processor, number of cores or version is not used.

@@ -8,9 +8,10 @@ use crate::words::Words;
 use crate::{host_facts, interrupt};
 use analysis::{
     About, Calibration, Collector, Deviation, Headroom, Options, P50, P99, Summary, Verdict,
+    sorted, tidy,
 };
 use load::{Api, Arrival, Endpoint, Pacing, Prompt, Session, Stage, Stop, Turn};
-use records::{Connection, Entry, FORMAT, Header, LoopKind, Reader, Record, StageInfo, VERSION};
+use records::{Entry, FORMAT, Header, LoopKind, Reader, Record, StageInfo, VERSION};
 use sim::TruthLine;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufRead, BufReader, Write};
@@ -97,6 +98,7 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
         headroom,
         floor,
         runs: size.runs,
+        run_s: size.length.mul_f64(EQUAL).as_secs_f64(),
     })
 }
 
@@ -210,21 +212,10 @@ fn errors(records: &[Record], truth: &HashMap<u64, TruthLine>) -> BTreeMap<Strin
 fn lateness(records: &[Record]) -> f64 {
     let measured = records.iter().filter(|record| !record.warmup);
     let late = measured.filter_map(|r| {
-        let sent = r.sent?;
-        let from = if r.connection == Connection::New { r.started } else { sent };
-        Some(from.saturating_sub(r.due?) as f64 / 1e6)
+        let asked = r.connection.asked_at(r.started, r.sent)?;
+        Some((asked as f64 - r.due? as f64) / 1e6)
     });
     P99.of(&sorted(late.collect())).map_or(0.0, tidy)
-}
-
-/// Rounded to the sixth decimal: nanoseconds, where the unit is milliseconds.
-fn tidy(x: f64) -> f64 {
-    (x * 1e6).round() / 1e6
-}
-
-fn sorted(mut values: Vec<f64>) -> Vec<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    values
 }
 
 /// What the server says it did, by the number of the record.
@@ -469,6 +460,7 @@ impl Write for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use records::Connection;
 
     const MS: u64 = 1_000_000;
 

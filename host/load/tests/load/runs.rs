@@ -2,7 +2,9 @@
 
 use crate::support::*;
 use load::{Arrival, Message, Pacing, Part, Prompt, Ramp, Ramped, Session, Stage, Stop};
-use records::{EndReason, Entry, Event, FailureKind, Record};
+use records::{
+    ClientSample, EndReason, Entry, Event, FailureKind, Record, StageBegin, StageEnd, StagePhase,
+};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -484,12 +486,13 @@ fn samples_tell_how_the_client_fared() {
             _ => None,
         })
         .collect();
-    let (last, before) = samples.split_last().unwrap();
-    assert!(!before.is_empty(), "one after a second and one at the end");
-    for (second, sample) in (1..).zip(before) {
-        assert!(sample.at >= second * SECOND, "{samples:?}");
-    }
-    for sample in &samples {
+    // Each tells of the time since the one before; one is taken after a second, the others at borders.
+    let length = |sample: &ClientSample| sample.at - sample.since.unwrap();
+    assert!(samples.windows(2).all(|pair| pair[1].since == Some(pair[0].at)), "{samples:?}");
+    let whole: Vec<_> = samples.iter().filter(|sample| length(sample) >= SECOND).collect();
+    assert!(!whole.is_empty(), "{samples:?}");
+    let last = samples.last().unwrap();
+    for sample in whole {
         let names: Vec<_> = sample.threads.iter().map(|thread| &*thread.name).collect();
         assert_eq!(names, ["load-0", "load-1", "pacer"]);
         let cpu: Vec<_> = sample.threads.iter().map(|thread| thread.cpu).collect();
@@ -499,6 +502,28 @@ fn samples_tell_how_the_client_fared() {
         assert!(cpu[1] < cpu[0], "{cpu:?}");
     }
     assert_eq!(last.succeeded, 150);
+}
+
+#[test]
+fn no_sample_tells_of_two_stages() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let stages = vec![open(100.0, after(300)), open(50.0, after(300))];
+    let done = run(plan(&server.url(), stages));
+    let mut before = 0;
+    let mut borders = 0;
+    for entry in &done.entries {
+        match entry {
+            Entry::Event(Event::Client(sample)) => before = sample.at,
+            Entry::Event(Event::Stage(
+                StagePhase::Begin(StageBegin { at, .. }) | StagePhase::End(StageEnd { at, .. }),
+            )) => {
+                borders += 1;
+                assert!(before + MS >= *at || *at < MS, "{before} before {at}");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(borders, 4);
 }
 
 #[test]

@@ -268,6 +268,7 @@ fn a_stream_is_known_by_its_bytes_and_not_by_its_type() {
         ))
     };
     let answer = |kind: &str| head(kind).content(1, "a").content(2, "b").done(3);
+    let unnamed = Script::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
     let page = || head("text/html").chunk(1, "<html><body>Please log in</body></html>\n");
     let records = play(vec![
         answer("application/json"),
@@ -276,8 +277,9 @@ fn a_stream_is_known_by_its_bytes_and_not_by_its_type() {
         head("text/event-stream").chunk(1, r#"{"error":{"message":"no"}}"#).last_chunk(2),
         page().last_chunk(2),
         head("text/event-stream").last_chunk(2),
+        unnamed.content(1, "a").content(2, "b").done(3),
     ]);
-    for record in &records[..3] {
+    for record in records[..3].iter().chain(&records[6..]) {
         assert_eq!((&record.error, record.tokens.len()), (&None, 2));
     }
     assert_fails(&records[3], FailureKind::ServerError, "no");
