@@ -111,7 +111,8 @@ impl Part<'_> {
     /// Of the requests that were due in the window, those that were started in it.
     pub(crate) fn due_and_started(&self) -> u64 {
         let both = |r: &&Request| {
-            r.due.is_some_and(|due| self.within(due)) && self.within(r.sent.unwrap_or(r.started))
+            let asked = r.asked_at().unwrap_or(r.started);
+            r.due.is_some_and(|due| self.within(due)) && self.within(asked)
         };
         self.measured().filter(both).count() as u64
     }

@@ -102,17 +102,22 @@ pub(crate) fn stages(
     Ok(translated)
 }
 
-/// How long a stage takes, in nanoseconds, as far as its plan says. None: the server decides, or the workload.
+/// How long a stage takes, in nanoseconds, as its plan says. None: the server decides, or the workload.
 fn planned_length(arrival: &Arrival, stop: &Stop) -> Option<u64> {
-    // Rates are those of sessions; how many requests make one is the workload's.
-    let by_count = match (arrival, stop.sessions) {
+    use Arrival::{Constant, Gamma, Poisson};
+    match (arrival, stop) {
+        // How many requests make a session is the workload's.
+        (_, Stop { requests: Some(_), .. }) => None,
+        (_, Stop { sessions: None, .. }) => stop.after,
         (
-            &(Arrival::Constant(rate) | Arrival::Poisson(rate) | Arrival::Gamma { rate, .. }),
-            Some(count),
-        ) => Some((count as f64 / rate * 1e9) as u64),
+            &(Constant(rate) | Poisson(rate) | Gamma { rate, .. }),
+            &Stop { sessions: Some(count), .. },
+        ) => {
+            let by_count = (count as f64 / rate * 1e9) as u64;
+            Some(stop.after.map_or(by_count, |after| after.min(by_count)))
+        }
         _ => None,
-    };
-    by_count.into_iter().chain(stop.after).min()
+    }
 }
 
 /// The warm-up rule: of a stage of 120 s and more, the first tenth, at least 30 s, is sent and not
@@ -390,8 +395,13 @@ mod tests {
         let settles = |sessions: Option<u64>, requests: Option<u64>, arrival| {
             let mut counted = stage("a", arrival, 0);
             counted.concurrency = Some(2);
-            counted.stop = wit::stages::Stop { after: None, sessions, requests, ..counted.stop };
-            stages("p", vec![counted], true).unwrap()[0].stage.settle / SECOND
+            let mut of = |after: Option<u64>| {
+                counted.stop = wit::stages::Stop { after, sessions, requests, ..counted.stop };
+                stages("p", vec![counted.clone()], true).unwrap()[0].stage.settle / SECOND
+            };
+            // A time that does not come first changes nothing.
+            assert_eq!(of(Some(10_000 * SECOND)), of(None));
+            of(None)
         };
         use wit::stages::Arrival::{Closed, Constant, Poisson};
         assert_eq!(settles(Some(50_000), None, Constant(50.0)), 100);

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 /// The pacer looks for reasons to stop at least this often.
@@ -37,6 +37,8 @@ const SEVERAL: u64 = 3;
 pub(crate) struct Conductor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) journal: SyncSender<Note>,
+    /// The thread that the journal goes to.
+    writer: Thread,
     pub(crate) loads: Vec<LoadThread>,
     failing: Cell<Failing>,
 }
@@ -79,9 +81,10 @@ impl Conductor {
     pub(crate) fn new(
         shared: Arc<Shared>,
         journal: SyncSender<Note>,
+        writer: Thread,
         loads: Vec<LoadThread>,
     ) -> Self {
-        Self { shared, journal, loads, failing: Cell::default() }
+        Self { shared, journal, writer, loads, failing: Cell::default() }
     }
 
     /// Runs all stages and ends the journal. Why load ended.
@@ -320,6 +323,8 @@ impl Conductor {
     fn write(&self, event: Event) {
         // Without the writer the run has ended already.
         let _ = self.journal.send(Note::Entry(Entry::Event(event)));
+        // Its sample of what was until now is to end now, not after its pause.
+        self.writer.unpark();
     }
 }
 

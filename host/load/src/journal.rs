@@ -21,7 +21,8 @@ const FLUSH: Nanos = 250_000_000;
 const SAMPLE: Nanos = 1_000_000_000;
 /// A sample of less than this says nothing.
 const SHORTEST_SAMPLE: Nanos = 1_000_000;
-/// The client stood still if the writer woke so much too late; less comes of a busy machine, of which other rules tell.
+/// The client stood still if the writer woke so much too late; less comes of a busy machine, of which
+/// other rules tell.
 const STOP: Nanos = 100_000_000;
 
 /// Something for the records file.
@@ -125,6 +126,7 @@ impl<W: Write> Journal<'_, W> {
         let sample = ClientSample {
             at: now,
             since: Some(self.sampled),
+            generator: None,
             in_flight: live.in_flight.load(Relaxed),
             sent: live.sent.load(Relaxed),
             succeeded: live.succeeded.load(Relaxed),

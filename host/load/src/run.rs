@@ -126,7 +126,7 @@ pub fn start<W: Write + Send + 'static>(
     let writing = shared.clone();
     let writer = spawn("records".into(), move || journal::write(writer, &entries, &writing))?;
     let wake = writer.thread().clone();
-    let conductor = Conductor::new(shared.clone(), journal, loads);
+    let conductor = Conductor::new(shared.clone(), journal, wake.clone(), loads);
     let pacer = spawn("pacer".into(), move || {
         let ended = conductor.run(supplies);
         // It would notice by itself, but up to its pause later.

@@ -85,6 +85,9 @@ pub struct ClientSample {
     /// When the time of which it tells began. None: it does not say, which counts as a second before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
+    /// Of several load generators, the one that it tells of; counts are those of all. None: there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generator: Option<u32>,
     /// Requests under way.
     pub in_flight: u32,
     /// Requests sent since the start.
@@ -113,8 +116,8 @@ pub struct ClientSample {
     /// operating system does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steal: Option<f64>,
-    /// Time in nanoseconds in which the whole client stood still, in stops of 100 ms and more: by so much a thread of
-    /// it overslept.
+    /// Time in nanoseconds in which the client stood still: by so much a thread that sleeps for 50 ms at a time overslept,
+    /// where it was by 100 ms or more.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub stopped: u64,
 }

@@ -214,6 +214,7 @@ impl<W: Write> Merge<W> {
             whole.starved += latest.starved;
             whole.connections += latest.connections;
         }
+        whole.generator = u32::try_from(shard).ok();
         for thread in &mut whole.threads {
             thread.name = format!("{shard}/{}", thread.name);
         }
@@ -333,8 +334,9 @@ mod tests {
         let first = [begin(), record(0, 20), sample(30, 2), record(2, 60), end(60, 3, 1), over(61)];
         let second = [begin(), record(1, 10), sample(40, 5), end(110, 2, 0), over(111)];
         let whole = merged(&[file(&first), file(&second)], &[]);
-        let named = |at, sent, shard: &str| {
+        let named = |at, sent, shard: u32| {
             let Entry::Event(Event::Client(mut sample)) = sample(at, sent) else { unreachable!() };
+            sample.generator = Some(shard);
             sample.threads[0].name = format!("{shard}/pacer");
             Entry::Event(Event::Client(sample))
         };
@@ -344,8 +346,8 @@ mod tests {
                 begin(),
                 record(1, 10),
                 record(0, 20),
-                named(30, 2, "0"),
-                named(40, 7, "1"),
+                named(30, 2, 0),
+                named(40, 7, 1),
                 record(2, 60),
                 end(110, 5, 1),
                 over(111),

@@ -53,15 +53,12 @@ impl<'a> Evidence<'a> {
         let begin = part.stage.begin.unwrap_or(part.window.0);
         let end = part.stage.end.as_ref().map_or(run.last_seen, |end| end.at);
         // One that tells of a border counts where most of its time lies.
-        let within = |sample: &&ClientSample| {
-            (begin..=end).contains(&(sample.at - (sample.at - since(sample)) / 2))
-        };
+        let within = |sample: &&ClientSample| (begin..=end).contains(&middle(sample));
         let samples: Vec<&ClientSample> = run.samples.iter().filter(within).collect();
-        let starved_by = |is_by: &dyn Fn(&&ClientSample) -> bool| {
-            run.samples.iter().filter(is_by).map(|sample| sample.starved).max().unwrap_or(0)
-        };
-        let before = starved_by(&|sample| sample.at <= begin);
-        let starved = starved_by(&|sample| since(sample) < end).saturating_sub(before);
+        let before = run.samples.iter().filter(|sample| middle(sample) < begin);
+        let before = before.map(|sample| sample.starved).max().unwrap_or(0);
+        let starved = samples.iter().map(|sample| sample.starved).max().unwrap_or(0);
+        let starved = starved.saturating_sub(before);
         let positive = |value: Option<f64>| value.filter(|&value| value > 0.0);
         Self {
             part,
@@ -128,15 +125,29 @@ impl<'a> Evidence<'a> {
         threads
     }
 
-    /// The mean of what samples tell.
-    pub(super) fn mean_of(&self, value: fn(&ClientSample) -> Option<f64>) -> Found {
-        mean(self.samples.iter().filter_map(|s| Some((value(s)?, length(s)))).collect())
+    /// The mean of what samples tell, of several load generators the worst one's.
+    pub(super) fn mean_of(&self, value: impl Fn(&ClientSample) -> Option<f64>) -> Found {
+        let mut generators: BTreeMap<Option<u32>, Vec<(f64, f64)>> = BTreeMap::new();
+        for sample in self.samples.iter().filter(|sample| length(sample) > 0.0) {
+            let values = generators.entry(sample.generator).or_default();
+            values.extend(value(sample).map(|value| (value, length(sample))));
+        }
+        worst(generators.into_values().filter_map(mean))
     }
+}
+
+fn worst(found: impl Iterator<Item = (f64, usize)>) -> Found {
+    found.max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 fn since(sample: &ClientSample) -> u64 {
     const SECOND: u64 = 1_000_000_000;
     sample.since.unwrap_or(sample.at.saturating_sub(SECOND)).min(sample.at)
+}
+
+/// The middle of the time of which a sample tells.
+fn middle(sample: &ClientSample) -> u64 {
+    sample.at - (sample.at - since(sample)) / 2
 }
 
 /// Of how much time a sample tells, in nanoseconds.
@@ -244,13 +255,11 @@ pub(super) fn thread_cpu(e: &Evidence) -> Found {
         let n = cpu.len();
         P95.of_weighted(cpu).map(|p95| (p95, n))
     };
-    let threads = e.threads(|thread| thread.cpu).into_values();
-    threads.filter_map(p95).max_by(|a, b| a.0.total_cmp(&b.0))
+    worst(e.threads(|thread| thread.cpu).into_values().filter_map(p95))
 }
 
 pub(super) fn thread_waiting(e: &Evidence) -> Found {
-    let threads = e.threads(|thread| thread.waiting).into_values();
-    threads.filter_map(mean).max_by(|a, b| a.0.total_cmp(&b.0))
+    worst(e.threads(|thread| thread.waiting).into_values().filter_map(mean))
 }
 
 /// Connecting counts where it takes a time that shows beside the TTFT: in an open loop it lies between
@@ -269,11 +278,12 @@ pub(super) fn new_connections(e: &Evidence, kind: LoopKind) -> Found {
     Some((if shows { share } else { 0.0 }, counted.len()))
 }
 
-/// The share of the time in which the whole client stood still.
+/// The share of the measured time in which the client stood still.
 pub(super) fn stopped(e: &Evidence) -> Found {
-    let all: f64 = e.samples.iter().map(|sample| length(sample)).sum();
-    let stopped: u64 = e.samples.iter().map(|sample| sample.stopped).sum();
-    (all > 0.0).then(|| ((stopped as f64 / all).min(1.0), e.samples.len()))
+    e.mean_of(|sample| {
+        let measured = middle(sample) >= e.part.window.0;
+        measured.then(|| sample.stopped as f64 / length(sample))
+    })
 }
 
 /// By what share the waits change over a stage of level load. A change that may be chance is 0.

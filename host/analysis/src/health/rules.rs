@@ -206,15 +206,15 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "stopped",
-        what: "time in which the whole load generator stood still, in stops of 100 ms and more",
-        suspect: 0.0,
-        invalid: 0.05,
+        what: "measured time in which the load generator stood still (a sleep of 50 ms took 150 ms or more)",
+        suspect: 0.001,
+        invalid: 0.01,
         least: 1,
         of: "samples",
         touches: LATENCIES,
         measure: Stage(evidence::stopped),
-        cure: "what arrived meanwhile was stamped afterwards: find what stopped the process or its machine \
-            (a debugger, a suspended container, a migration)",
+        cure: "what arrived meanwhile was stamped afterwards: find what held the process or its machine up, \
+            if no other reason names it (a debugger, a suspended container, a migration)",
         ..RULE
     },
     Rule {

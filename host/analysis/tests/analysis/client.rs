@@ -36,7 +36,7 @@ fn a_supply_that_ran_dry_is_invalid_however_short_the_run() {
 #[test]
 fn a_stage_is_not_judged_by_the_load_of_the_one_before() {
     // The first stage takes a whole processor, the second hardly any.
-    let judged = |since: fn(u64) -> Option<u64>, shift: u64, of: fn(bool) -> ClientSample| {
+    let judged = |since: fn(u64) -> Option<u64>, shift: u64, of: fn(u64) -> ClientSample| {
         let mut run =
             Run::new(vec![stage("heavy", LoopKind::Open), stage("light", LoopKind::Open)]);
         let end = |number: u64| StageEnd {
@@ -68,27 +68,31 @@ fn a_stage_is_not_judged_by_the_load_of_the_one_before() {
         let samples = (1..=24).map(|second| ClientSample {
             at: (second * 1_000 + shift) * MS,
             since: since((second * 1_000 + shift) * MS),
-            ..of(second <= 12)
+            ..of(second)
         });
         run.entries.extend(samples.map(|sample| Entry::Event(Event::Client(sample))));
         run.completed(24_100);
         run.analyse(&slo(&[])).summary.health
     };
-    let cpu = |heavy| ClientSample {
+    let cpu = |second| ClientSample {
         threads: vec![ThreadSample {
             name: "load-0".to_owned(),
-            cpu: if heavy { 0.95 } else { 0.1 },
+            cpu: if second <= 12 { 0.95 } else { 0.1 },
             waiting: 0.0,
         }],
         ..ClientSample::default()
     };
-    let throttled =
-        |heavy| ClientSample { throttled: Some(f64::from(heavy)), ..ClientSample::default() };
+    let throttled = |second| ClientSample {
+        throttled: Some(if second <= 12 { 1.0 } else { 0.0 }),
+        ..ClientSample::default()
+    };
+    // Counted since the start.
+    let starved = |second: u64| ClientSample { starved: second.min(12), ..ClientSample::default() };
+    let rules: [(fn(u64) -> ClientSample, &str); 3] =
+        [(cpu, "thread_cpu"), (throttled, "throttled"), (starved, "starved")];
     for shift in [0, 50, 400] {
         for since in [(|at| at.checked_sub(1_000 * MS)) as fn(u64) -> Option<u64>, |_| None] {
-            for (of, rule) in
-                [(cpu as fn(bool) -> ClientSample, "thread_cpu"), (throttled, "throttled")]
-            {
+            for (of, rule) in rules {
                 let health = judged(since, shift, of);
                 let fired: Vec<_> = health.reasons.iter().map(|r| (&*r.rule, &*r.text)).collect();
                 let [(name, text)] = fired[..] else { panic!("{shift}: {fired:?}") };
@@ -133,9 +137,45 @@ fn a_client_that_stood_still_says_so() {
         health(requests(|_| 0.0), samples)
     };
     check(&judged(0), &[]);
-    check(&judged(500), &[("stopped", Verdict::Suspect)]);
-    check(&judged(1_500), &[("stopped", Verdict::Invalid)]);
+    // Less than a tenth of what could move a p99.
+    check(&judged(20), &[]);
+    check(&judged(150), &[("stopped", Verdict::Suspect)]);
+    check(&judged(500), &[("stopped", Verdict::Invalid)]);
     assert!(judged(500).reasons[0].metrics.contains(&"ttft".to_owned()));
+}
+
+#[test]
+fn a_stop_in_what_is_left_out_of_a_stage_touches_nothing() {
+    let judged = |second: u64| {
+        let mut run = Run::open(20_200, requests(|_| 0.0));
+        run.header.stages[0].settle = 10_000 * MS;
+        let at = second * 1_000 * MS;
+        let place = run.entries.len() - 2;
+        let stop = ClientSample { at, stopped: 500 * MS, ..ClientSample::default() };
+        run.entries.insert(place, Entry::Event(Event::Client(stop)));
+        let reasons = run.analyse(&slo(&[])).summary.health.reasons;
+        reasons.iter().any(|reason| reason.rule == "stopped")
+    };
+    assert!(!judged(7) && judged(12));
+}
+
+#[test]
+fn of_several_load_generators_the_worst_one_counts() {
+    let judged = |throttled: f64, stopped: u64| {
+        let samples = (1..=20).flat_map(move |second| {
+            (0..10).map(move |generator| ClientSample {
+                at: second * 1_000 * MS + u64::from(generator),
+                generator: Some(generator),
+                throttled: Some(if generator == 3 { throttled } else { 0.0 }),
+                stopped: if generator == 3 && second == 7 { stopped * MS } else { 0 },
+                ..ClientSample::default()
+            })
+        });
+        health(requests(|_| 0.0), samples)
+    };
+    check(&judged(0.0, 0), &[]);
+    check(&judged(0.02, 0), &[("throttled", Verdict::Invalid)]);
+    check(&judged(0.0, 500), &[("stopped", Verdict::Invalid)]);
 }
 
 #[test]

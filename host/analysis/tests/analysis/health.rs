@@ -131,6 +131,9 @@ fn connections_opened_within_requests_count_where_opening_them_shows() {
     check(&health(new(200, 1), []), &[]);
     // It is no lateness of the client's.
     check(&health(new(200, 90), []), &[("new_connections", Verdict::Invalid)]);
+    // Nor is it that it sent them too late for the window.
+    let slow = health(new(20, 1_000), []);
+    assert!(slow.reasons.iter().all(|reason| reason.rule != "unsent"), "{:?}", slow.reasons);
 }
 
 #[test]

@@ -49,7 +49,7 @@ take nothing away. An invalid run ends with exit code 7.
 Differences of times are taken on one monotonic clock of one host, never on a wall clock. Lateness is judged only where
 no limit in flight held requests back. Of a long stage (120 s and more, by its time, or by a number
 of sessions at a steady rate) the first tenth, at least 30 s, is left out, unless a stage of the run is a warm-up. Where
-a number of requests ends it nothing is, for how many of them make a session is the workload's. Whether that was enough, `warm_up`, `filling_up` and `not_steady` check afterwards. They are silent
+a number of requests may end it nothing is, for how many of them make a session is the workload's. Whether that was enough, `warm_up`, `filling_up` and `not_steady` check afterwards. They are silent
 where the load itself changes by design, and their silence proves little: look at the charts over time. How long answers
 take is not known before: in an open loop the number under way grows for at least as long as one takes. A warm-up stage
 ends before the next stage begins, and so takes nothing of that away. A shorter stage gets a note (`filling_up_short`).
