@@ -33,10 +33,13 @@ fn a_supply_that_ran_dry_is_invalid_however_short_the_run() {
     check(&health(short, [sample]), &[("starved", Verdict::Invalid)]);
 }
 
+/// What the client's sample of a second says.
+type Sample = fn(u64) -> ClientSample;
+
 #[test]
 fn a_stage_is_not_judged_by_the_load_of_the_one_before() {
     // The first stage takes a whole processor, the second hardly any.
-    let judged = |since: fn(u64) -> Option<u64>, shift: u64, of: fn(u64) -> ClientSample| {
+    let judged = |since: fn(u64) -> Option<u64>, shift: u64, of: Sample| {
         let mut run =
             Run::new(vec![stage("heavy", LoopKind::Open), stage("light", LoopKind::Open)]);
         let end = |number: u64| StageEnd {
@@ -88,7 +91,7 @@ fn a_stage_is_not_judged_by_the_load_of_the_one_before() {
     };
     // Counted since the start.
     let starved = |second: u64| ClientSample { starved: second.min(12), ..ClientSample::default() };
-    let rules: [(fn(u64) -> ClientSample, &str); 3] =
+    let rules: [(Sample, &str); 3] =
         [(cpu, "thread_cpu"), (throttled, "throttled"), (starved, "starved")];
     for shift in [0, 50, 400] {
         for since in [(|at| at.checked_sub(1_000 * MS)) as fn(u64) -> Option<u64>, |_| None] {
