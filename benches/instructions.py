@@ -7,8 +7,8 @@ same code of `load`. Compared are the threads between a request's due time and i
 of records. Start-up is taken out: two lengths are run, and the difference is divided by the further requests. Each
 answer comes in one write, so that how many reads it takes is not left to chance.
 
-Needs valgrind, and programs that are optimised and have symbols. The debug build is, but for the program's own crate:
-`cargo build --config profile.dev.package.llmdbench.opt-level=2 -p llmdbench -p load --bins --example load_cost`.
+Needs valgrind, the program as it is shipped, and the list's, built the same way:
+`cargo xtask build && cargo build --release -p load --example load_cost`.
 """
 
 import collections
@@ -22,7 +22,7 @@ from common import ROOT, Server, Verdicts, Watch, checked, command, folder, medi
 
 # What a thread does, by a function that only it calls.
 ROLES = {
-    "load::journal::write": "records",
+    "load::journal::Journal": "records",
     "load::conductor::Conductor::run": "pacer",
     "load::worker::": "load threads",
 }
@@ -32,8 +32,7 @@ CONCURRENCY = 16
 
 def main():
     made = parser(__doc__)
-    made.set_defaults(program=str(ROOT / "target/debug/llmdbench"))
-    made.add_argument("--list", default=str(ROOT / "target/debug/examples/load_cost"), help="default: %(default)s")
+    made.add_argument("--list", default=str(ROOT / "target/release/examples/load_cost"), help="default: %(default)s")
     made.add_argument("--requests", type=int, default=1000, help="further requests (default: %(default)s)")
     made.add_argument("--rounds", type=int, default=3, help="runs of each length (default: %(default)s)")
     options = parse(made)

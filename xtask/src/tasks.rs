@@ -56,7 +56,7 @@ const BESIDE: &[&str] = &["host/load/fuzz/Cargo.toml", "benches/floor/Cargo.toml
 pub(crate) fn demo() -> Result<ExitCode> {
     plugins::build_all()?;
     say("xtask: building the program (some minutes the first time)");
-    run(cargo().args(["build", "--package", "llmdbench"]))?;
+    run(cargo().args(DEBUG_BUILD))?;
     let program = target().join("debug/llmdbench");
     say("xtask: llmdbench bench examples/experiments/quickstart.yaml");
     let status = Command::new(&program)
@@ -74,7 +74,7 @@ pub(crate) fn demo() -> Result<ExitCode> {
 /// # Errors
 /// When the program does not build or a page cannot be written.
 pub(crate) fn docs() -> Result<()> {
-    run(cargo().args(["build", "--package", "llmdbench"]))?;
+    run(cargo().args(DEBUG_BUILD))?;
     let folder = root().join("docs/reference");
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("failed to make {}", folder.display()))?;
@@ -88,6 +88,10 @@ pub(crate) fn docs() -> Result<()> {
     }
     Ok(())
 }
+
+/// By itself the program would get other features of its dependencies than with the tests, and all
+/// would be built twice.
+const DEBUG_BUILD: [&str; 4] = ["build", "--workspace", "--bin", "llmdbench"];
 
 /// Generated pages and the command that prints each.
 const PAGES: &[(&str, &[&str])] = &[

@@ -16,6 +16,8 @@ use std::io::BufWriter;
 use std::time::Instant;
 
 const TOKENS: u32 = 64;
+/// As long as those that the program makes up: servers put it into each event of an answer.
+const RUN: &str = "experiment-20260101-000000-0000";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -118,7 +120,7 @@ fn plan(url: &str, stage: Stage) -> Plan {
             endpoints: vec![Endpoint::parse(url).expect("URL is the address of a server")],
             api: Api::Chat,
             model: "sim".into(),
-            run: "cost".into(),
+            run: RUN.into(),
             headers: Vec::new(),
             api_key: None,
             extra_body: serde_json::Map::new(),
@@ -159,7 +161,7 @@ fn header() -> Header {
     Header {
         format: FORMAT.into(),
         version: VERSION.into(),
-        run: "cost".into(),
+        run: RUN.into(),
         started: "1970-01-01T00:00:00Z".into(),
         clock: "ns since run start".into(),
         model: "sim".into(),
