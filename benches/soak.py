@@ -30,8 +30,9 @@ from common import (
 )
 
 PAUSE_MS = 300
-# The program remembers beginnings of prompts, which takes more and more memory up to so many requests of this length.
-FULL = 70_000
+# The program remembers which beginnings of prompts it has sent: two generations, of so many requests of this length each.
+# A new generation takes the place of the older one, so that memory rises and falls by some MiB.
+GENERATION = 35_000
 
 # What the record of a request must say for each fault of the server: the kind of failure, and the status.
 FAULTS = {
@@ -122,8 +123,10 @@ def paused(fault, record):
 
 
 def state(pid):
-    """What could pile up: resident KiB, descriptors, sockets among them, threads."""
-    resident = int(open(f"/proc/{pid}/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    """What could pile up: resident KiB without what is read from files (the program itself), descriptors, sockets among
+    them, threads."""
+    resident, of_files = map(int, open(f"/proc/{pid}/statm").read().split()[1:3])
+    resident = (resident - of_files) * os.sysconf("SC_PAGE_SIZE") // 1024
     descriptors = sockets = 0
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -136,22 +139,26 @@ def state(pid):
 
 
 def grown(watch, records, options, verdicts):
-    """Compares the state in the middle fifth of the run, when what is bounded has filled up, with its last tenth."""
+    """Compares the middle of the run, when what is bounded has filled up, with its last quarter: the most memory, and the
+    medians of what else could pile up."""
     begin = watch.begin_ns
     span = options.duration * 1e9
-    middle = [seen for at, _, seen in watch.samples if 0.4 * span <= at - begin < 0.6 * span]
-    late = [seen for at, _, seen in watch.samples if 0.9 * span <= at - begin < 0.99 * span]
-    is_full = 0.4 * options.duration * options.rate >= FULL
+    middle = [seen for at, _, seen in watch.samples if 0.4 * span <= at - begin < 0.65 * span]
+    late = [seen for at, _, seen in watch.samples if 0.74 * span <= at - begin < 0.99 * span]
+    requests = options.duration * options.rate
+    # Both generations are full before the middle, and each quarter holds a whole one.
+    is_full = 0.4 * requests >= 2 * GENERATION and 0.25 * requests >= GENERATION
     resident = 512 if is_full else 4096
     # At most as many sockets as were needed at once, and what faults left to be closed.
     limits = {"resident KiB": resident, "descriptors": 8, "sockets": 8, "threads": 0}
-    leak = resident * 1024 / (0.445 * options.duration * options.rate)
-    print(f"\n{'':<18}{'middle':>10}{'end':>10}   medians; a leak of {leak:.0f} bytes for each request would show")
+    leak = resident * 1024 / (0.34 * requests)
+    print(f"\n{'':<18}{'middle':>10}{'end':>10}   a leak of {leak:.0f} bytes for each request would show")
     if not is_full:
         print("too short a run for less: what is remembered of prompts was not full in the middle")
     found = {}
     for index, (name, limit) in enumerate(limits.items()):
-        before, after = (median([seen[index] for seen in part]) for part in (middle, late))
+        of = max if index == 0 else median
+        before, after = (of([seen[index] for seen in part]) for part in (middle, late))
         print(f"{name:<18}{before:>10.0f}{after:>10.0f}")
         verdicts.add(
             f"no leak of {name}", after - before <= limit, f"{before:.0f} to {after:.0f}", f"{limit} more at most"

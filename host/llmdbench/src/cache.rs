@@ -77,7 +77,9 @@ impl Sent {
     fn knows(&mut self, block: u64, may_be_known: bool) -> bool {
         let was_known = !self.young.insert(block) || may_be_known && self.old.contains(&block);
         if self.young.len() >= KEPT {
-            self.old = std::mem::take(&mut self.young);
+            // The room of the one that goes is used again: memory stays the same however long a run is.
+            std::mem::swap(&mut self.old, &mut self.young);
+            self.young.clear();
         }
         was_known
     }
@@ -382,6 +384,12 @@ mod tests {
         }
         assert!(sent.young.len() + sent.old.len() <= 2 * KEPT);
         assert!(!sent.knows(1_000, true), "long ago, and never again");
+        let room = |sent: &Sent| sent.young.capacity() + sent.old.capacity();
+        let before = room(&sent);
+        (0..3 * KEPT as u64).for_each(|block| {
+            sent.knows(1_000_000 + block, true);
+            assert_eq!(room(&sent), before);
+        });
     }
 
     #[test]
