@@ -1,5 +1,6 @@
 //! [`Event`]: what happened to the run between its requests.
 
+use crate::header::is_zero;
 use serde::{Deserialize, Serialize};
 
 /// Something that happened to the run. Times are nanoseconds since its start.
@@ -120,10 +121,6 @@ pub struct ClientSample {
     /// where it was by 100 ms or more.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub stopped: u64,
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }
 
 /// What a thread of the load path did in the time of a sample.

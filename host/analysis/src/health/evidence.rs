@@ -140,6 +140,7 @@ fn worst(found: impl Iterator<Item = (f64, usize)>) -> Found {
     found.max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
+/// When the time of which a sample tells began.
 fn since(sample: &ClientSample) -> u64 {
     const SECOND: u64 = 1_000_000_000;
     sample.since.unwrap_or(sample.at.saturating_sub(SECOND)).min(sample.at)
