@@ -181,6 +181,13 @@ impl Answer {
         self.first_byte.get_or_insert(at);
         match &mut self.body {
             Body::Events(splitter) => {
+                if splitter.is_between()
+                    && let Some(said) =
+                        whole_event(bytes).and_then(|e| templates.read(self.facts.api, e))
+                {
+                    self.facts.said(said, at);
+                    return Ok(());
+                }
                 splitter.feed(bytes, |event| self.facts.event(event, at, templates));
                 if splitter.held() > LONGEST {
                     return Err(Malformed::Endless("an event of the answer"));
@@ -295,6 +302,12 @@ impl Answer {
     fn is_good(&self) -> bool {
         (200..300).contains(&self.status)
     }
+}
+
+/// The data of what may be one event in the plainest form; nearly every chunk of a stream is one. Events of known
+/// shapes hold no line end, so that one that is known is one.
+fn whole_event(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.strip_prefix(b"data: ")?.strip_suffix(b"\n\n")
 }
 
 /// What a status that is no success says.

@@ -48,6 +48,11 @@ impl Splitter {
         self.held.extend_from_slice(input);
     }
 
+    /// Whether nothing of the next event has come.
+    pub(crate) fn is_between(&self) -> bool {
+        self.held.is_empty() && !self.error
+    }
+
     /// Bytes that are held, since the event that they belong to has not ended.
     pub(crate) fn held(&self) -> usize {
         self.held.len()

@@ -15,6 +15,8 @@ use std::borrow::Cow;
 /// Shapes that are remembered: for a few models those of the first event, of reasoning, of answers,
 /// and of the end.
 const MOST: usize = 16;
+/// Stretches in which events of a shape differ: two names and the text.
+const HOLES: usize = 3;
 /// Shapes are learned so often without use; from then on only as they prove useful.
 const TRIALS: u64 = 64;
 
@@ -29,7 +31,7 @@ pub(crate) struct Templates {
 impl Templates {
     /// What `event` says, if it has a shape that is known.
     pub(crate) fn read<'a>(&mut self, api: Api, event: &'a [u8]) -> Option<Said<'a>> {
-        for (index, known) in self.known.iter().enumerate() {
+        for (index, known) in self.known.iter_mut().enumerate() {
             if known.api == api
                 && let Some(said) = known.read(event)
             {
@@ -81,14 +83,16 @@ impl<'a> Said<'a> {
     }
 }
 
-/// The event that others are compared with.
+/// The event that others are compared with: the one of its shape that came last.
 #[derive(Debug)]
 struct Template {
     api: Api,
     /// All of the event's bytes.
-    event: Box<[u8]>,
+    event: Vec<u8>,
     /// Where others may differ, in order.
     holes: Vec<Hole>,
+    /// Which of them is the text.
+    text: Option<usize>,
     /// What the event carries.
     output: Option<Output>,
     finished: bool,
@@ -148,6 +152,10 @@ impl Template {
         if more || output.is_some() == text.is_empty() || !other.is_empty() {
             return None;
         }
+        // Data of several lines would be taken for data of one.
+        if event.contains(&b'\n') {
+            return None;
+        }
         let mut holes: Vec<Hole> = names(event).collect();
         if output.is_some() {
             // Text with escapes was copied and lies nowhere in the event.
@@ -155,25 +163,53 @@ impl Template {
             holes.push(Hole::at(Kind::Text, text, event)?);
         }
         holes.sort_unstable_by_key(|hole| hole.begin);
-        Some(Self { api, event: event.into(), holes, output, finished })
+        let text = holes.iter().position(|hole| hole.kind == Kind::Text);
+        Some(Self { api, event: event.into(), holes, text, output, finished })
     }
 
     /// What `event` says, if it is this one but for its holes.
-    fn read<'a>(&self, event: &'a [u8]) -> Option<Said<'a>> {
+    fn read<'a>(&mut self, event: &'a [u8]) -> Option<Said<'a>> {
+        let text = self.of_same_answer(event).or_else(|| self.of_another(event))?;
+        let is_known = text.is_ascii() || std::str::from_utf8(text).is_ok();
+        is_known.then_some(Said { output: self.output, finished: self.finished, text })
+    }
+
+    /// The text of an event that is this one but for that: one of the same answer, which often follow
+    /// each other.
+    fn of_same_answer<'a>(&self, event: &'a [u8]) -> Option<&'a [u8]> {
+        let Some(hole) = self.text.map(|text| self.holes[text]) else {
+            return (event == self.event).then_some(&[]);
+        };
+        let mut rest = event.strip_prefix(&self.event[..hole.begin])?;
+        let text = hole.fill(&mut rest)?;
+        (*rest == self.event[hole.end..]).then_some(text)
+    }
+
+    /// The text of an event that is this one but for all of its holes. It takes the place of this one.
+    fn of_another<'a>(&mut self, event: &'a [u8]) -> Option<&'a [u8]> {
         // Equal bytes around strings that neither end early nor have escapes, and around numbers:
         // the two events are the same JSON but for these.
         let (mut rest, mut at, mut text) = (event, 0, &[][..]);
-        for hole in &self.holes {
+        let mut places = [(0, 0); HOLES];
+        for (hole, place) in self.holes.iter().zip(&mut places) {
             rest = rest.strip_prefix(&self.event[at..hole.begin])?;
+            let begin = event.len() - rest.len();
             let found = hole.fill(&mut rest)?;
+            *place = (begin, begin + found.len());
             if hole.kind == Kind::Text {
                 text = found;
             }
             at = hole.end;
         }
-        let is_known =
-            *rest == self.event[at..] && (text.is_ascii() || std::str::from_utf8(text).is_ok());
-        is_known.then_some(Said { output: self.output, finished: self.finished, text })
+        if *rest != self.event[at..] {
+            return None;
+        }
+        for (hole, place) in self.holes.iter_mut().zip(places) {
+            (hole.begin, hole.end) = place;
+        }
+        self.event.clear();
+        self.event.extend_from_slice(event);
+        Some(text)
     }
 }
 
@@ -264,6 +300,25 @@ mod tests {
     }
 
     #[test]
+    fn a_shape_stays_known_while_answers_take_turns() {
+        let mut templates = Templates::default();
+        let event = |id: &str, text: &str| {
+            format!(r#"{{"id":"{id}","choices":[{{"delta":{{"content":"{text}"}}}}]}}"#)
+        };
+        let first = event("a", "x");
+        let piece = api::read(Api::Chat, first.as_bytes()).unwrap();
+        templates.learn(Api::Chat, first.as_bytes(), &piece);
+        for (id, text) in
+            [("a", "yy"), ("bcd", "z"), ("bcd", ""), ("bcd", "zz"), ("e", "y"), ("a", "日")]
+        {
+            let event = event(id, text);
+            let said = templates.read(Api::Chat, event.as_bytes()).map(|said| said.text.to_vec());
+            assert_eq!(said, (!text.is_empty()).then(|| text.as_bytes().to_vec()), "{event}");
+        }
+        assert_eq!(templates.known.len(), 1);
+    }
+
+    #[test]
     fn shapes_are_told_apart_by_api_and_the_last_ones_stay() {
         let mut templates = Templates::default();
         let event = |model: usize, text: &str| {
@@ -321,19 +376,42 @@ mod tests {
         check(r#"{"choices":[],"usage":{"completion_tokens":1}}"#);
         check(r#"{"choices":[{"delta":{"content":"a"}}],"error":"no"}"#);
         check(r#"{"choices":[{"delta":{"tool_calls":[{"function":{"name":"f"}}]}}]}"#);
+        check("{\"choices\":\n[{\"delta\":{\"content\":\"a\"}}]}");
     }
 
     #[test]
     fn text_that_is_not_utf8_is_left_to_the_parser() {
         let first = chat(r#""content":"Z""#);
         let piece = api::read(Api::Chat, first.as_bytes()).unwrap();
-        let template = Template::of(Api::Chat, first.as_bytes(), &piece).unwrap();
+        let mut template = Template::of(Api::Chat, first.as_bytes(), &piece).unwrap();
         let with = |z: u8| first.bytes().map(|b| if b == b'Z' { z } else { b }).collect::<Vec<_>>();
         assert!(template.read(&with(b'Y')).is_some());
         assert!(template.read(&with(0xff)).is_none());
     }
 
     proptest! {
+        #[test]
+        fn templates_say_what_the_parser_says_of_the_events_of_several_answers(
+            events in prop::collection::vec(
+                ("[ab]{1,3}", 0..2_000_u32, r#"[a"\\ \n日]{0,3}"#, any::<bool>()),
+                2..20,
+            ),
+        ) {
+            let mut templates = Templates::default();
+            for (id, created, text, last) in events {
+                let delta = serde_json::json!({"content": text});
+                let id = if last { String::new() } else { format!(r#""id":"{id}","#) };
+                let event = format!(
+                    r#"{{{id}"created":{created},"choices":[{{"delta":{delta}}}],"x":"{created}"}}"#
+                );
+                let piece = api::read(Api::Chat, event.as_bytes()).unwrap();
+                match templates.read(Api::Chat, event.as_bytes()) {
+                    Some(said) => prop_assert_eq!(said.piece(), piece),
+                    None => templates.learn(Api::Chat, event.as_bytes(), &piece),
+                }
+            }
+        }
+
         #[test]
         fn a_template_says_what_the_parser_says(
             deltas in prop::collection::vec(
