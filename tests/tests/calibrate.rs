@@ -31,6 +31,7 @@ fn a_calibration_has_error_headroom_and_scatter_and_runs_are_set_beside_it() {
     assert!(floor.contains_key("ttft.p50") && floor.contains_key("request_throughput"), "{found}");
     let scatter = |name: &str| floor[name].as_f64().unwrap();
     assert!(scatter("ttft.p50") > 0.0 && scatter("request_throughput") >= 0.0, "{found}");
+    assert_eq!((&found["runs"], found.get("between")), (&json!(2), None), "{found}");
     let headroom = &found["headroom"];
     let [requests, tokens] =
         ["requests_per_s", "tokens_per_s"].map(|name| headroom[name].as_f64().unwrap());

@@ -1,8 +1,9 @@
 //! [`Calibration`]: what was measured of the instrument itself, on one machine, before runs are
 //! judged by it.
 
+use crate::statistics::tidy;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a machine's load generator can do and how far it errs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,14 +27,29 @@ pub struct Calibration {
     pub lateness_p99: f64,
     /// The most load that it sends without doubt.
     pub headroom: Headroom,
-    /// Standard deviations of the logarithms of results between runs that were all the same, by
-    /// metric and, after a dot, percentile (`ttft.p99`).
+    /// Standard deviations of the logarithms of results between the runs of a session, which were all
+    /// the same, by metric and, after a dot, percentile (`ttft.p99`).
     pub floor: BTreeMap<String, f64>,
-    /// Number of those runs.
+    /// The same between sessions, beyond what the runs of one make them differ. Empty: there was one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub between: BTreeMap<String, f64>,
+    /// Number of those runs, of all sessions.
     pub runs: u32,
     /// How long each of them lasted, in seconds: longer ones scatter less. 0: it is not told.
     #[serde(default)]
     pub run_s: f64,
+    /// What they found, the oldest session first. Empty: it is not told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<Equals>,
+}
+
+/// Runs that were all the same, one after the other.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Equals {
+    /// When they were made, RFC 3339.
+    pub measured: String,
+    /// What each of them found, by the names that [`Calibration::floor`] has.
+    pub results: BTreeMap<String, Vec<f64>>,
 }
 
 /// The machine that a calibration holds for: hardware, kernel and version of the program.
@@ -77,7 +93,43 @@ impl Calibration {
     /// The name of the format.
     pub const FORMAT: &str = "llmdbench.calibration";
     /// The version that is written.
-    pub const VERSION: &str = "1.0";
+    pub const VERSION: &str = "1.1";
+    /// So many sessions are kept.
+    pub const SESSIONS: usize = 10;
+
+    /// This one, its runs together with those of an earlier one of the same machine. Runs of another
+    /// length scatter otherwise, and are left out.
+    #[must_use]
+    pub fn beside(mut self, earlier: Option<Self>) -> Self {
+        let earlier = earlier.filter(|earlier| earlier.run_s == self.run_s);
+        let mut sessions = earlier.map(|earlier| earlier.sessions).unwrap_or_default();
+        sessions.append(&mut self.sessions);
+        sessions.drain(..sessions.len().saturating_sub(Self::SESSIONS));
+        self.sessions = sessions;
+        self.scattered()
+    }
+
+    /// This one, with what its sessions come to.
+    fn scattered(mut self) -> Self {
+        let runs = |session: &Equals| session.results.values().map(Vec::len).max().unwrap_or(0);
+        self.runs = self.sessions.iter().map(|session| runs(session) as u32).sum();
+        (self.floor, self.between) = Default::default();
+        let names: BTreeSet<&String> =
+            self.sessions.iter().flat_map(|session| session.results.keys()).collect();
+        for name in names {
+            let sessions = self.sessions.iter().filter_map(|session| session.results.get(name));
+            let logarithms = |values: &Vec<f64>| values.iter().map(|value| value.ln()).collect();
+            let Some((within, between)) = scatter(&sessions.map(logarithms).collect::<Vec<_>>())
+            else {
+                continue;
+            };
+            self.floor.insert(name.clone(), tidy(within));
+            if let Some(between) = between {
+                self.between.insert(name.clone(), tidy(between));
+            }
+        }
+        self
+    }
 
     /// The share of the headroom that a load takes. None: there is none, or it is not known.
     #[must_use]
@@ -118,6 +170,27 @@ impl Calibration {
     }
 }
 
+/// Standard deviations within groups and between them, by the analysis of variance of one random
+/// factor (Searle, Casella, McCulloch: Variance Components, 1992, section 3.6). None: no group has
+/// two values, one of them is no number, or, of the second, there is one group.
+fn scatter(groups: &[Vec<f64>]) -> Option<(f64, Option<f64>)> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let squares =
+        |values: &[f64], mean: f64| values.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+    let (count, all) = (groups.len() as f64, groups.concat());
+    let total = all.len() as f64;
+    let inside: f64 = groups.iter().map(|group| squares(group, mean(group))).sum();
+    let within = inside / (total - count);
+    if !within.is_finite() {
+        return None;
+    }
+    let among = (squares(&all, mean(&all)) - inside) / (count - 1.0);
+    let lengths: f64 = groups.iter().map(|group| (group.len() as f64).powi(2)).sum();
+    let length = (total - lengths / total) / (count - 1.0);
+    let between = ((among - within) / length).max(0.0).sqrt();
+    Some((within.sqrt(), (groups.len() > 1).then_some(between)))
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -143,8 +216,10 @@ pub(crate) mod tests {
             lateness_p99: 1.0,
             headroom: Headroom { requests_per_s: 100.0, tokens_per_s: 3_200.0, limit: None },
             floor: BTreeMap::new(),
+            between: BTreeMap::new(),
             runs: 5,
             run_s: 6.0,
+            sessions: Vec::new(),
         }
     }
 
@@ -167,5 +242,59 @@ pub(crate) mod tests {
         let busy = Calibration { doubts: vec!["lateness".to_owned()], ..calibration() };
         assert_eq!(busy.origin(), "calibrated 2026-02-03 while other work was in the way");
         assert_eq!(calibration().resolution(), "TTFT by 0.12 ms, ITL by 0.06 ms");
+    }
+
+    /// A session whose runs found these latencies.
+    fn with_session(day: u8, latencies: &[f64]) -> Calibration {
+        let results = [("latency.p50".to_owned(), latencies.to_vec())].into();
+        let measured = format!("2026-02-{day:02}T04:05:06Z");
+        Calibration { sessions: vec![Equals { measured, results }], ..calibration() }
+    }
+
+    #[test]
+    fn runs_of_several_sessions_tell_how_runs_differ_and_how_sessions_do() {
+        // e^0, e^2 and e^6, e^8: runs differ by sqrt(2) within a session; the sessions' means are 1
+        // and 7, which is a variance of 18, of which their runs explain 2 / 2.
+        let one = with_session(1, &[1.0, 2f64.exp()]).beside(None);
+        assert_eq!((one.floor["latency.p50"], one.runs), (tidy(2f64.sqrt()), 2));
+        assert!(one.between.is_empty());
+        let two = with_session(2, &[6f64.exp(), 8f64.exp()]).beside(Some(one));
+        assert_eq!((two.floor["latency.p50"], two.runs), (tidy(2f64.sqrt()), 4));
+        assert_eq!(two.between["latency.p50"], tidy(17f64.sqrt()));
+        // Sessions that differ by less than their runs explain.
+        let same =
+            with_session(3, &[1.0, 2f64.exp()]).beside(Some(with_session(2, &[1.0, 2f64.exp()])));
+        assert_eq!(same.between["latency.p50"], 0.0);
+    }
+
+    #[test]
+    fn scatter_is_relative_and_missing_where_a_result_was_nothing() {
+        let [small, large] = [1.0, 1_000.0]
+            .map(|scale| with_session(1, &[scale, 1.1 * scale]).beside(None).floor["latency.p50"]);
+        assert_eq!((small, large), (tidy(1.1f64.ln() / 2f64.sqrt()), small));
+        assert_eq!(with_session(1, &[7.0; 5]).beside(None).floor["latency.p50"], 0.0);
+        assert!(with_session(1, &[1.0, 0.0]).beside(None).floor.is_empty());
+    }
+
+    #[test]
+    fn sessions_of_different_sizes_count_by_their_runs() {
+        // Within: (2 + 0 + 2) / (3 + 2 - 2); among: 6/5 x (5 - 1)^2; length: 5 - 13/5.
+        let (within, between) = scatter(&[vec![0.0, 1.0, 2.0], vec![4.0, 6.0]]).unwrap();
+        assert!((within - (4.0f64 / 3.0).sqrt()).abs() < 1e-12, "{within}");
+        let expected = ((19.2 - 4.0 / 3.0) / 2.4f64).sqrt();
+        assert!((between.unwrap() - expected).abs() < 1e-12, "{between:?}");
+        assert_eq!(scatter(&[vec![1.0]]), None);
+        assert_eq!(scatter(&[vec![f64::NEG_INFINITY, 1.0]]), None);
+    }
+
+    #[test]
+    fn only_the_newest_sessions_of_the_same_length_are_kept() {
+        let longer = Calibration { run_s: 9.0, ..with_session(1, &[1.0, 2.0]) };
+        assert_eq!(with_session(2, &[1.0, 2.0]).beside(Some(longer)).sessions.len(), 1);
+        let all = (2..20).fold(with_session(1, &[1.0, 2.0]).beside(None), |all, day| {
+            with_session(day, &[1.0, 2.0]).beside(Some(all))
+        });
+        assert_eq!((all.sessions.len(), all.runs), (10, 20));
+        assert_eq!(all.sessions[9].measured, "2026-02-19T04:05:06Z");
     }
 }

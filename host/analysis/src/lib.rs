@@ -26,7 +26,7 @@ mod timeline;
 
 pub use analysis::{Analysis, Curve, Options, StageCurves};
 pub use cache::{CacheState, CacheSummary, CacheView, CacheWish, EXPECTED_CACHED};
-pub use calibration::{Calibration, Deviation, Headroom, Machine};
+pub use calibration::{Calibration, Deviation, Equals, Headroom, Machine};
 pub use collector::Collector;
 pub use health::{About, Doubt, Health, Reason, STEADY_FROM, Verdict, health_markdown};
 pub use metric::{Better, METRICS, Metric, metric, metrics_markdown};

@@ -11,14 +11,18 @@ use analysis::{Calibration, Machine};
 use load::{Arrival, Ramped};
 use std::path::PathBuf;
 
-/// Keeps a calibration; gives the path of its file.
-pub(crate) fn keep(calibration: &Calibration, data_dir: Option<&str>) -> Result<PathBuf> {
-    let path = run_dir::calibration(data_dir, &calibration.machine.host).ok_or_else(|| {
+/// Keeps a calibration, with the equal runs of the one that it replaces; gives it, and the path of its file.
+pub(crate) fn keep(new: Calibration, data_dir: Option<&str>) -> Result<(Calibration, PathBuf)> {
+    let path = run_dir::calibration(data_dir, &new.machine.host).ok_or_else(|| {
         Error::usage("there is no folder to keep the calibration in: HOME is not set")
             .hint("set LLMDBENCH_CONTROL_DATA_DIR, or HOME")
     })?;
-    run_dir::write_json(&path, calibration)?;
-    Ok(path)
+    // One that cannot be read, or of another machine, has nothing to add.
+    let earlier = run_dir::read_json::<Calibration>(&path).ok().flatten();
+    let earlier = earlier.filter(|earlier| difference(earlier, &new.machine).is_none());
+    let kept = new.beside(earlier);
+    run_dir::write_json(&path, &kept)?;
+    Ok((kept, path))
 }
 
 /// The calibration of this machine, where there is one that still holds; one that does not is
@@ -150,8 +154,9 @@ fn busiest_second(times: &[u64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use analysis::Headroom;
+    use analysis::{Equals, Headroom};
     use load::{Ramp, Stop};
+    use std::collections::BTreeMap;
 
     fn machine() -> Machine {
         Machine {
@@ -172,12 +177,14 @@ mod tests {
             measured: "2026-02-03T04:05:06Z".into(),
             length_s: 20.0,
             doubts: Vec::new(),
-            error: std::collections::BTreeMap::new(),
+            error: BTreeMap::new(),
             lateness_p99: 1.0,
             headroom: Headroom { requests_per_s: 100.0, tokens_per_s: 3_200.0, limit: None },
-            floor: std::collections::BTreeMap::new(),
+            floor: BTreeMap::new(),
+            between: BTreeMap::new(),
             runs: 5,
             run_s: 6.0,
+            sessions: Vec::new(),
         }
     }
 
@@ -193,7 +200,7 @@ mod tests {
             quantum: None,
             drain: None,
             cool_down: 0,
-            labels: std::collections::BTreeMap::new(),
+            labels: BTreeMap::new(),
         };
         PlannedStage { stage, workload_settings: None }
     }
@@ -269,5 +276,26 @@ mod tests {
         assert_eq!(now, "the number of cores was 2 and is 4");
         let newer = Calibration { version: "2.0".into(), ..calibration() };
         assert!(difference(&newer, &machine()).is_some());
+    }
+
+    #[test]
+    fn a_calibration_keeps_the_runs_of_the_one_it_replaces_if_that_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().to_str();
+        let results: BTreeMap<_, _> = [("ttft.p50".to_owned(), vec![20.0, 21.0])].into();
+        let session = Equals { measured: "2026-02-03T04:05:06Z".into(), results };
+        let new = || Calibration { sessions: vec![session.clone()], ..calibration() };
+        let kept = |new: Calibration| {
+            let (kept, path) = keep(new, place).unwrap();
+            assert_eq!(run_dir::read_json(&path).unwrap().as_ref(), Some(&kept));
+            (kept.sessions.len(), path)
+        };
+        assert_eq!(kept(new()).0, 1);
+        assert_eq!(kept(new()).0, 2);
+        let elsewhere = Machine { kernel: "6.2".into(), ..machine() };
+        let (sessions, path) = kept(Calibration { machine: elsewhere, ..new() });
+        assert_eq!(sessions, 1);
+        std::fs::write(path, "{").unwrap();
+        assert_eq!(kept(new()).0, 1);
     }
 }

@@ -15,7 +15,7 @@ pub(crate) struct CalibrateArgs {
     /// processors have too few samples to judge
     #[arg(long = "for", value_name = "TIME", default_value = "20s", value_parser = length)]
     length: Duration,
-    /// Equal runs that show how results scatter
+    /// Equal runs that show how results scatter; those of this machine's calibrations before count, too
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=100))]
     runs: u32,
 }
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &CalibrateArgs, printer: &Printer) -> Result<Exit> {
     let variables = super::from_environment()?;
     let size = Size { length: args.length, runs: args.runs };
     let found = calibrate::measure(&size, printer)?;
-    let path = calibration::keep(&found, variables.text("control.data_dir"))?;
+    let (found, path) = calibration::keep(found, variables.text("control.data_dir"))?;
     printer.result(|| text(&found), || serde_json::to_value(&found).unwrap_or_default());
     printer.step(&format!("kept in {}", path.display()));
     Ok(Exit::Ok)
@@ -63,12 +63,31 @@ fn text(found: &Calibration) -> String {
             headroom.requests_per_s, headroom.tokens_per_s
         ),
     });
-    text.push_str(&format!(
-        "scatter of {} equal runs of {:.1} s (standard deviation):\n",
-        found.runs, found.run_s
-    ));
+    text.push_str(&scatter(found));
+    text
+}
+
+fn scatter(found: &Calibration) -> String {
+    let days = found.sessions.iter().filter_map(|session| session.measured.split('T').next());
+    let mut days: Vec<&str> = days.collect();
+    days.dedup();
+    let when = match found.sessions.len() {
+        1 => "one session".to_owned(),
+        count => format!("{count} sessions ({})", days.join(", ")),
+    };
+    let mut text = format!(
+        "scatter of {} equal runs of {:.1} s in {when}, standard deviations:\n  {:<28} {:>8} {:>9}\n",
+        found.runs, found.run_s, "", "runs", "sessions"
+    );
+    let percent = |deviation: &f64| format!("{:.2} %", deviation * 100.0);
     for (name, deviation) in &found.floor {
-        text.push_str(&format!("  {name:<28} {:>6.2} %\n", deviation * 100.0));
+        let between = found.between.get(name).map_or("-".to_owned(), percent);
+        text.push_str(&format!("  {name:<28} {:>8} {between:>9}\n", percent(deviation)));
+    }
+    if found.sessions.len() < 2 {
+        text.push_str(
+            "how sessions differ beyond that is not known yet: calibrate again at another time\n",
+        );
     }
     text
 }

@@ -7,8 +7,8 @@ use crate::printer::Printer;
 use crate::words::Words;
 use crate::{host_facts, interrupt};
 use analysis::{
-    About, Calibration, Collector, Deviation, Headroom, Options, P50, P99, Summary, Verdict,
-    sorted, tidy,
+    About, Calibration, Collector, Deviation, Equals, Headroom, Options, P50, P99, Summary,
+    Verdict, sorted, tidy,
 };
 use load::{Api, Arrival, Endpoint, Pacing, Prompt, Session, Stage, Stop, Turn};
 use records::{Entry, FORMAT, Header, LoopKind, Reader, Record, StageInfo, VERSION};
@@ -85,8 +85,9 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
 
     let server = Simulator::start(None)?;
     let headroom = headroom(&server, size, printer)?;
-    let floor = floor(&server, size, printer)?;
-    Ok(Calibration {
+    let results = equals(&server, size, printer)?;
+    let sessions = vec![Equals { measured: measured.clone(), results }];
+    let calibration = Calibration {
         format: Calibration::FORMAT.to_owned(),
         version: Calibration::VERSION.to_owned(),
         machine,
@@ -96,10 +97,13 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
         error,
         lateness_p99,
         headroom,
-        floor,
+        floor: BTreeMap::new(),
+        between: BTreeMap::new(),
         runs: size.runs,
         run_s: size.length.mul_f64(EQUAL).as_secs_f64(),
-    })
+        sessions,
+    };
+    Ok(calibration.beside(None))
 }
 
 /// How much load is sent without doubt.
@@ -147,8 +151,12 @@ fn limit(summary: &Summary) -> Option<String> {
     reason.or_else(|| (summary.total.failed > 0).then(|| "failed requests".to_owned()))
 }
 
-/// How results scatter between runs that are all the same, their schedule included.
-fn floor(server: &Simulator, size: &Size, printer: &Printer) -> Result<BTreeMap<String, f64>> {
+/// What runs find that are all the same, their schedule included.
+fn equals(
+    server: &Simulator,
+    size: &Size,
+    printer: &Printer,
+) -> Result<BTreeMap<String, Vec<f64>>> {
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for run in 0..size.runs {
         printer.step(&format!("scatter: run {} of {}", run + 1, size.runs));
@@ -165,21 +173,12 @@ fn floor(server: &Simulator, size: &Size, printer: &Printer) -> Result<BTreeMap<
             values.entry(metric.to_owned()).or_default().extend(value);
         }
     }
-    let all = values.into_iter().filter(|(_, values)| values.len() == size.runs as usize);
-    Ok(all.filter_map(|(name, values)| Some((name, scatter(&values)?))).collect())
+    values.retain(|_, values| values.len() == size.runs as usize);
+    Ok(values)
 }
 
 fn rate_of(summary: &Summary, metric: &str) -> Option<f64> {
     summary.total.single(metric).map(|single| single.value)
-}
-
-/// The standard deviation of the logarithms. None: a value has none.
-fn scatter(values: &[f64]) -> Option<f64> {
-    let logarithms: Vec<f64> = values.iter().map(|value| value.ln()).collect();
-    let n = logarithms.len() as f64;
-    let mean = logarithms.iter().sum::<f64>() / n;
-    let squares: f64 = logarithms.iter().map(|x| (x - mean).powi(2)).sum();
-    Some((squares / (n - 1.0)).sqrt()).filter(|deviation| deviation.is_finite()).map(tidy)
 }
 
 /// How far what records say lies from what the server did.
@@ -509,14 +508,6 @@ mod tests {
         let started = three.sent.unwrap() - 2 * MS;
         let three = Record { connection: Connection::New, started, ..three };
         assert_eq!(lateness(&[one, two, three]), 2.0);
-    }
-
-    #[test]
-    fn the_scatter_of_equal_runs_is_relative() {
-        let [small, large] = [1.0, 1_000.0].map(|scale| scatter(&[scale, 1.1 * scale]).unwrap());
-        assert!((small - 1.1f64.ln() / 2f64.sqrt()).abs() < 1e-6 && small == large);
-        assert_eq!(scatter(&[1.0, 0.0]), None);
-        assert_eq!(scatter(&[7.0; 5]), Some(0.0));
     }
 
     #[test]
