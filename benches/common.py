@@ -65,14 +65,22 @@ def machine():
     return f"{os.cpu_count()} processors ({name}), {memory:.0f} GiB, Linux {platform.release()}, load average {load}"
 
 
-def processors(options):
-    """The processors of the server and those of the clients, or nothing of both."""
+def places(options):
+    """Where the server and where the clients run: what their processes do before they begin. None: the system decides."""
     if not options.pin:
         return None, None
     mine = sorted(os.sched_getaffinity(0))
     if len(mine) < 2:
         sys.exit("--pin needs two processors")
-    return {mine[0]}, set(mine[1:])
+    return lambda: os.sched_setaffinity(0, mine[:1]), lambda: os.sched_setaffinity(0, mine[1:])
+
+
+def one_place():
+    """The same, of a server and clients that share a processor, where clients never interrupt the server (SCHED_BATCH): it
+    writes until it has nothing left to do, and then they read."""
+    first = min(os.sched_getaffinity(0))
+    take = lambda: os.sched_setaffinity(0, {first})
+    return take, lambda: (take(), os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)))
 
 
 def save(options, results):
@@ -108,11 +116,11 @@ def folder():
 class Server:
     """`llmdbench sim`, on a free port and with a truth log if it is wanted; to be used with `with`."""
 
-    def __init__(self, program, *options, truth=None, cpus=None):
+    def __init__(self, program, *options, truth=None, where=None):
         command = [program, "sim", "--port", "0", "--max-running", "100000", *options]
         command += ["--truth-log", str(truth)] if truth else []
         self.truth = truth
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=on(cpus))
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=where)
         line = self.process.stderr.readline()
         if " at http://" not in line:
             sys.exit(f"the server did not start: {line}{self.process.stderr.read()}")
@@ -128,22 +136,18 @@ class Server:
         self.process.stderr.close()
 
 
-def on(cpus):
-    return (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
-
-
 class Watch:
     """A client that runs, and what is seen of it meanwhile: its processor time, what `probe(pid)` gives, and
     when it first wrote to standard output (`spoke_ns`)."""
 
-    def __init__(self, command, probe=None, cpus=None, environment=None, interval_s=0.01):
+    def __init__(self, command, probe=None, where=None, environment=None, interval_s=0.01):
         self.probe, self.interval_s = probe, interval_s
         self.samples = []
         self.spoke_ns, self.peak_rss_kib = None, 0
         self.output, self.said = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
         self.begin_ns = time.monotonic_ns()
         self.process = subprocess.Popen(
-            command, stdout=self.output, stderr=self.said, preexec_fn=on(cpus), env=environment
+            command, stdout=self.output, stderr=self.said, preexec_fn=where, env=environment
         )
         self.pid = self.process.pid
         self.ended = threading.Event()
@@ -220,9 +224,9 @@ def checked(watch, exits=(0, 7)):
     return watch
 
 
-def run_floor(options, server, *flags, cpus=None):
+def run_floor(options, server, *flags, where=None):
     """Runs the floor client; gives what it printed."""
-    ended = checked(Watch([options.floor, "--addr", server.address, *map(str, flags)], cpus=cpus), exits=(0,))
+    ended = checked(Watch([options.floor, "--addr", server.address, *map(str, flags)], where=where), exits=(0,))
     return json.loads(ended.stdout)
 
 

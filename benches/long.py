@@ -10,10 +10,12 @@ import re
 import subprocess
 import sys
 
-from common import Verdicts
+from common import Verdicts, parser
 
 
 def main():
+    # They are handed on.
+    parser(__doc__).parse_args()
     truth = pathlib.Path(__file__).resolve().with_name("truth.py")
     options = ["--rate", "200", "--duration", "60", "--ttft", "200ms", "--itl", "10ms", "--tokens", "64"]
     ended = subprocess.run([sys.executable, truth, *options, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)

@@ -28,7 +28,7 @@ from common import (
     median,
     parse,
     parser,
-    processors,
+    places,
     read_records,
     read_truth,
     save,
@@ -99,13 +99,13 @@ def length(options, verdicts):
 
 def peak_under_load(options, behavior, **flags):
     """The largest resident set in KiB until all records were written, and the most requests under way."""
-    server_cpus, client_cpus = processors(options)
-    with folder() as place, Server(options.program, *behavior, cpus=server_cpus) as server:
+    server_place, client_place = places(options)
+    with folder() as place, Server(options.program, *behavior, where=server_place) as server:
         workdir = pathlib.Path(place) / "w"
         file = workdir / "results/records.jsonl"
         size = size_of(file)
         watch = Watch(
-            command(options, server.url, workdir, **flags), lambda pid: (size(pid), resident_kib(pid)), client_cpus
+            command(options, server.url, workdir, **flags), lambda pid: (size(pid), resident_kib(pid)), client_place
         )
         checked(watch)
         whole = file.stat().st_size
@@ -141,23 +141,23 @@ def start(options, verdicts):
 
 
 def first_request(options, flags):
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     with folder() as place:
         truth = pathlib.Path(place) / "truth.jsonl"
-        with Server(options.program, "--ttft", "0ms", "--itl", "0ms", truth=truth, cpus=server_cpus) as server:
+        with Server(options.program, "--ttft", "0ms", "--itl", "0ms", truth=truth, where=server_place) as server:
             line = command(options, server.url, pathlib.Path(place) / "w", concurrency=1, requests=20, **flags)
-            watch = checked(Watch(line, cpus=client_cpus))
+            watch = checked(Watch(line, where=client_place))
         return (min(line["read_ns"] for line in read_truth(truth).values()) - watch.begin_ns) / 1e9
 
 
 def end(options, verdicts):
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     behavior = ["--ttft", "0ms", "--itl", "0ms", "--one-write"]
-    with folder() as place, Server(options.program, *behavior, cpus=server_cpus) as server:
+    with folder() as place, Server(options.program, *behavior, where=server_place) as server:
         workdir = pathlib.Path(place) / "w"
         file = workdir / "results/records.jsonl"
         line = command(options, server.url, workdir, concurrency=64, requests=options.finished)
-        watch = checked(Watch(line, size_of(file), client_cpus))
+        watch = checked(Watch(line, size_of(file), client_place))
         header, records = read_records(workdir)
         split = window(watch, header, records, file)
     last, table = split["last_ns"], watch.spoke_ns

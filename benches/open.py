@@ -26,7 +26,7 @@ from common import (
     need_floor,
     parse,
     parser,
-    processors,
+    places,
     quantile,
     read_lines,
     read_records,
@@ -107,12 +107,12 @@ def absolute(values, share):
 
 
 def floor(options, requests):
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     with folder() as place:
         truth, times = pathlib.Path(place) / "truth.jsonl", pathlib.Path(place) / "times.jsonl"
-        with Server(options.program, *BEHAVIOR, truth=truth, cpus=server_cpus) as server:
+        with Server(options.program, *BEHAVIOR, truth=truth, where=server_place) as server:
             flags = ["--n", requests, "--rate", options.rate, "--conc", 32, "--parse", "full", "--times", times]
-            run_floor(options, server, *flags, cpus=client_cpus)
+            run_floor(options, server, *flags, where=client_place)
         clients = [line | {"arrivals": line["tokens"]} for line in read_lines(times)]
         return rows(clients, read_truth(truth), requests)
 
@@ -132,13 +132,13 @@ def rows(clients, truth, requests):
 
 def run(options, requests, meanwhile=lambda watch, truth: None):
     """One run of llmdbench with a truth log; gives the client, its records, the truth and its health."""
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     with folder() as place:
         place = pathlib.Path(place)
         truth = place / "truth.jsonl"
-        with Server(options.program, *BEHAVIOR, truth=truth, cpus=server_cpus) as server:
+        with Server(options.program, *BEHAVIOR, truth=truth, where=server_place) as server:
             flags = {"rate": options.rate, "requests": requests, "arrival": "constant"}
-            watch = Watch(command(options, server.url, place / "w", **flags), cpus=client_cpus)
+            watch = Watch(command(options, server.url, place / "w", **flags), where=client_place)
             meanwhile(watch, truth)
             checked(watch)
         _, records = read_records(place / "w")

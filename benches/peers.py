@@ -31,7 +31,7 @@ from common import (
     need_floor,
     parse,
     parser,
-    processors,
+    places,
     quantile,
     read_lines,
     read_records,
@@ -117,14 +117,14 @@ def report(options, rows):
 
 def measure(options, tool, load, tokenizer):
     """Runs one tool once; gives its costs and errors."""
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     delays = ["--ttft", "20ms", "--itl", "5ms"] if "rate" in load else ["--ttft", "0ms", "--itl", "0ms"]
     with folder() as place:
         place = pathlib.Path(place)
         truth = place / "truth.jsonl"
-        with Server(options.program, *delays, truth=truth, cpus=server_cpus) as server:
+        with Server(options.program, *delays, truth=truth, where=server_place) as server:
             line, environment = tool.command(options, server, place, load, tokenizer)
-            watch = checked(Watch(line, Tree().seen, client_cpus, environment, interval_s=0.02))
+            watch = checked(Watch(line, Tree().seen, client_place, environment, interval_s=0.02))
         lines = [line for line in read_lines(truth) if line.get("read_ns") and line["status"] == 200]
         # Some tools ask once before they begin, to see whether the server is there.
         lines = sorted(lines, key=lambda line: line["read_ns"])[-load["requests"] :]

@@ -20,7 +20,7 @@ from common import (
     parse,
     parser,
     planned,
-    processors,
+    places,
     read_records,
     read_summary,
     save,
@@ -42,12 +42,12 @@ def main():
 
 
 def measure(options, rate, verdicts):
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     with folder() as place:
         workdir = pathlib.Path(place) / "w"
-        with Server(options.program, "--ttft", "20ms", "--itl", "5ms", cpus=server_cpus) as server:
+        with Server(options.program, "--ttft", "20ms", "--itl", "5ms", where=server_place) as server:
             flags = {"rate": rate, "duration": f"{options.duration:g}s", "arrival": "constant"}
-            client = checked(Watch(command(options, server.url, workdir, **flags), cpus=client_cpus))
+            client = checked(Watch(command(options, server.url, workdir, **flags), where=client_place))
         _, records = read_records(workdir)
         health = read_summary(workdir)["health"]
     wanted = planned(rate, options.duration)

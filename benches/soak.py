@@ -22,7 +22,7 @@ from common import (
     median,
     parse,
     parser,
-    processors,
+    places,
     read_records,
     read_summary,
     read_truth,
@@ -57,7 +57,7 @@ def main():
     made.add_argument("--duration", type=float, default=1800, help="seconds (default: %(default)s)")
     made.add_argument("--faulty", type=float, default=0.02, help="share of faulty answers (default: %(default)s)")
     options = parse(made)
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     behavior = ["--ttft", "20ms", "--itl", "5ms"]
     for fault in FAULTS:
         behavior += ["--faults", f"{fault}={options.faulty / len(FAULTS):.8f}"]
@@ -65,9 +65,9 @@ def main():
     with folder() as place:
         place = pathlib.Path(place)
         truth = place / "truth.jsonl"
-        with Server(options.program, *behavior, truth=truth, cpus=server_cpus) as server:
+        with Server(options.program, *behavior, truth=truth, where=server_place) as server:
             line = command(options, server.url, place / "w", rate=options.rate, duration=f"{options.duration:g}s")
-            watch = checked(Watch(line, state, client_cpus, interval_s=max(0.05, options.duration / 6000)))
+            watch = checked(Watch(line, state, client_place, interval_s=max(0.05, options.duration / 6000)))
         _, records = read_records(place / "w")
         health = read_summary(place / "w")["health"]
         true = read_truth(truth)

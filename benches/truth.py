@@ -21,7 +21,7 @@ from common import (
     parse,
     parser,
     planned,
-    processors,
+    places,
     read_records,
     read_summary,
     read_truth,
@@ -39,16 +39,16 @@ def main():
     made.add_argument("--tokens", type=int, default=64, help="output tokens (default: %(default)s)")
     made.add_argument("--input-tokens", type=int, default=128, help="prompt tokens (default: %(default)s)")
     options = parse(made)
-    server_cpus, client_cpus = processors(options)
+    server_place, client_place = places(options)
     with folder() as place:
         place = pathlib.Path(place)
         truth = place / "truth.jsonl"
         with Server(
-            options.program, "--ttft", options.ttft, "--itl", options.itl, truth=truth, cpus=server_cpus
+            options.program, "--ttft", options.ttft, "--itl", options.itl, truth=truth, where=server_place
         ) as server:
             asked = {"rate": options.rate, "duration": f"{options.duration:g}s", "arrival": "constant"}
             line = command(options, server.url, place / "w", options.tokens, options.input_tokens, **asked)
-            client = checked(Watch(line, cpus=client_cpus))
+            client = checked(Watch(line, where=client_place))
         _, records = read_records(place / "w")
         health = read_summary(place / "w")["health"]
         truth = read_truth(truth)
