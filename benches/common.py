@@ -66,7 +66,7 @@ def machine():
 
 
 def places(options):
-    """Where the server and where the clients run: what their processes do before they begin. None: the system decides."""
+    """Where server and clients run: what their processes do before they begin. None: the system decides."""
     if not options.pin:
         return None, None
     mine = sorted(os.sched_getaffinity(0))
@@ -76,8 +76,8 @@ def places(options):
 
 
 def one_place():
-    """The same, of a server and clients that share a processor, where clients never interrupt the server (SCHED_BATCH): it
-    writes until it has nothing left to do, and then they read."""
+    """The same, of a server and clients that share a processor. Clients do not interrupt the server by waking
+    (SCHED_BATCH): it writes on until it waits or its slice of time ends, and then they read."""
     first = min(os.sched_getaffinity(0))
     take = lambda: os.sched_setaffinity(0, {first})
     return take, lambda: (take(), os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)))

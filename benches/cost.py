@@ -34,8 +34,8 @@ from common import (
     window,
 )
 
-# What the server does, its options, what the floor does, how many requests at C = 64 and 256, the most the ratio may be (None: its
-# interval includes 1 or lies below).
+# What the server does, its options, what the floor does, how many requests at C = 64 and 256, the most that the ratio
+# may be (None: its interval includes 1 or lies below).
 CASES = {
     "a": (
         "each event its own write, against counting",

@@ -14,8 +14,8 @@ from common import Verdicts, parser
 
 
 def main():
-    # They are handed on.
-    parser(__doc__).parse_args()
+    # For --help; truth.py reads the options.
+    parser(__doc__).parse_known_args()
     truth = pathlib.Path(__file__).resolve().with_name("truth.py")
     options = ["--rate", "200", "--duration", "60", "--ttft", "200ms", "--itl", "10ms", "--tokens", "64"]
     ended = subprocess.run([sys.executable, truth, *options, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)

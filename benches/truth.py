@@ -25,6 +25,7 @@ from common import (
     read_records,
     read_summary,
     read_truth,
+    save,
     show,
     show_head,
 )
@@ -60,6 +61,7 @@ def main():
     verdicts.add("requests sent and answered", complete, f"{len(records)} sent, {len(pairs)} answered", f"{wanted}")
     text = f"known to {(most - least) / MS:.3f} ms"
     verdicts.add("one clock offset fits all", least <= most, text, "0 ms or more: nothing arrived before it was sent")
+    save(options, verdicts.rows)
     return verdicts.report()
 
 

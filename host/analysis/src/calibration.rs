@@ -5,6 +5,9 @@ use crate::statistics::tidy;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// So many sessions are kept.
+const SESSIONS: usize = 10;
+
 /// What a machine's load generator can do and how far it errs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
@@ -38,7 +41,8 @@ pub struct Calibration {
     /// How long each of them lasted, in seconds: longer ones scatter less. 0: it is not told.
     #[serde(default)]
     pub run_s: f64,
-    /// What they found, the oldest session first. Empty: it is not told.
+    /// What was found by these runs and by others that do not count among them, the oldest session first. Empty:
+    /// it is not told.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<Equals>,
 }
@@ -48,6 +52,11 @@ pub struct Calibration {
 pub struct Equals {
     /// When they were made, RFC 3339.
     pub measured: String,
+    /// How long each of them lasted, in seconds.
+    pub run_s: f64,
+    /// Rules about the client that fired at that time: the machine was not quiet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
     /// What each of them found, by the names that [`Calibration::floor`] has.
     pub results: BTreeMap<String, Vec<f64>>,
 }
@@ -94,41 +103,41 @@ impl Calibration {
     pub const FORMAT: &str = "llmdbench.calibration";
     /// The version that is written.
     pub const VERSION: &str = "1.1";
-    /// So many sessions are kept.
-    pub const SESSIONS: usize = 10;
 
-    /// This one, its runs together with those of an earlier one of the same machine. Runs of another
-    /// length scatter otherwise, and are left out.
+    /// This one, with the sessions of earlier ones of the same machine, and what they come to.
     #[must_use]
-    pub fn beside(mut self, earlier: Option<Self>) -> Self {
-        let earlier = earlier.filter(|earlier| earlier.run_s == self.run_s);
-        let mut sessions = earlier.map(|earlier| earlier.sessions).unwrap_or_default();
-        sessions.append(&mut self.sessions);
-        sessions.drain(..sessions.len().saturating_sub(Self::SESSIONS));
-        self.sessions = sessions;
-        self.scattered()
-    }
-
-    /// This one, with what its sessions come to.
-    fn scattered(mut self) -> Self {
-        let runs = |session: &Equals| session.results.values().map(Vec::len).max().unwrap_or(0);
-        self.runs = self.sessions.iter().map(|session| runs(session) as u32).sum();
-        (self.floor, self.between) = Default::default();
+    pub fn with_sessions(mut self, mut earlier: Vec<Equals>) -> Self {
+        earlier.append(&mut self.sessions);
+        earlier.sort_by(|a, b| a.measured.cmp(&b.measured));
+        earlier.drain(..earlier.len().saturating_sub(SESSIONS));
+        self.sessions = earlier;
+        let counted = self.counted();
+        let runs = |session: &&Equals| session.results.values().map(Vec::len).max().unwrap_or(0);
+        let all = counted.iter().map(runs).sum::<usize>();
         let names: BTreeSet<&String> =
-            self.sessions.iter().flat_map(|session| session.results.keys()).collect();
+            counted.iter().flat_map(|session| session.results.keys()).collect();
+        let (mut floor, mut between) = (BTreeMap::new(), BTreeMap::new());
         for name in names {
-            let sessions = self.sessions.iter().filter_map(|session| session.results.get(name));
+            let found = counted.iter().filter_map(|session| session.results.get(name));
             let logarithms = |values: &Vec<f64>| values.iter().map(|value| value.ln()).collect();
-            let Some((within, between)) = scatter(&sessions.map(logarithms).collect::<Vec<_>>())
-            else {
-                continue;
-            };
-            self.floor.insert(name.clone(), tidy(within));
-            if let Some(between) = between {
-                self.between.insert(name.clone(), tidy(between));
+            if let Some((within, beyond)) = scatter(&found.map(logarithms).collect::<Vec<_>>()) {
+                floor.insert(name.clone(), tidy(within));
+                between.extend(beyond.map(|beyond| (name.clone(), tidy(beyond))));
             }
         }
+        (self.runs, self.floor, self.between) = (all as u32, floor, between);
         self
+    }
+
+    /// The sessions whose runs count together: those of runs as long as this one's, for others scatter
+    /// otherwise, and of them those on a quiet machine, if there are any.
+    #[must_use]
+    pub fn counted(&self) -> Vec<&Equals> {
+        let as_long = |session: &&Equals| (session.run_s - self.run_s).abs() < 1e-6;
+        let all: Vec<&Equals> = self.sessions.iter().filter(as_long).collect();
+        let quiet = |session: &&Equals| session.doubts.is_empty();
+        let is_any_quiet = all.iter().any(quiet);
+        all.into_iter().filter(|session| !is_any_quiet || quiet(session)).collect()
     }
 
     /// The share of the headroom that a load takes. None: there is none, or it is not known.
@@ -172,7 +181,7 @@ impl Calibration {
 
 /// Standard deviations within groups and between them, by the analysis of variance of one random
 /// factor (Searle, Casella, McCulloch: Variance Components, 1992, section 3.6). None: no group has
-/// two values, one of them is no number, or, of the second, there is one group.
+/// two values, or a value is no number; of the second: there is one group.
 fn scatter(groups: &[Vec<f64>]) -> Option<(f64, Option<f64>)> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
     let squares =
@@ -248,32 +257,39 @@ pub(crate) mod tests {
     fn with_session(day: u8, latencies: &[f64]) -> Calibration {
         let results = [("latency.p50".to_owned(), latencies.to_vec())].into();
         let measured = format!("2026-02-{day:02}T04:05:06Z");
-        Calibration { sessions: vec![Equals { measured, results }], ..calibration() }
+        let session = Equals { measured, run_s: 6.0, doubts: Vec::new(), results };
+        Calibration { sessions: vec![session], ..calibration() }
+    }
+
+    /// A session, and before it those of an earlier calibration.
+    fn beside(new: Calibration, earlier: Calibration) -> Calibration {
+        new.with_sessions(earlier.sessions)
     }
 
     #[test]
     fn runs_of_several_sessions_tell_how_runs_differ_and_how_sessions_do() {
         // e^0, e^2 and e^6, e^8: runs differ by sqrt(2) within a session; the sessions' means are 1
         // and 7, which is a variance of 18, of which their runs explain 2 / 2.
-        let one = with_session(1, &[1.0, 2f64.exp()]).beside(None);
+        let one = with_session(1, &[1.0, 2f64.exp()]).with_sessions(Vec::new());
         assert_eq!((one.floor["latency.p50"], one.runs), (tidy(2f64.sqrt()), 2));
         assert!(one.between.is_empty());
-        let two = with_session(2, &[6f64.exp(), 8f64.exp()]).beside(Some(one));
+        let two = beside(with_session(2, &[6f64.exp(), 8f64.exp()]), one);
         assert_eq!((two.floor["latency.p50"], two.runs), (tidy(2f64.sqrt()), 4));
         assert_eq!(two.between["latency.p50"], tidy(17f64.sqrt()));
         // Sessions that differ by less than their runs explain.
-        let same =
-            with_session(3, &[1.0, 2f64.exp()]).beside(Some(with_session(2, &[1.0, 2f64.exp()])));
+        let [first, second] = [2, 3].map(|day| with_session(day, &[1.0, 2f64.exp()]));
+        let same = beside(second, first);
         assert_eq!(same.between["latency.p50"], 0.0);
     }
 
     #[test]
     fn scatter_is_relative_and_missing_where_a_result_was_nothing() {
-        let [small, large] = [1.0, 1_000.0]
-            .map(|scale| with_session(1, &[scale, 1.1 * scale]).beside(None).floor["latency.p50"]);
+        let [small, large] = [1.0, 1_000.0].map(|scale| {
+            with_session(1, &[scale, 1.1 * scale]).with_sessions(Vec::new()).floor["latency.p50"]
+        });
         assert_eq!((small, large), (tidy(1.1f64.ln() / 2f64.sqrt()), small));
-        assert_eq!(with_session(1, &[7.0; 5]).beside(None).floor["latency.p50"], 0.0);
-        assert!(with_session(1, &[1.0, 0.0]).beside(None).floor.is_empty());
+        assert_eq!(with_session(1, &[7.0; 5]).with_sessions(Vec::new()).floor["latency.p50"], 0.0);
+        assert!(with_session(1, &[1.0, 0.0]).with_sessions(Vec::new()).floor.is_empty());
     }
 
     #[test]
@@ -288,13 +304,25 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn only_the_newest_sessions_of_the_same_length_are_kept() {
-        let longer = Calibration { run_s: 9.0, ..with_session(1, &[1.0, 2.0]) };
-        assert_eq!(with_session(2, &[1.0, 2.0]).beside(Some(longer)).sessions.len(), 1);
-        let all = (2..20).fold(with_session(1, &[1.0, 2.0]).beside(None), |all, day| {
-            with_session(day, &[1.0, 2.0]).beside(Some(all))
-        });
-        assert_eq!((all.sessions.len(), all.runs), (10, 20));
-        assert_eq!(all.sessions[9].measured, "2026-02-19T04:05:06Z");
+    fn the_newest_sessions_are_kept_and_those_of_as_long_runs_on_a_quiet_machine_count() {
+        let mut all = Vec::new();
+        for day in (1..20).rev() {
+            all = with_session(day, &[1.0, 2.0]).with_sessions(all).sessions;
+        }
+        let mut all = with_session(20, &[1.0, 2.0]).with_sessions(all);
+        let days: Vec<_> = all.sessions.iter().map(|session| &session.measured[8..10]).collect();
+        assert_eq!(days.concat(), "11121314151617181920");
+        assert_eq!((all.counted().len(), all.runs), (10, 20));
+
+        all.sessions[0].run_s = 9.0;
+        all.sessions[1].doubts.push("thread_waiting".to_owned());
+        let all = with_session(21, &[1.0, 2.0]).with_sessions(all.sessions[..3].to_vec());
+        assert_eq!((all.sessions.len(), all.counted().len(), all.runs), (4, 2, 4));
+        // Where all were busy, that is what the machine is like.
+        let mut busy = with_session(1, &[1.0, 2.0]);
+        busy.sessions[0].doubts.push("thread_waiting".to_owned());
+        let both = beside(busy.clone(), busy.clone());
+        assert_eq!((both.counted().len(), both.runs), (2, 4));
+        assert_eq!(beside(with_session(2, &[1.0, 3.0]), busy).counted().len(), 1);
     }
 }

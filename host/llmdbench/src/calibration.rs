@@ -12,15 +12,25 @@ use load::{Arrival, Ramped};
 use std::path::PathBuf;
 
 /// Keeps a calibration, with the equal runs of the one that it replaces; gives it, and the path of its file.
-pub(crate) fn keep(new: Calibration, data_dir: Option<&str>) -> Result<(Calibration, PathBuf)> {
+pub(crate) fn keep(
+    new: Calibration,
+    data_dir: Option<&str>,
+    printer: &Printer,
+) -> Result<(Calibration, PathBuf)> {
     let path = run_dir::calibration(data_dir, &new.machine.host).ok_or_else(|| {
         Error::usage("there is no folder to keep the calibration in: HOME is not set")
             .hint("set LLMDBENCH_CONTROL_DATA_DIR, or HOME")
     })?;
-    // One that cannot be read, or of another machine, has nothing to add.
-    let earlier = run_dir::read_json::<Calibration>(&path).ok().flatten();
-    let earlier = earlier.filter(|earlier| difference(earlier, &new.machine).is_none());
-    let kept = new.beside(earlier);
+    // What was measured now is kept in any case.
+    let earlier = run_dir::read_json::<Calibration>(&path).map_err(|error| error.to_string());
+    let sessions = earlier.and_then(|earlier| match earlier {
+        None => Ok(Vec::new()),
+        Some(earlier) => difference(&earlier, &new.machine).map_or(Ok(earlier.sessions), Err),
+    });
+    let kept = new.with_sessions(sessions.unwrap_or_else(|why| {
+        printer.step(&format!("runs of earlier calibrations do not count: {why}"));
+        Vec::new()
+    }));
     run_dir::write_json(&path, &kept)?;
     Ok((kept, path))
 }
@@ -283,10 +293,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().to_str();
         let results: BTreeMap<_, _> = [("ttft.p50".to_owned(), vec![20.0, 21.0])].into();
-        let session = Equals { measured: "2026-02-03T04:05:06Z".into(), results };
+        let measured = "2026-02-03T04:05:06Z".into();
+        let session = Equals { measured, run_s: 6.0, doubts: Vec::new(), results };
         let new = || Calibration { sessions: vec![session.clone()], ..calibration() };
         let kept = |new: Calibration| {
-            let (kept, path) = keep(new, place).unwrap();
+            let (kept, path) = keep(new, place, &Printer::new(false, false)).unwrap();
             assert_eq!(run_dir::read_json(&path).unwrap().as_ref(), Some(&kept));
             (kept.sessions.len(), path)
         };
@@ -295,7 +306,13 @@ mod tests {
         let elsewhere = Machine { kernel: "6.2".into(), ..machine() };
         let (sessions, path) = kept(Calibration { machine: elsewhere, ..new() });
         assert_eq!(sessions, 1);
-        std::fs::write(path, "{").unwrap();
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(kept(new()).0, 1);
+        // One of before sessions were kept.
+        let old = Calibration { version: "1.0".into(), ..calibration() };
+        let old = serde_json::to_string(&old).unwrap();
+        assert!(!old.contains("sessions"), "{old}");
+        std::fs::write(path, old).unwrap();
         assert_eq!(kept(new()).0, 1);
     }
 }

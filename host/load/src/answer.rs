@@ -304,8 +304,8 @@ impl Answer {
     }
 }
 
-/// The data of what may be one event in the plainest form; nearly every chunk of a stream is one. Events of known
-/// shapes hold no line end, so that one that is known is one.
+/// The data of bytes that look like one event, as nearly every chunk of a stream does. They may hold
+/// more; but known shapes hold no line end, so that what a template knows is one event.
 fn whole_event(bytes: &[u8]) -> Option<&[u8]> {
     bytes.strip_prefix(b"data: ")?.strip_suffix(b"\n\n")
 }

@@ -8,6 +8,9 @@ use analysis::Calibration;
 use clap::Args;
 use std::time::Duration;
 
+/// So many sessions tell how sessions differ.
+const TELLING: usize = 5;
+
 /// Options of `calibrate`.
 #[derive(Debug, Args)]
 pub(crate) struct CalibrateArgs {
@@ -15,7 +18,8 @@ pub(crate) struct CalibrateArgs {
     /// processors have too few samples to judge
     #[arg(long = "for", value_name = "TIME", default_value = "20s", value_parser = length)]
     length: Duration,
-    /// Equal runs that show how results scatter; those of this machine's calibrations before count, too
+    /// Equal runs that show how results scatter; those of earlier calibrations count, too, if their
+    /// length and the machine are the same
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=100))]
     runs: u32,
 }
@@ -25,7 +29,7 @@ pub(crate) fn run(args: &CalibrateArgs, printer: &Printer) -> Result<Exit> {
     let variables = super::from_environment()?;
     let size = Size { length: args.length, runs: args.runs };
     let found = calibrate::measure(&size, printer)?;
-    let (found, path) = calibration::keep(found, variables.text("control.data_dir"))?;
+    let (found, path) = calibration::keep(found, variables.text("control.data_dir"), printer)?;
     printer.result(|| text(&found), || serde_json::to_value(&found).unwrap_or_default());
     printer.step(&format!("kept in {}", path.display()));
     Ok(Exit::Ok)
@@ -68,10 +72,11 @@ fn text(found: &Calibration) -> String {
 }
 
 fn scatter(found: &Calibration) -> String {
-    let days = found.sessions.iter().filter_map(|session| session.measured.split('T').next());
+    let counted = found.counted();
+    let days = counted.iter().filter_map(|session| session.measured.split('T').next());
     let mut days: Vec<&str> = days.collect();
     days.dedup();
-    let when = match found.sessions.len() {
+    let when = match counted.len() {
         1 => "one session".to_owned(),
         count => format!("{count} sessions ({})", days.join(", ")),
     };
@@ -84,10 +89,10 @@ fn scatter(found: &Calibration) -> String {
         let between = found.between.get(name).map_or("-".to_owned(), percent);
         text.push_str(&format!("  {name:<28} {:>8} {between:>9}\n", percent(deviation)));
     }
-    if found.sessions.len() < 2 {
-        text.push_str(
-            "how sessions differ beyond that is not known yet: calibrate again at another time\n",
-        );
+    if counted.len() < TELLING {
+        text.push_str(&format!(
+            "fewer than {TELLING} sessions tell badly how sessions differ: calibrate again at other times\n"
+        ));
     }
     text
 }
@@ -98,4 +103,52 @@ fn length(text: &str) -> std::result::Result<Duration, String> {
         return Err("it must be at least 2s".to_owned());
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use analysis::Equals;
+    use serde_json::json;
+
+    fn session(day: u8, ttft: [f64; 2]) -> Equals {
+        let measured = format!("2026-02-{day:02}T04:05:06Z");
+        let results = [("ttft.p50".to_owned(), ttft.to_vec())].into();
+        Equals { measured, run_s: 6.0, doubts: Vec::new(), results }
+    }
+
+    #[test]
+    fn scatter_is_shown_within_sessions_and_between_them() {
+        let found: Calibration = serde_json::from_value(json!({
+            "format": Calibration::FORMAT, "version": Calibration::VERSION, "measured": "", "length_s": 20.0,
+            "machine": {"host": "h", "kernel": "k", "cpu": "c", "cores": 2, "llmdbench": "0"},
+            "error": {}, "lateness_p99": 1.0, "headroom": {"requests_per_s": 1.0, "tokens_per_s": 1.0},
+            "floor": {}, "runs": 2, "run_s": 6.0,
+        }))
+        .unwrap();
+        let mut sessions = vec![session(3, [20.0, 20.2])];
+        let one = found.clone().with_sessions(sessions.clone());
+        assert_eq!(
+            scatter(&one),
+            concat!(
+                "scatter of 2 equal runs of 6.0 s in one session, standard deviations:\n",
+                "                                   runs  sessions\n",
+                "  ttft.p50                       0.70 %         -\n",
+                "fewer than 5 sessions tell badly how sessions differ: calibrate again at other times\n",
+            )
+        );
+        sessions.push(session(3, [21.0, 21.1]));
+        sessions[1].results.insert("itl.p50".to_owned(), vec![5.0, 5.1]);
+        sessions.extend((4..7).map(|day| session(day, [20.0, 20.1])));
+        assert_eq!(
+            scatter(&found.with_sessions(sessions)),
+            concat!(
+                "scatter of 10 equal runs of 6.0 s in 5 sessions (2026-02-03, 2026-02-04, 2026-02-05, \
+                 2026-02-06), standard deviations:\n",
+                "                                   runs  sessions\n",
+                "  itl.p50                        1.40 %         -\n",
+                "  ttft.p50                       0.44 %    2.13 %\n",
+            )
+        );
+    }
 }

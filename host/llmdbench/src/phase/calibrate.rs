@@ -55,7 +55,8 @@ const COMPARED: [(&str, &str); 7] = [
 ];
 const COMPARED_RATES: [&str; 2] = ["request_throughput", "output_token_throughput"];
 
-/// Measures error, headroom and scatter, one after the other.
+/// Measures error, headroom and equal runs, one after the other. What the runs come to, those of other sessions tell as
+/// well ([`Calibration::with_sessions`]).
 pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
     let folder = tempfile::tempdir()
         .map_err(|error| Error::unexpected("cannot make a temporary folder").because(error))?;
@@ -86,8 +87,9 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
     let server = Simulator::start(None)?;
     let headroom = headroom(&server, size, printer)?;
     let results = equals(&server, size, printer)?;
-    let sessions = vec![Equals { measured: measured.clone(), results }];
-    let calibration = Calibration {
+    let run_s = size.length.mul_f64(EQUAL).as_secs_f64();
+    let session = Equals { measured: measured.clone(), run_s, doubts: doubts.clone(), results };
+    Ok(Calibration {
         format: Calibration::FORMAT.to_owned(),
         version: Calibration::VERSION.to_owned(),
         machine,
@@ -100,10 +102,9 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
         floor: BTreeMap::new(),
         between: BTreeMap::new(),
         runs: size.runs,
-        run_s: size.length.mul_f64(EQUAL).as_secs_f64(),
-        sessions,
-    };
-    Ok(calibration.beside(None))
+        run_s,
+        sessions: vec![session],
+    })
 }
 
 /// How much load is sent without doubt.

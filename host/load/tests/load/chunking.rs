@@ -149,6 +149,9 @@ proptest! {
         for cuts in &cuts {
             response.check(cuts);
         }
+        // Where a line ends within an event, what follows may look like an event of its own.
+        let lines: Vec<usize> = (1..=bytes.len()).filter(|&end| bytes[end - 1] == b'\n').collect();
+        response.check(&lines);
     }
 }
 
@@ -210,6 +213,23 @@ fn every_cut_in_two_gives_the_same() {
             response.check(&[cut]);
         }
     }
+}
+
+#[test]
+fn an_event_that_the_read_before_called_an_error_is_one() {
+    let token = format!("data: {}\n\n", EVENTS[4]);
+    let parts = ["HTTP/1.1 200 OK\r\n\r\n", &token, &token, "event: error\n", &token];
+    let ends = parts.iter().scan(0, |end, part| {
+        *end += part.len();
+        Some(*end)
+    });
+    let ends: Vec<usize> = ends.collect();
+    let bytes = parts.concat().into_bytes();
+    let response = Response::new(Api::Chat, true, &bytes);
+    let record = &response.reading().record;
+    let kind = record.error.as_ref().map(|error| error.kind);
+    assert_eq!((record.tokens.len(), kind), (2, Some(FailureKind::ServerError)));
+    response.check(&ends);
 }
 
 #[test]
