@@ -23,6 +23,9 @@ const STALE: Duration = Duration::from_secs(10);
 /// A log that takes longer is done without.
 const LOG: Duration = Duration::from_secs(5);
 
+/// What made something hopeless, and what came of it, are told so long after one another at most.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
 /// How a wait stands.
 #[derive(Debug)]
 pub struct Progress<'a> {
@@ -81,7 +84,8 @@ impl Cluster {
             }
             let mut hopeless = patience.lost(&diagnoses);
             if !hopeless.is_empty() {
-                // The logs of what ended just now belong to the answer.
+                // A Job may be told of before its pods. The logs of what ended just now belong to the answer.
+                view.catch_up(AFTERMATH).await?;
                 view.read_logs(self, selection).await;
                 diagnoses = diagnose(&view.related());
                 hopeless = patience.lost(&diagnoses);
@@ -311,6 +315,17 @@ impl View {
             text: log.text.clone(),
         });
         Observed { objects: found.into_iter().cloned().collect(), logs: logs.collect() }
+    }
+
+    /// Takes the changes that arrive within this time.
+    async fn catch_up(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            tokio::select! {
+                () = sleep_until(end) => return Ok(()),
+                Some((index, event)) = self.changes.next() => self.take(index, event)?,
+            }
+        }
     }
 
     /// Reads the logs of containers that ended, are not ready, or are a Job's, and what nodes offer where a pod finds none.
