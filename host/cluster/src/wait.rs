@@ -23,7 +23,7 @@ const STALE: Duration = Duration::from_secs(10);
 /// A log that takes longer is done without.
 const LOG: Duration = Duration::from_secs(5);
 
-/// What made something hopeless, and what came of it, are told so long after one another at most.
+/// So long a wait that has become hopeless takes in what else is told before it says why.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// How a wait stands.

@@ -91,7 +91,7 @@ fn scatter(found: &Calibration) -> String {
     }
     if counted.len() < TELLING {
         text.push_str(&format!(
-            "fewer than {TELLING} sessions tell badly how sessions differ: calibrate again at other times\n"
+            "fewer than {TELLING} sessions say little of how sessions differ: calibrate again at other times\n"
         ));
     }
     text
@@ -134,7 +134,7 @@ mod tests {
                 "scatter of 2 equal runs of 6.0 s in one session, standard deviations:\n",
                 "                                   runs  sessions\n",
                 "  ttft.p50                       0.70 %         -\n",
-                "fewer than 5 sessions tell badly how sessions differ: calibrate again at other times\n",
+                "fewer than 5 sessions say little of how sessions differ: calibrate again at other times\n",
             )
         );
         sessions.push(session(3, [21.0, 21.1]));

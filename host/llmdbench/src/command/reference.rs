@@ -77,9 +77,10 @@ the same machine, whose log says what really happened:
 - **scatter**: standard deviations of the logarithms of results between equal runs of the same schedule, one after the
   other, each 0.3 times as long as the part about errors (6 s; the file says how long): the least by which single runs of
   that length differ here. Longer runs scatter less; runs on other days, or of a server started anew, more. Each call is a session;
-  the ten newest are kept, and those of runs as long count together, of a busy machine only where there are no others. From the
-  second on, a second column tells by how much sessions differ beyond what their runs explain (analysis of variance, 0
-  where they explain all of it). Of two sessions that is a guess, and often 0 where sessions do differ; five say more.
+  the ten newest are kept, and those whose runs are as long as the newest's count together; one on a busy machine counts only where
+  there is no other. From the second on, a second column tells by how much sessions differ beyond what their runs explain
+  (analysis of variance, 0 where they explain all of it). Of two sessions that is a guess, and often 0 where sessions do
+  differ; five say more.
 
 The file is `$XDG_DATA_HOME/llmdbench/calibration/HOST.json`, or lies below the setting `control.data_dir`. A calibration of
 another kernel, processor, number of cores or version is not used.
