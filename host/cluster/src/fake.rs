@@ -2,6 +2,7 @@
 
 use crate::connection::{Access, Cluster};
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -9,6 +10,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// What comes back.
 pub(crate) enum Reply {
     Of(u16, String),
+    /// This, and not before.
+    After(Duration, Box<Reply>),
     /// The connection stays open, and nothing comes.
     Never,
     /// The connection is closed.
@@ -36,7 +39,8 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// A server that answers GET with what `answer` has for a path, whatever stands behind the `?`.
+    /// A server that answers GET with what `answer` has for a path, whatever stands behind the `?`; but who watches waits
+    /// for ever.
     pub(crate) async fn new(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
         // Another test may have been first.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -66,8 +70,6 @@ impl Fake {
     /// The answers of a cluster that has the kinds Pod, ConfigMap and Node, and `groups` with one kind each, and in which
     /// nothing stands.
     pub(crate) fn with_groups(path: &str, groups: &[&str]) -> Reply {
-        let resource = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "kind": kind, "namespaced": namespaced, "verbs": ["get", "list", "delete"]});
-        let resources = |version: &str, resources: Vec<Value>| json!({"kind": "APIResourceList", "groupVersion": version, "resources": resources});
         let body = match path {
             "/version" => {
                 let texts = [
@@ -94,12 +96,12 @@ impl Fake {
                 let group = |group: &&str| json!({"name": group, "versions": [version(group)], "preferredVersion": version(group)});
                 json!({"kind": "APIGroupList", "groups": groups.iter().map(group).collect::<Vec<_>>()})
             }
-            "/api/v1" => resources(
+            "/api/v1" => kinds(
                 "v1",
-                vec![
-                    resource("pods", "Pod", true),
-                    resource("configmaps", "ConfigMap", true),
-                    resource("nodes", "Node", false),
+                &[
+                    ("pods", "Pod", true),
+                    ("configmaps", "ConfigMap", true),
+                    ("nodes", "Node", false),
                 ],
             ),
             path => {
@@ -107,7 +109,7 @@ impl Fake {
                 let group = version.and_then(|version| version.strip_suffix("/v1"));
                 match (version, group) {
                     (Some(version), Some(group)) if groups.contains(&group) => {
-                        resources(version, vec![resource("things", "Thing", true)])
+                        kinds(version, &[("things", "Thing", true)])
                     }
                     _ => list(&[]),
                 }
@@ -124,7 +126,14 @@ impl Fake {
 
 /// The answer to the request for a list.
 pub(crate) fn list(items: &[Value]) -> Value {
-    json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items})
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "1"}, "items": items})
+}
+
+/// The answer to the question which kinds an API has: their plurals, their names, whether they live in namespaces.
+pub(crate) fn kinds(version: &str, kinds: &[(&str, &str, bool)]) -> Value {
+    let resource = |(plural, kind, is_namespaced): &(&str, &str, bool)| json!({"name": plural, "singularName": "", "kind": kind, "namespaced": is_namespaced, "verbs": ["get", "list", "watch", "delete"]});
+    let resources: Vec<Value> = kinds.iter().map(resource).collect();
+    json!({"kind": "APIResourceList", "groupVersion": version, "resources": resources})
 }
 
 async fn serve(
@@ -141,8 +150,15 @@ async fn serve(
         let text = String::from_utf8(std::mem::take(&mut head)).unwrap();
         let target = text.split(' ').nth(1).unwrap();
         let path = target.split('?').next().unwrap().to_owned();
-        let reply = answer(&path);
+        let mut reply = answer(&path);
         let _ = told.send(path);
+        if target.contains("watch=true") {
+            reply = Reply::Never;
+        }
+        if let Reply::After(time, late) = reply {
+            tokio::time::sleep(time).await;
+            reply = *late;
+        }
         match reply {
             Reply::Of(code, body) => {
                 let length = body.len();
@@ -151,7 +167,7 @@ async fn serve(
                 );
                 stream.write_all(whole.as_bytes()).await.unwrap();
             }
-            Reply::Never => std::future::pending().await,
+            Reply::Never | Reply::After(..) => std::future::pending().await,
             Reply::Closed => return,
         }
     }

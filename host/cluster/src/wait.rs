@@ -401,6 +401,7 @@ fn is_unschedulable(pod: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{Fake, Reply, kinds, list};
     use kube::api::{ApiResource, GroupVersionKind};
     use serde_json::json;
 
@@ -450,5 +451,52 @@ mod tests {
         let mut unlisted = view;
         unlisted.is_listed[3] = false;
         assert!(!unlisted.is_known());
+    }
+
+    #[tokio::test]
+    async fn a_job_that_is_told_of_before_its_pods_is_explained_by_their_logs() {
+        let failed = json!({"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "too often"});
+        let job = json!({"metadata": {"name": "j", "namespace": "ns", "uid": "j"}, "status": {"conditions": [failed]}});
+        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "j"});
+        let ended = json!({"name": "c", "restartCount": 0, "ready": false, "state": {"terminated": {"exitCode": 1}}});
+        let pod = json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "p", "ownerReferences": [owner]},
+            "status": {"phase": "Failed", "containerStatuses": [ended]},
+        });
+        let fake = Fake::new(move |path| {
+            let body = match path {
+                "/api/v1" => kinds(
+                    "v1",
+                    &[
+                        ("pods", "Pod", true),
+                        ("events", "Event", true),
+                        ("persistentvolumeclaims", "PersistentVolumeClaim", true),
+                    ],
+                ),
+                "/apis/apps/v1" => kinds("apps/v1", &[("replicasets", "ReplicaSet", true)]),
+                "/apis/batch/v1" => kinds("batch/v1", &[("jobs", "Job", true)]),
+                "/apis/batch/v1/namespaces/ns/jobs" => list(std::slice::from_ref(&job)),
+                "/api/v1/namespaces/ns/pods" => {
+                    let pods = Reply::of(200, list(std::slice::from_ref(&pod)));
+                    return Reply::After(AFTERMATH / 5, Box::new(pods));
+                }
+                "/api/v1/namespaces/ns/pods/p/log" => {
+                    return Reply::Of(200, "no such model: x/y".to_owned());
+                }
+                path => return Fake::usual(path),
+            };
+            Reply::of(200, body)
+        })
+        .await;
+        let what = Selection::named("batch/v1", "Job", "ns", "j");
+        let complete = Condition::Status { name: "Complete".to_owned(), status: "True".to_owned() };
+        let limit = Duration::from_secs(60);
+        let ended = fake.connect().await.wait(&what, &complete, limit, &mut |_| {}).await;
+        let Err(Error::Hopeless { diagnoses, .. }) = ended else { panic!("{ended:?}") };
+        let said = diagnoses[0].lines().join("\n");
+        assert!(
+            said.contains("BackoffLimitExceeded") && said.contains("no such model: x/y"),
+            "{said}"
+        );
     }
 }

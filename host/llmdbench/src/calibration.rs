@@ -9,20 +9,41 @@ use crate::run_dir;
 use crate::translate::PlannedStage;
 use analysis::{Calibration, Machine};
 use load::{Arrival, Ramped};
+use std::fs::{self, File};
 use std::path::PathBuf;
 
-/// Keeps a calibration, with the equal runs of the one that it replaces; gives it, and the path of its file.
-pub(crate) fn keep(
-    new: Calibration,
-    data_dir: Option<&str>,
-    printer: &Printer,
-) -> Result<(Calibration, PathBuf)> {
-    let path = run_dir::calibration(data_dir, &new.machine.host).ok_or_else(|| {
+/// Where the calibration of this machine is kept. Nobody else calibrates for it as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    _lock: File,
+}
+
+/// Takes that place, before anything is measured.
+pub(crate) fn claim(data_dir: Option<&str>) -> Result<Place> {
+    let path = run_dir::calibration(data_dir, &host_facts::machine().host).ok_or_else(|| {
         Error::usage("there is no folder to keep the calibration in: HOME is not set")
             .hint("set LLMDBENCH_CONTROL_DATA_DIR, or HOME")
     })?;
+    let lock = path.with_extension("lock");
+    let opened =
+        lock.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| File::create(&lock));
+    let opened = opened.map_err(|error| {
+        Error::unexpected(format!("cannot write `{}`", lock.display())).because(error).hint(
+            "the calibration is kept beside it; LLMDBENCH_CONTROL_DATA_DIR names another folder",
+        )
+    })?;
+    opened.try_lock().map_err(|_| {
+        Error::usage("another llmdbench calibrates this machine")
+            .hint("the two would measure each other: wait for its end")
+    })?;
+    Ok(Place { path, _lock: opened })
+}
+
+/// Keeps a calibration, with the equal runs of the one that it replaces; gives it.
+pub(crate) fn keep(new: Calibration, place: &Place, printer: &Printer) -> Result<Calibration> {
     // What was measured now is kept in any case.
-    let earlier = run_dir::read_json::<Calibration>(&path).map_err(|error| error.to_string());
+    let earlier = run_dir::read_json::<Calibration>(&place.path).map_err(|error| error.to_string());
     let sessions = earlier.and_then(|earlier| match earlier {
         None => Ok(Vec::new()),
         Some(earlier) => difference(&earlier, &new.machine).map_or(Ok(earlier.sessions), Err),
@@ -31,8 +52,8 @@ pub(crate) fn keep(
         printer.step(&format!("runs of earlier calibrations do not count: {why}"));
         Vec::new()
     }));
-    run_dir::write_json(&path, &kept)?;
-    Ok((kept, path))
+    run_dir::write_json(&place.path, &kept)?;
+    Ok(kept)
 }
 
 /// The calibration of this machine, where there is one that still holds; one that does not is
@@ -291,28 +312,39 @@ mod tests {
     #[test]
     fn a_calibration_keeps_the_runs_of_the_one_it_replaces_if_that_holds() {
         let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().to_str();
+        let place = claim(folder.path().to_str()).unwrap();
+        let path = &place.path;
         let results: BTreeMap<_, _> = [("ttft.p50".to_owned(), vec![20.0, 21.0])].into();
         let measured = "2026-02-03T04:05:06Z".into();
         let session = Equals { measured, run_s: 6.0, doubts: Vec::new(), results };
         let new = || Calibration { sessions: vec![session.clone()], ..calibration() };
         let kept = |new: Calibration| {
-            let (kept, path) = keep(new, place, &Printer::new(false, false)).unwrap();
-            assert_eq!(run_dir::read_json(&path).unwrap().as_ref(), Some(&kept));
-            (kept.sessions.len(), path)
+            let kept = keep(new, &place, &Printer::new(false, false)).unwrap();
+            assert_eq!(run_dir::read_json(path).unwrap().as_ref(), Some(&kept));
+            kept.sessions.len()
         };
-        assert_eq!(kept(new()).0, 1);
-        assert_eq!(kept(new()).0, 2);
+        assert_eq!(kept(new()), 1);
+        assert_eq!(kept(new()), 2);
         let elsewhere = Machine { kernel: "6.2".into(), ..machine() };
-        let (sessions, path) = kept(Calibration { machine: elsewhere, ..new() });
-        assert_eq!(sessions, 1);
-        std::fs::write(&path, "{").unwrap();
-        assert_eq!(kept(new()).0, 1);
+        assert_eq!(kept(Calibration { machine: elsewhere, ..new() }), 1);
+        std::fs::write(path, "{").unwrap();
+        assert_eq!(kept(new()), 1);
         // One of before sessions were kept.
         let old = Calibration { version: "1.0".into(), ..calibration() };
         let old = serde_json::to_string(&old).unwrap();
         assert!(!old.contains("sessions"), "{old}");
         std::fs::write(path, old).unwrap();
-        assert_eq!(kept(new()).0, 1);
+        assert_eq!(kept(new()), 1);
+    }
+
+    #[test]
+    fn one_calibrates_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().to_str();
+        let first = claim(place).unwrap();
+        let second = claim(place).unwrap_err().to_string();
+        assert!(second.contains("another llmdbench calibrates this machine"), "{second}");
+        drop(first);
+        claim(place).unwrap();
     }
 }

@@ -13,8 +13,9 @@ use crate::instance::State;
 use crate::plugin::Plugin;
 use crate::wit::PluginHost;
 
-/// How often a running plugin looks whether its time is over.
-pub(crate) const TICK: Duration = Duration::from_millis(10);
+/// How often a running plugin looks whether its time is over. Each time a processor wakes for it, also while load is
+/// measured.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// Where a plugin comes from.
 #[derive(Clone, Debug)]

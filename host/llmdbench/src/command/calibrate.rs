@@ -28,10 +28,11 @@ pub(crate) struct CalibrateArgs {
 pub(crate) fn run(args: &CalibrateArgs, printer: &Printer) -> Result<Exit> {
     let variables = super::from_environment()?;
     let size = Size { length: args.length, runs: args.runs };
+    let place = calibration::claim(variables.text("control.data_dir"))?;
     let found = calibrate::measure(&size, printer)?;
-    let (found, path) = calibration::keep(found, variables.text("control.data_dir"), printer)?;
+    let found = calibration::keep(found, &place, printer)?;
     printer.result(|| text(&found), || serde_json::to_value(&found).unwrap_or_default());
-    printer.step(&format!("kept in {}", path.display()));
+    printer.step(&format!("kept in {}", place.path.display()));
     Ok(Exit::Ok)
 }
 
