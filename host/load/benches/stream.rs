@@ -17,14 +17,17 @@ fn stream() -> Vec<u8> {
     stream
 }
 
-fn response() -> Vec<u8> {
+/// With so many events in a chunk.
+fn response(events: usize) -> Vec<u8> {
     let mut response =
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
             .to_vec();
-    for event in stream().split_inclusive(|&byte| byte == b'\n').collect::<Vec<_>>().chunks(2) {
-        let event = event.concat();
-        response.extend_from_slice(format!("{:x}\r\n", event.len()).as_bytes());
-        response.extend_from_slice(&event);
+    let stream = stream();
+    let lines: Vec<&[u8]> = stream.split_inclusive(|&byte| byte == b'\n').collect();
+    for chunk in lines.chunks(2 * events) {
+        let chunk = chunk.concat();
+        response.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        response.extend_from_slice(&chunk);
         response.extend_from_slice(b"\r\n");
     }
     response.extend_from_slice(b"0\r\n\r\n");
@@ -34,12 +37,17 @@ fn response() -> Vec<u8> {
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("64 tokens");
     group.throughput(Throughput::Elements(TOKENS as u64));
-    let (stream, response) = (stream(), response());
+    let (stream, response, full) = (stream(), response(1), response(4));
     assert_eq!(load::bench::count_events(&stream), TOKENS + 1);
-    assert_eq!(load::bench::read_response(&[&response]).tokens.len(), TOKENS);
+    for response in [&response, &full] {
+        assert_eq!(load::bench::read_response(&[response]).tokens.len(), TOKENS);
+    }
     group.bench_function("sse", |b| b.iter(|| load::bench::count_events(black_box(&stream))));
     group.bench_function("response in one read", |b| {
         b.iter(|| load::bench::read_response(black_box(&[&response])));
+    });
+    group.bench_function("response in one read, 4 events in a chunk", |b| {
+        b.iter(|| load::bench::read_response(black_box(&[&full])));
     });
     let reads: Vec<&[u8]> = response.chunks(200).collect();
     group.bench_function("response in reads of 200 bytes", |b| {
