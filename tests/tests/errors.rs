@@ -325,3 +325,19 @@ fn an_unknown_variable_is_a_warning() {
     exit 0
     "#);
 }
+
+#[test]
+fn limits_of_no_time_at_all() {
+    assert_snapshot!(plan_with("analyze: {slo: {ttft: 0s}}\n"), @r#"
+    error: e.yaml:3:17: `analyze.slo.ttft`: an objective is more than 0
+    exit 2
+    "#);
+    assert_snapshot!(run(&["--slo", "tpot=0ms"]), @r#"
+    error: --slo: `analyze.slo.tpot`: an objective is more than 0
+    exit 2
+    "#);
+    assert_snapshot!(plan_with("target: {timeout: 0s}\n"), @r#"
+    error: e.yaml:3:10: `target.timeout`: every request would fail at once; it must be more than 0
+    exit 2
+    "#);
+}

@@ -241,7 +241,10 @@ fn label(part: &Part) -> Option<String> {
         Pace::Closed => Some(format!(
             "closed loop{}: the server set the pace; latency at this concurrency, not at a \
              request rate; not comparable with open-loop latency",
-            info.concurrency.map_or_else(String::new, |c| format!(", C = {c}")),
+            info.concurrency.map_or_else(String::new, |c| match info.max_in_flight {
+                Some(limit) if limit < c => format!(", C = {c} with {limit} in flight at most"),
+                _ => format!(", C = {c}"),
+            }),
         )),
     }
 }

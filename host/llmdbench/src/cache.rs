@@ -282,7 +282,14 @@ fn once(id: u64, prompt: Prompt, like: &Request) -> Session {
         ..like.clone()
     };
     let turn = Turn { request, pacing: Pacing::AfterPreviousEnd(0) };
-    Session { id, user: id, start: None, turns: vec![turn], labels: Default::default() }
+    Session {
+        id,
+        user: id,
+        start: None,
+        endpoint: None,
+        turns: vec![turn],
+        labels: Default::default(),
+    }
 }
 
 #[cfg(test)]
@@ -312,7 +319,14 @@ mod tests {
             request: request(Prompt::Text((*text).to_owned()), i > 0),
             pacing: Pacing::AfterPreviousEnd(0),
         });
-        Session { id, user: 0, start: None, turns: turns.collect(), labels: Default::default() }
+        Session {
+            id,
+            user: 0,
+            start: None,
+            endpoint: None,
+            turns: turns.collect(),
+            labels: Default::default(),
+        }
     }
 
     fn chat(id: u64, messages: &[(&str, &str)]) -> Session {

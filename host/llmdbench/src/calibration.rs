@@ -10,7 +10,8 @@ use crate::translate::PlannedStage;
 use analysis::{Calibration, Machine};
 use load::{Arrival, Ramped};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::iter;
+use std::path::{Path, PathBuf};
 
 /// Where the calibration of this machine is kept. Nobody else calibrates for it as long as this lives.
 #[derive(Debug)]
@@ -43,8 +44,7 @@ pub(crate) fn claim(data_dir: Option<&str>) -> Result<Place> {
 /// Keeps a calibration, with the equal runs of the one that it replaces; gives it.
 pub(crate) fn keep(new: Calibration, place: &Place, printer: &Printer) -> Result<Calibration> {
     // What was measured now is kept in any case.
-    let earlier = run_dir::read_json::<Calibration>(&place.path).map_err(|error| error.to_string());
-    let sessions = earlier.and_then(|earlier| match earlier {
+    let sessions = read(&place.path).and_then(|earlier| match earlier {
         None => Ok(Vec::new()),
         Some(earlier) => difference(&earlier, &new.machine).map_or(Ok(earlier.sessions), Err),
     });
@@ -58,20 +58,34 @@ pub(crate) fn keep(new: Calibration, place: &Place, printer: &Printer) -> Result
 
 /// The calibration of this machine, where there is one that still holds; one that does not is
 /// told of.
-pub(crate) fn find(data_dir: Option<&str>, printer: &Printer) -> Result<Option<Calibration>> {
+pub(crate) fn find(data_dir: Option<&str>, printer: &Printer) -> Option<Calibration> {
     let machine = host_facts::machine();
-    let Some(path) = run_dir::calibration(data_dir, &machine.host) else { return Ok(None) };
-    let Some(found) = run_dir::read_json::<Calibration>(&path)? else { return Ok(None) };
-    match difference(&found, &machine) {
-        None => Ok(Some(found)),
-        Some(difference) => {
-            printer.step(&format!(
-                "the calibration of {} is not used: {difference}; `llmdbench calibrate` makes a new one",
-                found.date()
-            ));
-            Ok(None)
+    let path = run_dir::calibration(data_dir, &machine.host)?;
+    let (which, why) = match read(&path) {
+        Ok(found) => {
+            let found = found?;
+            match difference(&found, &machine) {
+                None => return Some(found),
+                Some(difference) => (format!(" of {}", found.date()), difference),
+            }
         }
-    }
+        // What one may do without stops no run.
+        Err(why) => (String::new(), why),
+    };
+    printer.step(&format!(
+        "the calibration{which} is not used: {why}; `llmdbench calibrate` makes a new one"
+    ));
+    None
+}
+
+/// What is kept. None: nothing is. The error says in one line why it cannot be read.
+fn read(path: &Path) -> std::result::Result<Option<Calibration>, String> {
+    run_dir::read_json(path).map_err(|error| {
+        let problems = error.problems.iter();
+        let texts =
+            problems.flat_map(|problem| iter::once(&problem.message).chain(&problem.causes));
+        texts.map(String::as_str).collect::<Vec<_>>().join(": ")
+    })
 }
 
 /// Why a calibration does not hold for this machine. None: it does.
@@ -335,6 +349,26 @@ mod tests {
         assert!(!old.contains("sessions"), "{old}");
         std::fs::write(path, old).unwrap();
         assert_eq!(kept(new()), 1);
+    }
+
+    #[test]
+    fn a_calibration_that_cannot_be_read_or_does_not_hold_stops_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().to_str();
+        let path = claim(place).unwrap().path;
+        let found = || find(place, &Printer::new(false, false));
+        assert_eq!(found(), None);
+        for broken in ["{", r#"{"format":"llmdbench.calibration","version":"2.0"}"#] {
+            std::fs::write(&path, broken).unwrap();
+            assert_eq!(found(), None);
+            let why = read(&path).unwrap_err();
+            assert!(why.contains("cannot be understood: ") && !why.contains('\n'), "{why}");
+        }
+        let held = Calibration { machine: host_facts::machine(), ..calibration() };
+        run_dir::write_json(&path, &held).unwrap();
+        assert_eq!(found(), Some(held));
+        run_dir::write_json(&path, &calibration()).unwrap();
+        assert_eq!(found(), None);
     }
 
     #[test]

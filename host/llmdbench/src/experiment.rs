@@ -334,13 +334,19 @@ impl Experiment {
                 problems.push(at(settings, "target.metrics", &wrong));
             }
         }
-        if settings.get("load.threads") == 0 {
-            let message = "`load.threads`: without a thread nothing can be sent; leave it out for one for each core";
-            problems.push(at(settings, "load.threads", message));
-        }
         let duration = |path: &str| {
             settings.text(path).and_then(|text| unit::duration(text).ok()).map_or(0, unit::nanos)
         };
+        let no_thread = "without a thread nothing can be sent; leave it out for one for each core";
+        let no_time = "every request would fail at once; it must be more than 0";
+        for (path, is_wrong, why) in [
+            ("load.threads", settings.get("load.threads") == 0, no_thread),
+            ("target.timeout", duration("target.timeout") == 0, no_time),
+        ] {
+            if is_wrong {
+                problems.push(at(settings, path, &format!("`{path}`: {why}")));
+            }
+        }
         let text = |path: &str| settings.text(path).unwrap_or_default().to_owned();
         let slo = settings.get("analyze.slo").as_object().map(|map| {
             map.iter()
@@ -545,54 +551,5 @@ fn at(settings: &Settings, path: &str, message: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Settings of an experiment file `e/e.yaml`, a scenario `s/s.yaml` and flags.
-    fn settings(experiment: &str, scenario: &str, flags: &[(&str, &str)]) -> Result<Settings> {
-        let root = tempfile::tempdir().unwrap();
-        for (name, text) in [("e/e.yaml", experiment), ("s/s.yaml", scenario)] {
-            crate::run_dir::write(&root.path().join(name), text.as_bytes()).unwrap();
-        }
-        let mut layer = Layer::named(Source::Flag);
-        for (path, text) in flags {
-            layer.set(path, "--flag", Value::String((*text).to_owned()));
-        }
-        let file = root.path().join("e/e.yaml");
-        let environment = Layer::named(Source::Environment);
-        let layers = layers(layer, file.to_str(), environment, &mut Vec::new())?;
-        settings::all_or_error(settings::resolve(layers))
-    }
-
-    #[test]
-    fn a_relative_path_starts_from_the_folder_of_what_holds_it() {
-        let settings = settings(
-            "scenario: ../s/s.yaml\nworkload: {settings: {file: a.json}}",
-            "target: {tokenizer: t.json}",
-            &[("workload.settings.other", "b.json")],
-        )
-        .unwrap();
-        let check = |pointer: &str, folder: Option<&str>| {
-            let found = settings.folder(pointer);
-            assert_eq!(found.is_some(), folder.is_some(), "{pointer}");
-            assert!(found.is_none_or(|found| found.ends_with(folder.unwrap())), "{found:?}");
-        };
-        check("/workload/settings/file", Some("e"));
-        check("/target/tokenizer", Some("e/../s"));
-        check("/workload/settings/other", None);
-        check("/harness/plugin", None);
-    }
-
-    #[test]
-    fn the_strongest_layer_names_the_scenario_and_a_missing_one_is_told_with_its_place() {
-        let missing = |flags: &[(&str, &str)]| {
-            settings("name: n\nscenario: none.yaml", "", flags).unwrap_err().to_string()
-        };
-        let error = missing(&[]);
-        assert!(error.contains("e.yaml:2:1: there is no scenario file `none.yaml`"), "{error}");
-        let error = missing(&[("scenario", "nowhere")]);
-        assert!(error.starts_with("error: there is no scenario file `nowhere`"), "{error}");
-        let built_in = settings("scenario: simulator", "", &[]).unwrap();
-        assert_eq!(built_in.source("deploy.method"), Source::Scenario);
-    }
-}
+#[path = "experiment_tests.rs"]
+mod tests;

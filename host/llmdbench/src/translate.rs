@@ -52,6 +52,12 @@ pub(crate) fn stages(
             )));
         }
         let arrival = arrival(plugin, stage.arrival, stage.stop.after)?;
+        if let Some(wrong) = impossible(&arrival) {
+            return Err(Error::usage(format!(
+                "the harness `{plugin}` plans the stage `{}` with {wrong}",
+                stage.name
+            )));
+        }
         if matches!(arrival, Arrival::Closed) && stage.concurrency.unwrap_or(0) == 0 {
             return Err(Error::usage(format!(
                 "the harness `{plugin}` plans the stage `{}` as a closed loop without a concurrency",
@@ -161,6 +167,31 @@ fn arrival(plugin: &str, arrival: wit::stages::Arrival, after: Option<u64>) -> R
     })
 }
 
+/// What is wrong with arrivals that cannot be made. None: they can.
+fn impossible(arrival: &Arrival) -> Option<String> {
+    let positive = |value: f64| value.is_finite() && value > 0.0;
+    match *arrival {
+        Arrival::Constant(rate) | Arrival::Poisson(rate) if !positive(rate) => {
+            Some(format!("{rate} arrivals a second"))
+        }
+        Arrival::Gamma { rate, shape } if !(positive(rate) && positive(shape)) => {
+            Some(format!("{rate} arrivals a second of shape {shape}"))
+        }
+        Arrival::Ramp(Ramp { start, end, exponential, .. }) => {
+            let is_value = |value: f64| positive(value) || value == 0.0 && !exponential;
+            let is_ramp = is_value(start) && is_value(end) && start + end > 0.0;
+            (!is_ramp).then(|| format!("a ramp from {start} to {end}"))
+        }
+        Arrival::Trace(factor) if !positive(factor) => {
+            Some(format!("a trace {factor} times as fast"))
+        }
+        Arrival::Schedule(ref times) if !times.is_sorted() => {
+            Some("times of arrival that go back".to_owned())
+        }
+        _ => None,
+    }
+}
+
 /// A stage, for people.
 pub(crate) fn outline(planned: &PlannedStage) -> StageOutline {
     let stage = &planned.stage;
@@ -241,6 +272,7 @@ pub(crate) fn session(
         id: session.id,
         user: session.user,
         start: session.start,
+        endpoint: None,
         turns,
         labels: labels(session.labels),
     })
@@ -371,6 +403,42 @@ mod tests {
             cool_down: 0,
             workload_settings: None,
             labels: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn arrivals_that_cannot_be_made_are_refused() {
+        use wit::stages::{Arrival, Curve, Gamma, Ramp, Ramped};
+        let gamma = |rate, shape| Arrival::Gamma(Gamma { rate, shape });
+        let ramp = |start, end, curve| {
+            Arrival::Ramp(Ramp { what: Ramped::Poisson, start, end, over: Some(SECOND), curve })
+        };
+        let said = |arrival: Arrival| {
+            stages("p", vec![stage("s", arrival, 1)], false).err().map(|error| error.to_string())
+        };
+        let check = |arrival: Arrival, wrong: &str| {
+            let text = said(arrival).unwrap();
+            assert!(
+                text.contains(&format!("the harness `p` plans the stage `s` with {wrong}")),
+                "{text}"
+            );
+        };
+        check(Arrival::Constant(-1.0), "-1 arrivals a second");
+        check(Arrival::Poisson(f64::NAN), "NaN arrivals");
+        check(gamma(1.0, 0.0), "1 arrivals a second of shape 0");
+        check(ramp(0.0, 0.0, Curve::Linear), "a ramp from 0 to 0");
+        check(ramp(0.0, 5.0, Curve::Exponential), "a ramp from 0 to 5");
+        check(Arrival::Trace(0.0), "a trace 0 times as fast");
+        check(Arrival::Schedule(vec![2, 1]), "times of arrival that go back");
+        let good = [
+            gamma(1.0, 0.5),
+            ramp(0.0, 5.0, Curve::Linear),
+            ramp(5.0, 1.0, Curve::Exponential),
+            Arrival::Trace(2.0),
+            Arrival::Schedule(vec![1, 1, 2]),
+        ];
+        for arrival in good {
+            assert_eq!(said(arrival), None);
         }
     }
 

@@ -154,7 +154,7 @@ fn session(id: u64) -> Session {
         labels: BTreeMap::new(),
     };
     let turns = vec![Turn { request, pacing: Pacing::AfterPreviousEnd(0) }];
-    Session { id, user: id, start: None, turns, labels: BTreeMap::new() }
+    Session { id, user: id, start: None, endpoint: None, turns, labels: BTreeMap::new() }
 }
 
 fn header() -> Header {

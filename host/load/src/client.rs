@@ -333,9 +333,9 @@ impl Client {
         talk: &mut Talk,
         key: usize,
     ) -> Option<Result<Nanos, Broken>> {
-        let unsent = match talk.sent {
-            None => talk.write(&mut socket.wire, &self.shared.clock).err(),
-            Some(_) => None,
+        let unsent = match talk.is_written {
+            false => talk.write(&mut socket.wire, &self.shared.clock).err(),
+            true => None,
         };
         self.listen(socket, talk, key, unsent)
     }
@@ -388,7 +388,7 @@ impl Client {
         at: Nanos,
         talk: &mut Talk,
     ) -> Result<Option<Nanos>, Broken> {
-        let Talk { reader, answer, request, sent, .. } = talk;
+        let Talk { reader, answer, request, is_written, .. } = talk;
         let place = if reader.begun() { "in the middle of" } else { "before" };
         let cut = |reason: &str| Broken::Cut(format!("{reason} {place} the answer"));
         let bytes = match read {
@@ -397,7 +397,7 @@ impl Client {
             Ok(_) if reader.closed() => return Ok(Some(at)),
             Ok(_) => return Err(cut("the server closed the connection")),
         };
-        if sent.is_some() {
+        if *is_written {
             *request = Vec::new();
         }
         let before = answer.chunks();

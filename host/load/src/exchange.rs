@@ -13,6 +13,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
+/// A connection that broke so soon after a request was written to it may have been closed before that: word of it
+/// takes a round trip, around the world at most.
+const CROSSING: Nanos = 250_000_000;
+
 /// An exchange under way. Dropped before its end, it closes its connection.
 ///
 /// There may be very many at a time, so it is no `async fn`: its room would be twice as large.
@@ -41,8 +45,11 @@ pub(crate) struct Talk {
     pub(crate) answer: Answer,
     /// When it is to end at the latest.
     pub(crate) until: Nanos,
-    /// When the last byte of the request was written.
+    /// When the last byte of the request was written, for the first time if it was sent again: what the server or its
+    /// connection lost is part of what a user waits for.
     pub(crate) sent: Option<Nanos>,
+    /// The socket has taken all of the request.
+    pub(crate) is_written: bool,
     /// Whether the request found a connection open.
     pub(crate) connection: Connection,
     /// Times that it was sent again: at most once, for then the connection is new.
@@ -71,6 +78,7 @@ impl Talk {
             answer,
             until,
             sent: None,
+            is_written: false,
             connection: Connection::New,
             retries: 0,
             reader: Reader::new(),
@@ -83,7 +91,8 @@ impl Talk {
 
     /// Begins to write the request to a connection.
     pub(crate) fn begin(&mut self, wire: &mut Wire, clock: &Clock) -> Result<(), Broken> {
-        (self.reader, self.written, self.sent, self.outcome) = (Reader::new(), 0, None, None);
+        (self.reader, self.written, self.is_written) = (Reader::new(), 0, false);
+        self.outcome = None;
         self.write(wire, clock)
     }
 
@@ -93,8 +102,10 @@ impl Talk {
         let written = wire.write(&mut rest, clock);
         let taken = self.request.len() - rest.len();
         self.written = u32::try_from(taken).expect("a request has fewer than 4 GiB");
-        self.sent = written
+        let written = written
             .map_err(|error| Broken::Cut(format!("the request could not be sent: {error}")))?;
+        self.is_written = written.is_some();
+        self.sent = self.sent.or(written);
         Ok(())
     }
 
@@ -157,8 +168,9 @@ impl Exchange {
     }
 
     fn send(&mut self, key: usize, reused: bool) {
-        let connection = if reused { Connection::Reused } else { Connection::New };
-        self.talk.borrow_mut().connection = connection;
+        if reused {
+            self.talk.borrow_mut().connection = Connection::Reused;
+        }
         self.client.send(self.endpoint(), key, self.more_may_come, &self.talk);
         let key = u32::try_from(key).expect("a process has fewer descriptors");
         self.on = On::Connection { key, reused };
@@ -194,23 +206,23 @@ impl Future for Exchange {
                 talk.waiting = Some(context.waker().clone());
                 return Poll::Pending;
             };
-            this.leave(outcome.is_ok() && talk.reader.keep_alive() && talk.sent.is_some());
+            this.leave(outcome.is_ok() && talk.reader.keep_alive() && talk.is_written);
+            let now = this.client.shared.clock.now();
+            let crossed = talk.sent.is_none_or(|sent| now.saturating_sub(sent) < CROSSING);
             return Poll::Ready(match outcome.map_err(|broken| *broken) {
                 Ok(at) => talk.answer.end(at, None).map(|()| at),
                 Err(Broken::Malformed(malformed)) => {
                     Err(Failure::new(FailureKind::BadStream, malformed.to_string()))
                 }
-                // The server closed a kept connection before it saw this request.
-                Err(Broken::Cut(_)) if reused && !talk.reader.begun() => {
+                // The server closed a kept connection before it saw this request. If it did so later, it had the
+                // request, and has failed.
+                Err(Broken::Cut(_)) if reused && !talk.reader.begun() && crossed => {
                     talk.retries += 1;
                     drop(talk);
                     this.open();
                     continue;
                 }
-                Err(Broken::Cut(reason)) => {
-                    let at = this.client.shared.clock.now();
-                    talk.answer.end(at, Some(&reason)).map(|()| at)
-                }
+                Err(Broken::Cut(reason)) => talk.answer.end(now, Some(&reason)).map(|()| now),
             });
         }
     }

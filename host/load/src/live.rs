@@ -60,7 +60,7 @@ pub struct Percentiles {
 /// The counters.
 pub(crate) struct Live {
     pub(crate) in_flight: AtomicU32,
-    /// Requests started; also the next request's number.
+    /// Requests started.
     pub(crate) sent: AtomicU64,
     pub(crate) succeeded: AtomicU64,
     pub(crate) failed: AtomicU64,

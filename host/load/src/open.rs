@@ -59,7 +59,7 @@ impl Pacer<'_> {
                 return self.done(false);
             }
             self.scheduled += 1;
-            match self.next() {
+            match self.next(Self::starve) {
                 Next::Job(job) => self.start(job, due),
                 // There was no session for this arrival, so nobody wanted it out.
                 Next::Exhausted => {
@@ -78,7 +78,8 @@ impl Pacer<'_> {
     fn replay(mut self, factor: f64) -> Pace {
         let mut before = 0;
         loop {
-            let job = match self.next() {
+            let mut waited = false;
+            let job = match self.next(|_| waited = true) {
                 Next::Job(job) => job,
                 Next::Exhausted | Next::Over => return self.done(false),
             };
@@ -88,6 +89,9 @@ impl Pacer<'_> {
             let due = self.stage.begin.saturating_add(offset);
             if due >= self.stage.deadline() {
                 return self.done(true);
+            }
+            if waited && due < self.conductor.shared.clock.now() {
+                self.starve();
             }
             self.ready.push_front(job);
             if !self.wait(due) || !self.stage.start_session() {
@@ -119,7 +123,7 @@ impl Pacer<'_> {
             let quiet = due.saturating_sub(LAST_MOMENT);
             while self.ready.len() < AHEAD && self.conductor.shared.clock.now() < quiet {
                 let Taken::Session(session) = self.stage.supply.try_take() else { break };
-                match Job::prepare(&self.conductor.shared, session, None) {
+                match Job::prepare(&self.conductor.shared, session) {
                     Some(job) => self.ready.push_back(job),
                     None => return false,
                 }
@@ -128,17 +132,21 @@ impl Pacer<'_> {
         }
     }
 
-    /// The next session, waited for if need be: that is counted, for the load is then not the one
-    /// that was asked for.
-    fn next(&mut self) -> Next {
+    /// Counts a session that was due and not there: the load is not the one that was asked for.
+    fn starve(&self) {
+        self.conductor.shared.live.starved.fetch_add(1, Relaxed);
+    }
+
+    /// The next session; `waits` is called once where it has to be waited for.
+    fn next(&mut self, waits: impl FnOnce(&Self)) -> Next {
         if let Some(job) = self.ready.pop_front() {
             return Next::Job(job);
         }
-        let mut counted = false;
+        let mut waits = Some(waits);
         loop {
             match self.stage.supply.try_take() {
                 Taken::Session(session) => {
-                    let job = Job::prepare(&self.conductor.shared, session, None);
+                    let job = Job::prepare(&self.conductor.shared, session);
                     return job.map_or(Next::Over, Next::Job);
                 }
                 Taken::Exhausted => return Next::Exhausted,
@@ -148,9 +156,8 @@ impl Pacer<'_> {
             if over || !self.stage.is_open() || !self.conductor.goes_on() {
                 return Next::Over;
             }
-            if !counted {
-                self.conductor.shared.live.starved.fetch_add(1, Relaxed);
-                counted = true;
+            if let Some(waits) = waits.take() {
+                waits(self);
             }
             self.stage.supply.wait(Duration::from_nanos(TICK));
         }

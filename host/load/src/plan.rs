@@ -210,6 +210,8 @@ pub struct Session {
     pub user: u64,
     /// When it starts, from the start of the stage; used by [`Arrival::Trace`].
     pub start: Option<Nanos>,
+    /// Index of the endpoint that it talks to. None: endpoints take turns.
+    pub endpoint: Option<usize>,
     /// In order; at least one. A turn that fails ends the session.
     pub turns: Vec<Turn>,
     /// Kept in the record of each of its requests.

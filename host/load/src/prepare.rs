@@ -11,7 +11,7 @@ use std::fmt::Write;
 pub(crate) enum PrepareError {
     #[error(transparent)]
     Body(#[from] BodyError),
-    #[error("the header `{0}` has a name or value that HTTP does not allow")]
+    #[error("the header `{0}`: HTTP forbids its name or value, or the client sets it itself")]
     Header(String),
     #[error("the path {0:?} has characters that HTTP does not allow there")]
     Path(String),
@@ -60,37 +60,39 @@ pub(crate) fn message(
         return Err(PrepareError::Path(path.to_owned()));
     }
     let accept = if request.streamed { "text/event-stream" } else { "application/json" };
+    // What the target says goes before what a request says, as in bodies, and both before what is usual.
+    let of_target = target.headers.iter().map(|(name, value)| (&**name, value.expose_secret()));
+    let of_request = request.headers.iter().map(|(name, value)| (&**name, &**value));
+    let others = of_request.filter(|(name, _)| !has(of_target.clone(), name));
+    let given = of_target.clone().chain(others);
     let mut head = String::with_capacity(HEAD + body.len());
-    write!(
-        head,
-        "POST {}{} HTTP/1.1\r\nhost: {}\r\nuser-agent: llmdbench/{}\r\naccept: {accept}\r\n\
-         accept-encoding: identity\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
-        endpoint.prefix(),
-        path,
-        endpoint.authority(),
-        env!("CARGO_PKG_VERSION"),
-        body.len(),
-    )
-    .expect(TAKES_ALL);
-    let mut add = |name: &str, value: &str| {
-        check_header(name, value)?;
-        write!(head, "{name}: {value}\r\n").expect(TAKES_ALL);
-        Ok::<_, PrepareError>(())
+    let mut line = |text: std::fmt::Arguments<'_>| {
+        head.write_fmt(text).expect(TAKES_ALL);
+        head.push_str("\r\n");
     };
-    if let Some(key) = &target.api_key {
-        add("authorization", &format!("Bearer {}", key.expose_secret()))?;
+    line(format_args!("POST {}{path} HTTP/1.1", endpoint.prefix()));
+    let authority = endpoint.authority();
+    let usual = [
+        ("host", authority.as_str()),
+        ("user-agent", concat!("llmdbench/", env!("CARGO_PKG_VERSION"))),
+        ("accept", accept),
+        ("accept-encoding", "identity"),
+        ("content-type", "application/json"),
+    ];
+    for (name, value) in usual {
+        if !has(given.clone(), name) {
+            line(format_args!("{name}: {value}"));
+        }
     }
-    for (name, value) in &target.headers {
-        add(name, value.expose_secret())?;
+    line(format_args!("content-length: {}", body.len()));
+    if let Some(key) = target.api_key.as_ref().filter(|_| !has(given.clone(), "authorization")) {
+        line(format_args!("authorization: Bearer {}", key.expose_secret()));
     }
-    for (name, value) in &request.headers {
-        add(name, value)?;
+    for (name, value) in given.clone() {
+        check_header(name, value)?;
+        line(format_args!("{name}: {value}"));
     }
-    let own = target.headers.iter().map(|(name, _)| name);
-    let is_named = own
-        .chain(request.headers.iter().map(|(name, _)| name))
-        .any(|name| name.eq_ignore_ascii_case("x-request-id"));
-    let number = (!is_named).then(|| {
+    let number = (!has(given, "x-request-id")).then(|| {
         write!(head, "x-request-id: llmdbench-{}-", target.run).expect(TAKES_ALL);
         let at = head.len();
         write!(head, "{:0DIGITS$}\r\n", 0).expect(TAKES_ALL);
@@ -102,11 +104,20 @@ pub(crate) fn message(
     Ok(Message { bytes, number })
 }
 
-/// Whether HTTP allows a header.
+/// Whether there is a header of this name.
+fn has<'a>(mut headers: impl Iterator<Item = (&'a str, &'a str)>, name: &str) -> bool {
+    headers.any(|(other, _)| other.eq_ignore_ascii_case(name))
+}
+
+/// Where the body ends, the client says itself.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
+/// Whether a header may be sent.
 pub(crate) fn check_header(name: &str, value: &str) -> Result<(), PrepareError> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let visible = |c: char| c == '\t' || !c.is_control();
-    if !name.is_empty() && name.chars().all(token) && value.chars().all(visible) {
+    let is_ours = FRAMING.iter().any(|ours| name.eq_ignore_ascii_case(ours));
+    if !name.is_empty() && !is_ours && name.chars().all(token) && value.chars().all(visible) {
         Ok(())
     } else {
         Err(PrepareError::Header(name.escape_default().to_string()))

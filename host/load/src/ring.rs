@@ -184,7 +184,14 @@ mod tests {
     use std::thread;
 
     fn session(id: u64) -> Session {
-        Session { id, user: 0, start: None, turns: Vec::new(), labels: BTreeMap::new() }
+        Session {
+            id,
+            user: 0,
+            start: None,
+            endpoint: None,
+            turns: Vec::new(),
+            labels: BTreeMap::new(),
+        }
     }
 
     #[test]

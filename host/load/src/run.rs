@@ -37,7 +37,7 @@ pub enum StartError {
         supplies: usize,
     },
     /// HTTP forbids a header of the target.
-    #[error("send the header `{0}`: its name or value holds characters that HTTP forbids")]
+    #[error("send the header `{0}`: HTTP forbids its name or value, or the client sets it itself")]
     Header(String),
     /// TLS cannot be set up.
     #[error(transparent)]

@@ -39,15 +39,11 @@ pub(crate) struct Job {
 
 impl Job {
     /// Makes a session ready. None: it is impossible, and the run has been ended for it.
-    pub(crate) fn prepare(
-        shared: &Shared,
-        session: Box<Session>,
-        due: Option<Nanos>,
-    ) -> Option<Box<Self>> {
+    pub(crate) fn prepare(shared: &Shared, session: Box<Session>) -> Option<Box<Self>> {
         let mut job = Box::new(Self {
+            endpoint: session.endpoint.unwrap_or_else(|| shared.next_endpoint()),
             session,
-            endpoint: shared.next_endpoint(),
-            due,
+            due: None,
             next: 0,
             message: None,
             answers: Vec::new(),
@@ -113,7 +109,7 @@ pub(crate) fn play(
     let mut waited = false;
     async move {
         let places = stage.session_places.as_ref();
-        let Some(_place) = place(&worker, &stage, places, &mut waited).await else { return };
+        let Some(_place) = place(&worker, &stage, places, true, &mut waited).await else { return };
         if let Some(job) = &mut left {
             job.clock = TurnClock::new(job.due, worker.shared.clock.now());
         }
@@ -135,13 +131,13 @@ pub(crate) fn play(
             // The first turn has waited for the session's place, too.
             let mut held = first && waited;
             let places = stage.request_places.as_ref();
-            let Some(_place) = place(&worker, &stage, places, &mut held).await else { return };
+            let Some(_place) = place(&worker, &stage, places, first, &mut held).await else {
+                return;
+            };
             let asked = Asked::new(job, &worker.shared.plan.target, start, held);
             let Some(mut under_way) = UnderWay::begin(&worker, &stage, job, asked) else { return };
             if first {
-                waited = held;
                 stage.first_turns_sent.fetch_add(1, Relaxed);
-                stage.capped.fetch_add(u64::from(waited), Relaxed);
             }
             job.next += 1;
             if job.next == job.session.turns.len() {
@@ -410,17 +406,22 @@ fn keep(worker: &Worker, stage: &StageNow, record: Box<Record>, texts: Texts) ->
     ok
 }
 
-/// A place under a limit; at once, with no place to give back, where there is no limit. None: the
-/// stage closed first.
+/// A place under a limit; at once, with no place to give back, where there is no limit. The first turn
+/// of a session that has to wait is counted, whether it is ever sent or not. None: the stage closed
+/// before there was a place.
 async fn place<'a>(
     worker: &Worker,
     stage: &StageNow,
     places: Option<&'a Semaphore>,
+    first: bool,
     waited: &mut bool,
 ) -> Option<Option<SemaphorePermit<'a>>> {
     let Some(places) = places else { return Some(None) };
     if let Ok(place) = places.try_acquire() {
         return Some(Some(place));
+    }
+    if first && !*waited {
+        stage.capped.fetch_add(1, Relaxed);
     }
     *waited = true;
     Box::pin(until_close(worker, stage, places.acquire())).await?.ok().map(Some)

@@ -5,9 +5,9 @@ use crate::ring::Supply;
 use crate::schedule;
 use crate::together::Shard;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
+use std::thread::{self, Thread};
 use tokio::sync::{Semaphore, watch};
 
 /// A stage under way.
@@ -44,8 +44,8 @@ pub(crate) struct StageNow {
     /// Tells what waits for its start that nothing may start any more. One for each load thread,
     /// so that they do not wait for each other.
     closing: Vec<watch::Sender<bool>>,
-    /// Woken when the stage may be over.
-    pacer: OnceLock<Thread>,
+    /// Woken when the stage may be over: who made this.
+    pacer: Thread,
 }
 
 impl StageNow {
@@ -62,8 +62,6 @@ impl StageNow {
         let places = |limit: Option<u32>| {
             limit.map(|n| Semaphore::new((n as usize).min(Semaphore::MAX_PERMITS)))
         };
-        let pacer = OnceLock::new();
-        pacer.get_or_init(std::thread::current);
         Self {
             index,
             begin,
@@ -81,7 +79,7 @@ impl StageNow {
             cancelled: AtomicBool::new(false),
             used_up: AtomicBool::new(false),
             closing: (0..threads).map(|_| watch::Sender::new(false)).collect(),
-            pacer,
+            pacer: thread::current(),
             shard,
             plan,
         }
@@ -118,7 +116,7 @@ impl StageNow {
         let failures = self.failures.fetch_add(1, Relaxed) + 1;
         if self.plan.stop.errors.is_some_and(|most| failures >= most) {
             self.closed.store(true, Relaxed);
-            self.wake_pacer();
+            self.pacer.unpark();
         }
     }
 
@@ -160,12 +158,6 @@ impl StageNow {
             _ => self.plan.concurrency.unwrap_or(1),
         }
     }
-
-    fn wake_pacer(&self) {
-        if let Some(pacer) = self.pacer.get() {
-            pacer.unpark();
-        }
-    }
 }
 
 /// Whether the server sets the pace.
@@ -200,7 +192,7 @@ impl Drop for Active {
     fn drop(&mut self) {
         self.on_thread.fetch_sub(1, Relaxed);
         if self.stage.active.fetch_sub(1, Relaxed) == 1 {
-            self.stage.wake_pacer();
+            self.stage.pacer.unpark();
         }
     }
 }

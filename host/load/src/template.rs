@@ -181,9 +181,10 @@ impl Template {
         let Some(hole) = self.text.map(|text| self.holes[text]) else {
             return (event == self.event).then_some(&[]);
         };
-        let mut rest = event.strip_prefix(&self.event[..hole.begin])?;
-        let text = hole.fill(&mut rest)?;
-        (*rest == self.event[hole.end..]).then_some(text)
+        let rest = event.strip_prefix(&self.event[..hole.begin])?;
+        // Behind the text stands its closing quote: nothing else can be equal there.
+        let (text, rest) = rest.split_at(plain(rest));
+        (!text.is_empty() && *rest == self.event[hole.end..]).then_some(text)
     }
 
     /// The text of an event that is this one but for all of its holes. It takes the place of this one.

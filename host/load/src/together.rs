@@ -198,8 +198,14 @@ mod tests {
 
     #[test]
     fn a_session_without_a_start_keeps_that_of_the_one_before_whoever_plays_it() {
-        let session =
-            |start| Session { id: 0, user: 0, start, turns: Vec::new(), labels: BTreeMap::new() };
+        let session = |start| Session {
+            id: 0,
+            user: 0,
+            start,
+            endpoint: None,
+            turns: Vec::new(),
+            labels: BTreeMap::new(),
+        };
         let mut deal = Deal::new(Shard { index: 1, count: 2 });
         let mut first = session(Some(7));
         assert!(!deal.take(&mut first));

@@ -229,5 +229,5 @@ async fn next_job(
         stage.used_up.store(true, Relaxed);
         return None;
     };
-    Job::prepare(&worker.shared, session, None)
+    Job::prepare(&worker.shared, session)
 }

@@ -190,8 +190,9 @@ pub(super) fn closed_loop_gap(e: &Evidence) -> Found {
     if info.kind == LoopKind::Open {
         return None;
     }
-    // Where the concurrency changes, only turns tell.
-    let slots = info.concurrency.map_or(usize::MAX, |slots| slots as usize);
+    // Where the concurrency changes, or a limit in flight leaves slots empty, only turns tell.
+    let steady = info.concurrency.filter(|_| !e.held_back());
+    let slots = steady.map_or(usize::MAX, |slots| slots as usize);
     let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = e.part.sessions().into_iter().unzip();
     starts.sort_unstable();
     ends.sort_unstable();

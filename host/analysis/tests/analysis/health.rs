@@ -236,6 +236,30 @@ fn a_closed_loop_is_judged_by_the_time_until_it_asks_again() {
 }
 
 #[test]
+fn slots_that_a_limit_in_flight_leaves_empty_are_no_gaps() {
+    // Eight slots, of which one may be busy: whoever is next starts when the one before has ended.
+    let records = (0..100).map(|session| {
+        let at = session * 100;
+        Record { session, ..answer(at, &[at + 80, at + 90], at + 100) }
+    });
+    let judged = |limit: Option<u32>, capped: u64| {
+        let mut run = closed_loop(8, records.clone().collect());
+        run.header.stages[0].max_in_flight = limit;
+        let end = run.entries.iter_mut().find_map(|entry| match entry {
+            Entry::Event(Event::Stage(StagePhase::End(end))) => Some(end),
+            _ => None,
+        });
+        end.expect("the stage has ended").capped = capped;
+        run.analyse(&slo(&[])).summary
+    };
+    check(&judged(None, 0).health, &[("closed_loop_gap", Verdict::Invalid)]);
+    let held = judged(Some(1), 99);
+    assert!(held.health.reasons.iter().all(|reason| reason.rule != "closed_loop_gap"));
+    let label = held.stages[0].label.clone().unwrap();
+    assert!(label.starts_with("closed loop, C = 8 with 1 in flight at most: "), "{label}");
+}
+
+#[test]
 fn the_pauses_within_the_sessions_of_a_closed_loop_are_no_gaps() {
     let turn = |session: u64, turn: u32| {
         let at = session * 1_500 + u64::from(turn) * 500;

@@ -36,7 +36,7 @@ const RESETS: &[(&str, &str)] = &[
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Sessions under way while the cache is warmed up.
+/// Sessions under way at least while the cache is warmed up.
 const WARM_UP_SESSIONS: u32 = 4;
 /// The name of that stage.
 const WARM_UP: &str = "cache-warm-up";
@@ -66,6 +66,9 @@ pub(crate) struct Ready {
     /// The same as sessions.
     #[serde(skip)]
     pub(crate) warm_up: Vec<Session>,
+    /// So many of these are under way at a time.
+    #[serde(skip)]
+    at_once: u32,
 }
 
 /// What a server answered to the wish that it forget.
@@ -113,10 +116,17 @@ pub(crate) fn make_ready(
         }
         CacheWish::Warm => {
             let shared = cache::warm_up(&look_ahead()?);
-            // Sessions are spread evenly, so that every endpoint gets each of them.
-            let everywhere = shared.iter().flat_map(|one| iter::repeat_n(one, endpoints.len()));
-            let numbered = |(id, one): (u64, &Session)| Session { id, user: id, ..one.clone() };
+            let everywhere =
+                shared.iter().flat_map(|one| iter::repeat(one).zip(0..endpoints.len()));
+            let numbered = |(id, (one, endpoint)): (u64, (&Session, usize))| Session {
+                id,
+                user: id,
+                endpoint: Some(endpoint),
+                ..one.clone()
+            };
             ready.warm_up = (0..).zip(everywhere).map(numbered).collect();
+            // Where several make the load, each of them has a share of the sessions, and needs a place for it.
+            ready.at_once = experiment.load.shards.max(WARM_UP_SESSIONS);
             ready.warm_up_requests = ready.warm_up.len();
             match shared.len() {
                 0 => "The first prompts of sessions share no beginning worth the while: nothing was sent.",
@@ -173,7 +183,7 @@ impl Ready {
             stage: load::Stage {
                 name: WARM_UP.to_owned(),
                 arrival: Arrival::Closed,
-                concurrency: Some(sessions.min(WARM_UP_SESSIONS)),
+                concurrency: Some(sessions.min(self.at_once)),
                 max_in_flight: None,
                 stop: load::Stop::default(),
                 warm_up: true,

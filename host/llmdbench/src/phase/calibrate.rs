@@ -440,7 +440,7 @@ fn session(id: u64, words: &Words) -> Session {
         labels: BTreeMap::new(),
     };
     let turns = vec![Turn { request, pacing: Pacing::AfterPreviousEnd(0) }];
-    Session { id, user: id, start: None, turns, labels: BTreeMap::new() }
+    Session { id, user: id, start: None, endpoint: None, turns, labels: BTreeMap::new() }
 }
 
 /// Records that are not worth a file.

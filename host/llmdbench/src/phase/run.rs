@@ -68,7 +68,7 @@ pub(crate) fn run(
     let planned = prepared.chosen.load(&facts, Some(target))?;
     let stages = planned.stages;
     let supply = Supply::new(&prepared.chosen, &facts, target, &stages)?;
-    let calibration = calibration::find(prepared.settings.text("control.data_dir"), printer)?;
+    let calibration = calibration::find(prepared.settings.text("control.data_dir"), printer);
     if let Some(calibration) = &calibration {
         calibration::foresee(calibration, &stages, &plan.workload, printer);
     }

@@ -80,7 +80,11 @@ fn limits(map: &Map<String, Value>) -> Result<Value, (String, String)> {
             return Err((at, format!("there is no objective of this name{near}")));
         }
         let text = plain(value);
-        unit::duration(&text).map_err(|message| (at, message))?;
+        match unit::duration(&text) {
+            Ok(limit) if limit.is_zero() => return Err((at, "an objective is more than 0".into())),
+            Ok(_) => {}
+            Err(message) => return Err((at, message)),
+        }
         checked.insert(name.clone(), Value::String(text));
     }
     Ok(Value::Object(checked))

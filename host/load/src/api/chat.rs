@@ -92,11 +92,14 @@ pub(super) fn text_of(message: &Message, past: Past<'_>) -> Result<String, BodyE
     Ok(text)
 }
 
-/// A choice of a chunk (`delta`) or of a whole answer (`message`).
+/// A choice of a chunk (`delta`) or of a whole answer (`message`). Some servers put both into chunks, the message
+/// empty or with all that was said so far.
 #[derive(Deserialize)]
 pub(super) struct Choice<'a> {
-    #[serde(borrow, alias = "message")]
+    #[serde(borrow)]
     delta: Option<Delta<'a>>,
+    #[serde(borrow)]
+    message: Option<Delta<'a>>,
     #[serde(borrow)]
     finish_reason: Option<&'a RawValue>,
 }
@@ -137,9 +140,15 @@ impl Function<'_> {
     }
 }
 
+impl<'a> Choice<'a> {
+    fn said(&self) -> Option<&Delta<'a>> {
+        self.delta.as_ref().or(self.message.as_ref())
+    }
+}
+
 impl<'a> super::Choice<'a> for Choice<'a> {
     fn output(&self) -> Option<Output> {
-        let delta = self.delta.as_ref()?;
+        let delta = self.said()?;
         if Text::is_present(delta.content.as_ref()) || self.calls() {
             Some(Output::Answer)
         } else if Text::is_present(delta.reasoning.as_ref())
@@ -152,7 +161,7 @@ impl<'a> super::Choice<'a> for Choice<'a> {
     }
 
     fn calls(&self) -> bool {
-        let calls = self.delta.iter().flat_map(|delta| delta.tool_calls.iter().flatten());
+        let calls = self.said().into_iter().flat_map(|delta| delta.tool_calls.iter().flatten());
         calls.filter_map(|call| call.function.as_ref()).any(Function::says_something)
     }
 
@@ -161,7 +170,7 @@ impl<'a> super::Choice<'a> for Choice<'a> {
     }
 
     fn into_texts(self) -> (Option<Text<'a>>, Option<Text<'a>>) {
-        self.delta.map_or((None, None), |delta| {
+        self.delta.or(self.message).map_or((None, None), |delta| {
             let said = |text: &Text<'_>| !text.0.is_empty();
             (delta.content, delta.reasoning.filter(said).or(delta.reasoning_content))
         })

@@ -205,3 +205,14 @@ fn error_bodies_of_every_form_give_their_message() {
     check("  plain\n", "plain");
     check("", "");
 }
+
+#[test]
+fn a_chunk_with_both_a_delta_and_a_message_says_what_its_delta_says() {
+    let both = |delta: &str, message: &str| {
+        let chunk = format!(r#"{{"choices":[{{"delta":{delta},"message":{message}}}]}}"#);
+        read(Api::Chat, chunk.as_bytes()).map(|piece| piece.text.into_owned()).unwrap()
+    };
+    assert_eq!(both(r#"{"content":"b"}"#, r#"{"content":"ab"}"#), "b");
+    assert_eq!(both(r#"{"content":"b"}"#, "null"), "b");
+    assert_eq!(both("null", r#"{"content":"ab"}"#), "ab");
+}

@@ -17,24 +17,6 @@ fn after(ms: u64) -> Stop {
     Stop { after: Some(ms * MS), ..Stop::default() }
 }
 
-/// Rules that hold in every run.
-fn assert_sound(done: &Done) {
-    let records = done.records();
-    assert_eq!(done.outcome.sent, records.len() as u64);
-    assert_eq!(done.outcome.sent, done.outcome.succeeded + done.outcome.failed);
-    for (record, id) in records.iter().zip(0..) {
-        assert_eq!(record.id, id);
-        assert!(record.due.is_none_or(|due| record.started >= due), "early: {record:?}");
-        let mut times = vec![record.started];
-        times.extend(record.sent);
-        times.extend(record.first_byte);
-        times.extend(&record.tokens);
-        times.push(record.finished);
-        assert!(times.is_sorted(), "{record:?}");
-    }
-    assert!(matches!(done.entries.last(), Some(Entry::Event(Event::End { .. }))));
-}
-
 fn offsets(done: &Done) -> Vec<u64> {
     let begin = done.stage_begin(0);
     done.records().iter().map(|record| record.due.unwrap() - begin).collect()
@@ -101,6 +83,7 @@ fn what_never_left_when_time_was_up_is_counted() {
     assert_eq!(done.outcome.sent, 2);
     let end = done.stage_end(0);
     assert_eq!((end.scheduled, end.unsent), (Some(30), 28));
+    assert_eq!(end.capped, 29, "those that were never sent had waited, too");
     assert_eq!(done.records()[0].error, None);
     let failure = done.records()[1].error.as_ref().unwrap();
     assert_eq!(failure.kind, FailureKind::Cancelled);
@@ -182,6 +165,28 @@ fn a_trace_starts_sessions_at_their_own_times() {
     assert_eq!(due, [0, 0, 50 * MS, 50 * MS, 120 * MS]);
     assert_eq!(ids[4], 4);
     assert_eq!(done.stage_end(0).scheduled, Some(5));
+}
+
+#[test]
+fn a_session_of_a_trace_that_is_there_before_it_is_due_starves_nobody() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let starved = |due_ms: u64| {
+        let stage = Stage { arrival: Arrival::Trace(1.0), concurrency: None, ..closed(2) };
+        let slow: Box<dyn FnOnce(load::Feeder) + Send> = Box::new(move |feeder| {
+            feeder.push(Session { start: Some(0), ..session(0) }).unwrap();
+            // Long after the stage has begun and the first is out.
+            thread::sleep(Duration::from_millis(700));
+            feeder.push(Session { start: Some(due_ms * MS), ..session(1) }).unwrap();
+        });
+        let going = begin(plan(&server.url(), vec![stage]), vec![slow]);
+        while !going.run.is_finished() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let starved = going.run.progress().starved;
+        assert_sound(&going.finish());
+        starved
+    };
+    assert_eq!((starved(5_000), starved(10)), (0, 1));
 }
 
 #[test]
@@ -450,30 +455,6 @@ fn the_program_can_end_a_run_for_its_own_reason() {
 }
 
 #[test]
-fn a_session_that_cannot_be_put_into_words_ends_the_run_with_its_number() {
-    let server = Server::start(vec![Script::answer(1, 2)]);
-    let tokens = load::Request { prompt: Prompt::TokenIds(vec![1]), ..request("") };
-    let sessions = [session_of(41, vec![turn(tokens, 0)])];
-    let done = begin(plan(&server.url(), vec![closed(5)]), vec![feed(sessions)]).finish();
-    assert_eq!(done.outcome.reason, EndReason::PluginFailed);
-    assert!(done.outcome.message.contains("session 41, turn 0"), "{}", done.outcome.message);
-}
-
-#[test]
-fn a_path_cannot_bring_headers_into_a_request() {
-    for path in ["/v1/x HTTP/1.1\r\nauthorization: Bearer z\r\nx: y", "/a b"] {
-        let server = Server::start(vec![Script::answer(1, 2)]);
-        let prompt = Prompt::Raw("{}".to_owned());
-        let asked = load::Request { path: Some(path.to_owned()), prompt, ..request("") };
-        let sessions = [session_of(7, vec![turn(asked, 0)])];
-        let done = begin(plan(&server.url(), vec![closed(5)]), vec![feed(sessions)]).finish();
-        assert_eq!(done.outcome.reason, EndReason::PluginFailed);
-        assert!(done.outcome.message.contains("the path"), "{}", done.outcome.message);
-        assert_eq!(server.seen().len(), 0);
-    }
-}
-
-#[test]
 fn samples_tell_how_the_client_fared() {
     let server = Server::start(vec![Script::answer(1, 2)]);
     let done = run(plan(&server.url(), vec![open(100.0, after(1_500))]));
@@ -528,57 +509,4 @@ fn a_sample_ends_where_a_stage_begins_or_ends() {
         }
     }
     assert_eq!(borders, 4);
-}
-
-#[test]
-fn headers_and_secrets_reach_the_server_and_no_record() {
-    let server = Server::start(vec![Script::answer(1, 2)]);
-    let mut plan = plan(&server.url(), vec![closed(1)]);
-    plan.target.api_key = Some("s3cret".to_owned().into());
-    plan.target.headers = vec![("x-team".into(), "h1dden".to_owned().into())];
-    assert!(!format!("{plan:?}").contains("s3cret"));
-    let done = run(plan);
-    let seen = &server.seen()[0];
-    assert_eq!(seen.line, "POST /v1/chat/completions HTTP/1.1");
-    for header in ["authorization: Bearer s3cret", "x-team: h1dden", "accept-encoding: identity"] {
-        assert!(seen.headers.iter().any(|h| h == header), "{header}: {:?}", seen.headers);
-    }
-    let entries = format!("{:?}", done.entries);
-    assert!(!entries.contains("s3cret") && !entries.contains("h1dden"));
-}
-
-#[test]
-fn a_server_that_repeats_a_secret_leaves_none_in_the_record() {
-    let echo = r#"{"error": "bad key: Bearer s3cret; team h1dden value"}"#;
-    let server = Server::start(vec![Script::body("401 Unauthorized", "application/json", echo)]);
-    let mut plan = plan(&server.url(), vec![closed(1)]);
-    plan.target.api_key = Some("s3cret".to_owned().into());
-    plan.target.headers = vec![("x-team".into(), "h1dden value".to_owned().into())];
-    let done = run(plan);
-    let error = done.records()[0].error.clone().unwrap();
-    assert_eq!(error.message, "bad key: Bearer (hidden); team (hidden)");
-}
-
-#[test]
-fn every_request_bears_the_id_of_its_record_unless_it_has_a_name_of_its_own() {
-    let check = |own: Option<&str>| {
-        let server = Server::start(vec![Script::answer(1, 2)]);
-        let mut plan = plan(&server.url(), vec![closed(3)]);
-        plan.target.headers =
-            own.map(|own| ("X-Request-Id".to_owned(), own.to_owned().into())).into_iter().collect();
-        assert_sound(&run(plan));
-        let mut names: Vec<String> = server
-            .seen()
-            .iter()
-            .flat_map(|seen| seen.headers.iter())
-            .filter_map(|header| header.split_once(": "))
-            .filter(|(name, _)| name.eq_ignore_ascii_case("x-request-id"))
-            .map(|(_, value)| value.to_owned())
-            .collect();
-        names.sort();
-        names
-    };
-    let numbered = [0, 1, 2].map(|id| format!("llmdbench-r-{id:012}"));
-    assert_eq!(check(None), numbered);
-    assert_eq!(check(Some("mine")), ["mine"; 3]);
 }

@@ -321,10 +321,38 @@ fn connections_are_kept_until_the_server_closes_them() {
     assert_eq!(retries, [0, 0, 0, 0, 1, 1]);
     use records::Connection::{New, Reused};
     let kinds: Vec<_> = records.iter().map(|record| record.connection).collect();
-    // The first was opened before the stage began.
-    assert_eq!(kinds, [Reused, Reused, Reused, New, New, New]);
+    // The first was opened before the stage began. Those that were sent again had found one open.
+    assert_eq!(kinds, [Reused, Reused, Reused, New, Reused, Reused]);
     assert!(records[..5].iter().all(|record| record.error.is_none()));
     assert_fails(records[5], FailureKind::StreamCut, "before the answer");
+}
+
+#[test]
+fn what_a_request_waited_for_before_it_was_sent_again_is_in_its_times() {
+    let server = Server::start(vec![
+        Script::answer(1, 2),
+        Script::default().end(End::Close(60)),
+        Script::answer(1, 2),
+    ]);
+    let done = run(plan(&server.url(), vec![closed(2)]));
+    let again = done.records()[1];
+    assert_eq!((again.retries, &again.error), (1, &None));
+    assert!(again.tokens[0] - again.sent.unwrap() >= 60 * MS, "{again:?}");
+    assert!(again.sent.unwrap() - again.started < 60 * MS, "{again:?}");
+}
+
+#[test]
+fn a_server_that_had_a_request_and_closes_has_failed() {
+    let server = Server::start(vec![
+        Script::answer(1, 2),
+        Script::default().end(End::Close(400)),
+        Script::answer(1, 2),
+    ]);
+    let done = run(plan(&server.url(), vec![closed(3)]));
+    let records = done.records();
+    assert_fails(records[1], FailureKind::StreamCut, "before the answer");
+    assert_eq!((records[1].retries, &records[2].error), (0, &None));
+    assert_eq!(server.seen().len(), 3);
 }
 
 #[test]

@@ -251,7 +251,7 @@ pub(crate) fn session(id: u64) -> Session {
 }
 
 pub(crate) fn session_of(id: u64, turns: Vec<Turn>) -> Session {
-    Session { id, user: id, start: None, turns, labels: BTreeMap::new() }
+    Session { id, user: id, start: None, endpoint: None, turns, labels: BTreeMap::new() }
 }
 
 pub(crate) fn turn(request: Request, think_ms: u64) -> Turn {
@@ -439,4 +439,22 @@ pub(crate) fn feed(
 pub(crate) fn run(plan: Plan) -> Done {
     let feeds = plan.stages.iter().map(|_| feed((0..).map(session))).collect();
     begin(plan, feeds).finish()
+}
+
+/// Rules that hold in every run.
+pub(crate) fn assert_sound(done: &Done) {
+    let records = done.records();
+    assert_eq!(done.outcome.sent, records.len() as u64);
+    assert_eq!(done.outcome.sent, done.outcome.succeeded + done.outcome.failed);
+    for (record, id) in records.iter().zip(0..) {
+        assert_eq!(record.id, id);
+        assert!(record.due.is_none_or(|due| record.started >= due), "early: {record:?}");
+        let mut times = vec![record.started];
+        times.extend(record.sent);
+        times.extend(record.first_byte);
+        times.extend(&record.tokens);
+        times.push(record.finished);
+        assert!(times.is_sorted(), "{record:?}");
+    }
+    assert!(matches!(done.entries.last(), Some(Entry::Event(Event::End { .. }))));
 }

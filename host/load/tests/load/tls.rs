@@ -106,7 +106,9 @@ fn a_kept_connection_that_the_server_closed_is_replaced() {
     let (server, file) = server("127.0.0.1", scripts);
     let records = play(&secure(&server), 2, trusting(&file));
     assert!(records.iter().all(|record| record.error.is_none()), "{records:?}");
-    assert_eq!(records[1].connection, Connection::New);
+    // Whether the client knew of it before it sent or after is chance.
+    let took_another = records[1].connection == Connection::New || records[1].retries == 1;
+    assert!(took_another, "{records:?}");
 }
 
 #[test]
