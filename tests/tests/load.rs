@@ -395,3 +395,20 @@ fn a_request_that_takes_longer_than_the_flag_says_has_failed() {
     }
     assert_eq!(bench.log().records.len(), 2);
 }
+
+#[test]
+fn requests_that_the_client_had_no_files_for_are_its_own_failure() {
+    let server = Server::start(&["--ttft", "300ms", "--itl", "1ms"]);
+    let bench = Bench::new();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", r#"ulimit -n 60; exec "$0" "$@""#]).arg(acceptance::program());
+    command.args(["run", "--endpoint", &server.url, "--model", "m", "--workdir", "w"]);
+    command.args(["--rate", "400", "--duration", "1s", "--output-tokens", "2"]);
+    let ended = acceptance::Running::start(command.current_dir(bench.path(""))).wait().expect(7);
+    let failed = bench.summary()["total"]["errors"]["client"].as_u64().unwrap();
+    assert!(failed > 100, "{failed}");
+    let shown = ended.output();
+    for text in ["lacked open files", "ulimit -n"] {
+        assert!(shown.contains(text), "{text}: {shown}");
+    }
+}

@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             scheduled: Some(n),
             unsent: 0,
             capped: 0,
+            exhausted: false,
         };
         collector.add(Entry::Event(Event::Stage(StagePhase::End(end))));
     }

@@ -230,11 +230,15 @@ fn label(part: &Part) -> Option<String> {
                 limit_in_flight(part)
                     .map_or_else(|| "requests".to_owned(), |limit| limit.to_string()),
             );
+            let unsent = part.stage.end.as_ref().map_or(0, |end| end.unsent);
             if part.capped_share() > 0.01 {
                 label.push_str(
-                    "; latencies from the moment of sending are those of a closed loop, scheduled \
-                     ones are right",
+                    "; latencies from the moment of sending are those of a closed loop, ",
                 );
+                label.push_str(&match unsent {
+                    0 => "scheduled ones are right".to_owned(),
+                    n => format!("and scheduled ones lack those of {n} that were never sent"),
+                });
             }
             Some(label)
         }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use url::Url;
 
 /// What the user wants.
@@ -424,6 +425,11 @@ impl Experiment {
     /// The API that is spoken.
     pub(crate) fn api(&self) -> load::Api {
         if self.target.api == "completions" { load::Api::Completions } else { load::Api::Chat }
+    }
+
+    /// How long an answer may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_nanos(self.target.timeout_ns)
     }
 
     /// How TLS certificates are checked.

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How often it is looked whether the user has interrupted.
 const TICK: Duration = Duration::from_millis(50);
+/// An answer that takes longer is none.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How to ask a target.
 #[derive(Debug)]
@@ -103,13 +105,14 @@ pub(crate) fn signed(mut request: RequestBuilder, secrets: &Secrets) -> RequestB
 }
 
 impl<'a> Probe<'a> {
-    /// A way to ask this endpoint, as the load will.
+    /// A way to ask this endpoint, as the load will. No answer is waited for longer than the load would.
     pub(crate) fn new(
         endpoint: &'a Endpoint,
         secrets: &'a Secrets,
         tls: &load::Tls,
+        timeout: Duration,
     ) -> Result<Self> {
-        let client = client_of(tls, Duration::from_secs(30))?;
+        let client = client_of(tls, timeout.min(PATIENCE))?;
         Ok(Self { client, endpoint, secrets })
     }
 
@@ -319,7 +322,7 @@ mod tests {
         let endpoint = Endpoint::parse(&format!("{scheme}://{address}")).unwrap();
         let secrets = Secrets::default();
         let tls = load::Tls { ca_file: None, insecure: false };
-        let error = Probe::new(&endpoint, &secrets, &tls).unwrap().models().unwrap_err();
+        let error = Probe::new(&endpoint, &secrets, &tls, PATIENCE).unwrap().models().unwrap_err();
         server.join().unwrap();
         error.to_string()
     }

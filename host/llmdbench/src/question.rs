@@ -54,7 +54,8 @@ impl Question {
     /// When nothing answers, or the target does not have the model.
     pub(crate) fn ask(&self, secrets: &Secrets) -> Result<Answer> {
         let endpoint = parse(&self.endpoint)?;
-        let probe = Probe::new(&endpoint, secrets, &self.experiment.tls())?;
+        let probe =
+            Probe::new(&endpoint, secrets, &self.experiment.tls(), self.experiment.timeout())?;
         check_model(&probe, &self.model)?;
         let completion = probe.completion(
             self.experiment.api(),

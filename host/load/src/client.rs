@@ -38,6 +38,9 @@ const ADDRESS_TIMEOUT: Nanos = 2_500_000_000;
 const READ_SIZE: usize = 64 * 1024;
 /// Bytes of one connection before the others have their turn: more than a model says at a time.
 const TURN: usize = 4 * READ_SIZE;
+/// Pauses of closed loops after a connection that could not be opened: the first of a row, and the longest.
+const FIRST_PAUSE: Nanos = 5_000_000;
+const LONGEST_PAUSE: Nanos = 1_000_000_000;
 /// Connections that a load thread opens at the same time; servers drop what comes in a storm.
 const OPENING: usize = 64;
 
@@ -77,6 +80,8 @@ struct Pool {
     used: Cell<usize>,
     /// How many are being opened ahead of need.
     coming: Cell<usize>,
+    /// How many in a row could not be opened.
+    failing: Cell<u32>,
 }
 
 struct Socket {
@@ -139,6 +144,7 @@ impl Client {
             idle: RefCell::default(),
             used: Cell::new(0),
             coming: Cell::new(0),
+            failing: Cell::new(0),
         };
         Self {
             pools: shared.plan.target.endpoints.iter().map(pool).collect(),
@@ -467,11 +473,21 @@ impl Client {
                 Err(format!("no connection within {} s", CONNECT_TIMEOUT / 1_000_000_000))
             }
         };
+        let pool = &self.pools[endpoint];
+        pool.failing.set(if outcome.is_err() { pool.failing.get().saturating_add(1) } else { 0 });
         if outcome.is_err() && step == FailureKind::Connect {
-            self.pools[endpoint].addresses.forget();
+            pool.addresses.forget();
         }
         let endpoint = &self.shared.plan.target.endpoints[endpoint];
         outcome.map_err(|reason| Failure::new(step, format!("{}: {reason}", endpoint.authority())))
+    }
+
+    /// So long whoever asks again when it has failed waits before that: a server that is down gets no storm of connections
+    /// from loops that would try at once.
+    pub(crate) fn pause_of_failure(&self, endpoint: usize) -> Nanos {
+        FIRST_PAUSE
+            .saturating_mul(1 << self.pools[endpoint].failing.get().min(16))
+            .min(LONGEST_PAUSE)
     }
 
     /// Opens a connection; `step` says what it is at.
@@ -490,7 +506,10 @@ impl Client {
             let until = self.shared.clock.now() + limit;
             outcome = tokio::select! {
                 biased;
-                reached = self.reach(address) => reached.map_err(|error| error.to_string()),
+                reached = self.reach(address) => reached.map_err(|error| {
+                    *step = if is_own_lack(&error) { FailureKind::Client } else { *step };
+                    error.to_string()
+                }),
                 () = self.alarm.sleep_until(until) => {
                     Err(format!("{} does not answer", address.ip()))
                 }
@@ -564,4 +583,11 @@ impl Client {
         })
         .await
     }
+}
+
+/// Whether this machine, or what it grants the program, is why there is no connection.
+fn is_own_lack(error: &io::Error) -> bool {
+    use nix::errno::Errno::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let lacks = [EMFILE, ENFILE, EADDRNOTAVAIL, EAGAIN, ENOBUFS, ENOMEM];
+    error.raw_os_error().is_some_and(|code| lacks.iter().any(|&errno| errno as i32 == code))
 }

@@ -3,7 +3,7 @@
 
 use crate::journal::Note;
 use crate::open;
-use crate::plan::{Arrival, Nanos, Ramped, Stage};
+use crate::plan::{Arrival, Nanos, Ramped, Stage, Stop};
 use crate::ring::Supply;
 use crate::run::{Ending, Shared};
 use crate::stage::{Active, StageNow, is_closed};
@@ -180,6 +180,7 @@ impl Conductor {
             scheduled,
             unsent: scheduled.map_or(0, |scheduled| scheduled.saturating_sub(sent)),
             capped: stage.capped.load(Relaxed),
+            exhausted: stage.exhausted.load(Relaxed) && wants_more(&stage.plan),
         })));
     }
 
@@ -356,6 +357,18 @@ fn connections_ahead(plan: &Stage) -> usize {
         Arrival::Trace(_) | Arrival::Schedule(_) => 1,
     };
     wanted.clamp(1, most.clamp(1, MOST)) as usize
+}
+
+/// Whether something else than the end of the workload was to end a stage.
+fn wants_more(stage: &Stage) -> bool {
+    let Stop { after, sessions, requests, .. } = stage.stop;
+    let by_time = match stage.arrival {
+        // Its sessions say how long it is.
+        Arrival::Trace(_) => false,
+        Arrival::Schedule(_) => true,
+        _ => after.is_some(),
+    };
+    by_time || sessions.is_some() || requests.is_some()
 }
 
 #[cfg(test)]

@@ -149,7 +149,10 @@ impl Pacer<'_> {
                     let job = Job::prepare(&self.conductor.shared, session);
                     return job.map_or(Next::Over, Next::Job);
                 }
-                Taken::Exhausted => return Next::Exhausted,
+                Taken::Exhausted => {
+                    self.stage.exhausted.store(true, Relaxed);
+                    return Next::Exhausted;
+                }
                 Taken::Empty => {}
             }
             let over = self.conductor.shared.clock.now() >= self.stage.deadline();

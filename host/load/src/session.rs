@@ -344,9 +344,8 @@ impl<'a> UnderWay<'a> {
             asked_output_tokens: asked.output_tokens,
             connection: talk.connection,
             retries: talk.retries.into(),
-            error: outcome.err().map(|failure| Failure {
-                message: hide::secrets(&shared.plan.target, failure.message),
-                ..failure
+            error: outcome.err().map(|Failure { kind, message }| {
+                Failure::new(kind, hide::secrets(&shared.plan.target, message)).cut()
             }),
             model,
             labels,

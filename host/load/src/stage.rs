@@ -33,6 +33,8 @@ pub(crate) struct StageNow {
     active: AtomicUsize,
     pub(crate) first_turns_sent: AtomicU64,
     pub(crate) capped: AtomicU64,
+    /// The workload had no further session while more could have started.
+    pub(crate) exhausted: AtomicBool,
     /// When its last request ended; 0: none has.
     pub(crate) last_end: AtomicU64,
     /// No request may start any more, whatever `closing` still says.
@@ -74,6 +76,7 @@ impl StageNow {
             active: AtomicUsize::new(0),
             first_turns_sent: AtomicU64::new(0),
             capped: AtomicU64::new(0),
+            exhausted: AtomicBool::new(false),
             last_end: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),

@@ -222,7 +222,13 @@ async fn next_job(
     closing: &mut watch::Receiver<bool>,
 ) -> Option<Box<Job>> {
     let session = match stage.start_session() {
-        true => before_close(closing, stage.supply.take()).await.flatten(),
+        true => {
+            let taken = before_close(closing, stage.supply.take()).await;
+            if matches!(taken, Some(None)) && stage.is_open() {
+                stage.exhausted.store(true, Relaxed);
+            }
+            taken.flatten()
+        }
         false => None,
     };
     let Some(session) = session else {

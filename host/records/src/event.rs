@@ -63,6 +63,9 @@ pub struct StageEnd {
     /// First turns that had to wait for a limit of sessions or requests under way.
     #[serde(default)]
     pub capped: u64,
+    /// The workload had no further session, though the stage was to go on.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub exhausted: bool,
 }
 
 /// What a load generator did not send as planned: it was lost, or began stages without the others.
@@ -146,4 +149,9 @@ pub enum EndReason {
     Aborted,
     /// A plugin failed while load ran.
     PluginFailed,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }

@@ -197,6 +197,7 @@ impl<W: Write> Merge<W> {
                 scheduled: whole.scheduled.zip(end.scheduled).map(|(a, b)| a + b),
                 unsent: whole.unsent + end.unsent,
                 capped: whole.capped + end.capped,
+                exhausted: whole.exhausted || end.exhausted,
             },
         });
         if ends.count == of { ends.write(&mut self.out) } else { Ok(()) }
@@ -307,6 +308,7 @@ mod tests {
             scheduled: Some(scheduled),
             unsent,
             capped: 0,
+            exhausted: false,
         };
         Entry::Event(Event::Stage(StagePhase::End(end)))
     }

@@ -157,6 +157,8 @@ pub enum FailureKind {
     ServerError,
     /// A good status and an ended stream without one output token.
     EmptyAnswer,
+    /// The load generator lacked what a connection needs: open files, ports, memory.
+    Client,
     /// The client broke it off: at the end of a stage's drain, on interrupt, or as the workload
     /// asked.
     Cancelled,
@@ -164,7 +166,7 @@ pub enum FailureKind {
 
 impl FailureKind {
     /// Every kind, in the order of reports.
-    pub const ALL: [FailureKind; 9] = [
+    pub const ALL: [FailureKind; 10] = [
         Self::Connect,
         Self::Tls,
         Self::Timeout,
@@ -173,6 +175,7 @@ impl FailureKind {
         Self::BadStream,
         Self::ServerError,
         Self::EmptyAnswer,
+        Self::Client,
         Self::Cancelled,
     ];
 
@@ -188,6 +191,7 @@ impl FailureKind {
             Self::BadStream => "bad_stream",
             Self::ServerError => "server_error",
             Self::EmptyAnswer => "empty_answer",
+            Self::Client => "client",
             Self::Cancelled => "cancelled",
         }
     }
@@ -196,14 +200,17 @@ impl FailureKind {
 impl Failure {
     const LONGEST_MESSAGE: usize = 2048;
 
-    /// A failure whose message is cut to a bounded length.
+    /// A failure.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        if message.len() > Self::LONGEST_MESSAGE {
-            let end = (0..=Self::LONGEST_MESSAGE).rev().find(|&i| message.is_char_boundary(i));
-            message.truncate(end.unwrap_or(0));
-        }
-        Self { kind, message }
+        Self { kind, message: message.into() }
+    }
+
+    /// As it is recorded: with a message of bounded length. What is to be hidden in it, is to be hidden before, for half
+    /// of it would not be found any more.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        self.message.truncate(self.message.floor_char_boundary(Self::LONGEST_MESSAGE));
+        self
     }
 }
 

@@ -171,7 +171,7 @@ fn stage(entry: &Entry, load: Load, arrival: Arrival, name: String) -> Stage {
         },
         warm_up: entry.warm_up,
         quantum: entry.quantum.map(Into::into),
-        drain: Some(entry.drain.into()),
+        drain: entry.drain.map(Into::into),
         cool_down: entry.pause.into(),
         workload_settings: entry.workload.as_ref().map(|settings| {
             serde_json::to_string(settings).expect("a JSON object can always be written")

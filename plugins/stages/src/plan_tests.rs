@@ -191,9 +191,9 @@ fn what_a_stage_says_beyond_its_load_is_kept() {
 }
 
 #[test]
-fn requests_under_way_are_given_thirty_seconds_by_default() {
+fn requests_under_way_may_end_by_default() {
     let settings = serde_json::from_value(json!({"stages": [{"rate": 1, "for": "1s"}]})).unwrap();
-    assert_eq!(plan(&settings).unwrap().stages[0].drain, Some(30_000_000_000));
+    assert_eq!(plan(&settings).unwrap().stages[0].drain, None);
 }
 
 #[test]

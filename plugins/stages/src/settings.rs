@@ -45,8 +45,7 @@ pub(crate) struct Entry {
     pub(crate) max_in_flight: Option<u32>,
     #[serde(default)]
     pub(crate) warm_up: bool,
-    #[serde(default = "default_drain")]
-    pub(crate) drain: Duration,
+    pub(crate) drain: Option<Duration>,
     #[serde(default)]
     pub(crate) pause: Duration,
     pub(crate) quantum: Option<Duration>,
@@ -91,8 +90,4 @@ pub(crate) enum Curve {
     #[default]
     Linear,
     Exponential,
-}
-
-fn default_drain() -> Duration {
-    Duration::from_secs(30)
 }

@@ -9,7 +9,7 @@ use crate::statistics::{P50, P90, P95, P99, Percentile, sorted};
 use crate::steady::{self, Trend};
 use crate::summarise::{Part, limit_in_flight};
 use crate::summary::{Pace, StageSummary};
-use records::{ClientSample, Connection, EndReason, LoopKind, ThreadSample};
+use records::{ClientSample, Connection, EndReason, FailureKind, LoopKind, ThreadSample};
 use std::collections::BTreeMap;
 
 /// A stage.
@@ -224,6 +224,16 @@ pub(super) fn unsent(e: &Evidence) -> Found {
     let due = e.part.due();
     let missing = due.saturating_sub(e.part.due_and_started() + FREE);
     (due > 0).then(|| (missing as f64 / due as f64, due as usize))
+}
+
+pub(super) fn client_failed(e: &Evidence) -> Found {
+    let n = e.part.measured().count();
+    let failed = e.part.measured().filter(|r| r.failure == Some(FailureKind::Client)).count();
+    (n > 0).then(|| (failed as f64 / n as f64, n))
+}
+
+pub(super) fn workload_ended(e: &Evidence) -> Found {
+    e.part.stage.end.as_ref().filter(|end| end.exhausted).map(|_| (1.0, 0))
 }
 
 /// By what share the arrivals of a whole stage are more or fewer than its rate and length say.

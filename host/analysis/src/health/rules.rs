@@ -239,6 +239,28 @@ pub(super) const RULES: &[Rule] = &[
         ..RULE
     },
     Rule {
+        name: "client_failed",
+        what: "requests that failed because the load generator lacked open files, ports or memory",
+        suspect: 0.0,
+        invalid: 0.01,
+        least: 1,
+        measure: Stage(evidence::client_failed),
+        cure: "the load generator, not the server, failed them: raise its limit of open files (`ulimit -n`), or spread \
+            the load over more machines",
+        ..RULE
+    },
+    Rule {
+        name: "workload_ended",
+        about: Load,
+        what: "the workload had no further session, though the stage was to go on",
+        suspect: 0.0,
+        least: 0,
+        shown: Fact,
+        measure: Stage(evidence::workload_ended),
+        cure: "fewer requests were sent than were asked for: take a longer data set or repeat it, or ask for fewer",
+        ..RULE
+    },
+    Rule {
         name: "not_as_planned",
         about: Load,
         what: "parts of the planned load, one for each stage and load generator, of generators that \

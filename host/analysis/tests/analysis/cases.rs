@@ -183,6 +183,7 @@ fn waiting_for_a_limit_in_flight_is_seen_from_due_and_is_not_a_slow_client() {
         scheduled: Some(8),
         unsent: 0,
         capped: 7,
+        exhausted: false,
     });
     run.completed(4_000);
     let summary = run.analyse(&slo(&[])).summary;

@@ -49,6 +49,7 @@ fn a_stage_is_not_judged_by_the_load_of_the_one_before() {
             scheduled: None,
             unsent: 0,
             capped: 0,
+            exhausted: false,
         };
         for number in 0..2 {
             run.begin(number as u32, number * 12_000);

@@ -209,6 +209,7 @@ fn closed_loop(concurrency: u32, records: Vec<Record>) -> Run {
         scheduled: None,
         unsent: 0,
         capped: 0,
+        exhausted: false,
     });
     run.completed(20_200);
     run
@@ -233,6 +234,34 @@ fn a_closed_loop_is_judged_by_the_time_until_it_asks_again() {
     check(&judged(|_| 5), &[("closed_loop_gap", Verdict::Suspect)]);
     check(&judged(|_| 17), &[("closed_loop_gap", Verdict::Invalid)]);
     check(&judged(|i| if i == 50 { 90 } else { 0 }), &[]);
+}
+
+#[test]
+fn what_the_client_had_no_means_for_and_a_workload_that_ended_early_are_told_apart() {
+    let failing = |failed: u64| {
+        let record = |i: u64| match i < failed {
+            false => answer(i * 100, &[i * 100 + 80, i * 100 + 90], i * 100 + 100),
+            true => Record {
+                error: Some(records::Failure::new(
+                    records::FailureKind::Client,
+                    "too many open files",
+                )),
+                ..answer(i * 100, &[], i * 100 + 1)
+            },
+        };
+        Run::open(20_000, (0..200).map(record).collect()).analyse(&slo(&[])).summary.health
+    };
+    check(&failing(0), &[]);
+    check(&failing(1), &[("client_failed", Verdict::Suspect)]);
+    check(&failing(20), &[("client_failed", Verdict::Invalid)]);
+    let few = (0..4).map(|i| answer(i * 100, &[i * 100 + 80], i * 100 + 100)).collect();
+    let mut run = closed_loop(2, few);
+    let end = run.entries.iter_mut().find_map(|entry| match entry {
+        Entry::Event(Event::Stage(StagePhase::End(end))) => Some(end),
+        _ => None,
+    });
+    end.expect("the stage has ended").exhausted = true;
+    check(&run.analyse(&slo(&[])).summary.health, &[("workload_ended", Verdict::Suspect)]);
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Run {
             scheduled: Some(scheduled),
             unsent: 0,
             capped: 0,
+            exhausted: false,
         });
     }
 

@@ -82,6 +82,7 @@ fn a_closed_loop_has_no_scheduled_metrics_and_says_how_to_read_it() {
         scheduled: None,
         unsent: 0,
         capped: 0,
+        exhausted: false,
     });
     run.completed(110);
     let analysis = run.analyse(&slo(&[]));
@@ -126,6 +127,7 @@ fn a_run_that_was_interrupted_is_partial_and_does_not_blame_the_client_for_what_
         scheduled: Some(1_000),
         unsent: 900,
         capped: 0,
+        exhausted: false,
     });
     let reason = EndReason::Interrupted;
     run.entries.push(Entry::Event(Event::End { at: 1_000 * MS, reason, message: String::new() }));

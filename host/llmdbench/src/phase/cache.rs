@@ -100,7 +100,7 @@ pub(crate) fn make_ready(
         CacheWish::Cold => {
             let mut all_reset = true;
             for endpoint in endpoints {
-                let probe = Probe::new(endpoint, secrets, &experiment.tls())?;
+                let probe = Probe::new(endpoint, secrets, &experiment.tls(), experiment.timeout())?;
                 all_reset &= reset(&probe, endpoint, &mut ready.resets)?;
             }
             if all_reset {

@@ -65,7 +65,7 @@ pub(crate) fn measure(size: &Size, printer: &Printer) -> Result<Calibration> {
 
     let log = folder.path().join("truth.jsonl");
     printer.step(&format!(
-        "error: {RATE} requests/s of {OUTPUT_TOKENS} tokens for {} s",
+        "errors of times: {RATE} requests/s of {OUTPUT_TOKENS} tokens for {} s",
         size.length.as_secs()
     ));
     let server = Simulator::start(Some(&log))?;

@@ -52,6 +52,7 @@ pub(crate) fn run(
         endpoints.first().ok_or_else(|| Error::unexpected("the target has no endpoint"))?,
         &prepared.secrets,
         &experiment.tls(),
+        experiment.timeout(),
     )?;
     if let Some(note) = check_model(&probe, &target.model)? {
         printer.warning(&note);
@@ -270,6 +271,7 @@ fn follow(
 fn line(p: &load::Progress, stages: usize) -> String {
     let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
     let time = match p.stage_length {
+        Some(length) if p.stage_elapsed > length => "over, waits for the last answers".to_owned(),
         Some(length) => format!(
             "{} left",
             unit::show(Duration::from_secs(length.saturating_sub(p.stage_elapsed).as_secs()))

@@ -100,6 +100,13 @@ fn a_server_that_repeats_a_secret_leaves_none_in_the_record() {
     let done = run(plan);
     let error = done.records()[0].error.clone().unwrap();
     assert_eq!(error.message, "bad key: Bearer (hidden); team (hidden)");
+    // A message is cut where a secret stands.
+    let echo = format!("{}s3cret and more", "x".repeat(2_045));
+    let server = Server::start(vec![Script::body("500 Oops", "text/plain", &echo)]);
+    let mut plan = self::plan(&server.url(), vec![closed(1)]);
+    plan.target.api_key = Some("s3cret".to_owned().into());
+    let message = run(plan).records()[0].error.clone().unwrap().message;
+    assert!(message.len() <= 2_048 && message.ends_with("x(hi"), "{message}");
 }
 
 #[test]

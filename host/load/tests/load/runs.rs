@@ -90,6 +90,27 @@ fn what_never_left_when_time_was_up_is_counted() {
 }
 
 #[test]
+fn a_workload_that_ends_before_its_stage_is_told_of() {
+    let server = Server::start(vec![Script::answer(1, 2)]);
+    let told = |stage: Stage, given: u64| {
+        let feeds = vec![feed((0..given).map(session))];
+        let done = begin(plan(&server.url(), vec![stage]), feeds).finish();
+        assert_sound(&done);
+        (done.outcome.sent, done.stage_end(0).exhausted)
+    };
+    assert_eq!(told(closed(5), 3), (3, true));
+    assert_eq!(told(closed(3), 3), (3, false));
+    assert_eq!(told(open(100.0, sessions(5)), 3), (3, true));
+    assert_eq!(told(open(100.0, after(200)), 3), (3, true));
+    // Nothing but the workload was to end it.
+    let unlimited = || Stage { stop: Stop::default(), ..closed(0) };
+    assert_eq!(told(unlimited(), 3), (3, false));
+    assert_eq!(told(Stage { arrival: Arrival::Trace(1.0), ..unlimited() }, 3), (3, false));
+    let times = Arrival::Schedule((0..5).map(|i| i * MS).collect());
+    assert_eq!(told(Stage { arrival: times, ..unlimited() }, 3), (3, true));
+}
+
+#[test]
 fn a_closed_loop_keeps_its_slots_busy_and_nobody_is_due() {
     let server = Server::start(vec![Script::answer(5, 20)]);
     let stage = Stage { concurrency: Some(4), ..closed(20) };

@@ -392,6 +392,22 @@ fn broken_connections_are_told_apart() {
 }
 
 #[test]
+fn loops_whose_server_is_down_make_no_storm() {
+    let refused = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let stop = load::Stop { after: Some(2 * SECOND), ..load::Stop::default() };
+    let stage = load::Stage { concurrency: Some(8), stop, ..closed(0) };
+    let done = run(plan(&refused, vec![stage]));
+    let records = done.records();
+    assert!(records.iter().all(|r| r.error.as_ref().unwrap().kind == FailureKind::Connect));
+    // Each tries at once, and then less and less often.
+    assert!((8..100).contains(&records.len()), "{}", records.len());
+    assert!(records.iter().any(|r| r.finished - r.started >= 300 * MS));
+}
+
+#[test]
 fn requests_that_take_too_long_or_are_to_be_broken_off_end_in_time() {
     let server = Server::start(vec![Script::stream().content(1, "a").content(5_000, "b")]);
     let mut impatient = plan(&server.url(), vec![closed(1)]);
