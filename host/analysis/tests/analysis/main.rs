@@ -3,6 +3,7 @@
 mod cases;
 mod charts;
 mod client;
+mod closed;
 mod health;
 mod report;
 mod run;
