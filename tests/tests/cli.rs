@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 use acceptance::{Bench, root};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -176,4 +177,14 @@ fn what_fails_is_told_in_json_too_and_leaves_standard_output_empty() {
     let told: Value = serde_json::from_str(&ended.stderr).unwrap();
     assert_eq!(told["exit"], 2);
     assert!(told["problems"][0]["message"].to_string().contains("no-such.yaml"), "{told}");
+}
+
+#[test]
+fn the_simulated_server_says_where_it_is_to_programs_too() {
+    let bench = Bench::new();
+    let mut server = bench.start(&["sim", "--port", "0", "--output", "json"]);
+    server.wait_for("simulated server: ");
+    server.signal(Signal::SIGTERM);
+    let said: Value = serde_json::from_str(&server.wait().expect(0).stdout).unwrap();
+    assert!(said["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{said}");
 }

@@ -221,24 +221,26 @@ impl Framing {
         let mut length = None;
         let mut chunked = false;
         for header in response.headers.iter() {
-            let value = || String::from_utf8_lossy(header.value).trim().to_ascii_lowercase();
-            let has = |word: &str| value().split(',').any(|item| item.trim() == word);
-            let written = || Some(String::from_utf8_lossy(header.value).into_owned());
-            match header.name.to_ascii_lowercase().as_str() {
-                "content-type" => {
-                    head.content_type = value().split(';').next().unwrap_or("").trim().to_owned();
-                }
-                "content-encoding" if ["identity", ""].contains(&&*value()) => {}
-                "content-encoding" => head.content_encoding = Some(value()),
-                "location" => head.location = written(),
-                "retry-after" => head.retry_after = written(),
-                "content-length" => {
-                    length = Some(value().parse::<u64>().map_err(|_| Malformed::Length)?);
-                }
-                "transfer-encoding" => chunked = has("chunked"),
-                "connection" if has("close") => keep_alive = false,
-                "connection" if has("keep-alive") => keep_alive = true,
-                _ => {}
+            let is = |name| header.name.eq_ignore_ascii_case(name);
+            let written = String::from_utf8_lossy(header.value);
+            let value = written.trim();
+            let has = |word| value.split(',').any(|item| item.trim().eq_ignore_ascii_case(word));
+            if is("content-type") {
+                let kind = value.split(';').next().unwrap_or("").trim();
+                head.content_type = kind.to_ascii_lowercase();
+            } else if is("content-encoding") {
+                let coding = value.to_ascii_lowercase();
+                head.content_encoding = Some(coding).filter(|c| !["identity", ""].contains(&&**c));
+            } else if is("location") {
+                head.location = Some(written.into_owned());
+            } else if is("retry-after") {
+                head.retry_after = Some(written.into_owned());
+            } else if is("content-length") {
+                length = Some(value.parse::<u64>().map_err(|_| Malformed::Length)?);
+            } else if is("transfer-encoding") {
+                chunked = has("chunked");
+            } else if is("connection") {
+                keep_alive = !has("close") && (keep_alive || has("keep-alive"));
             }
         }
         let state = match length {

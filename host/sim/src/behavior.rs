@@ -150,6 +150,8 @@ impl Behavior {
         for rule in &self.faults {
             require((0.0..=1.0).contains(&rule.rate), "faults.rate", rule.rate, "0 to 1")?;
         }
+        let all: f64 = self.faults.iter().map(|rule| rule.rate).sum();
+        require(all <= 1.0 + 1e-9, "faults.rate", all, "0 to 1 of all together")?;
         let counts = [
             ("max_running", self.max_running),
             ("block_size", self.block_size),
@@ -283,6 +285,8 @@ mod tests {
         check(r#"{"max_running":0}"#, Err("`max_running: 0`"));
         check(r#"{"model":""}"#, Err("`model: \"\"`"));
         check(r#"{"faults":[{"fault":"cut","rate":2}]}"#, Err("`faults.rate: 2`"));
+        let both = r#"{"faults":[{"fault":"cut","rate":0.75},{"fault":"reset","rate":0.5}]}"#;
+        check(both, Err("`faults.rate: 1.25`"));
         check(r#"{"faults":[{"fault":"explode","rate":1}]}"#, Err("`explode`"));
         check(r#"{"quirks":["crlf","gzip"]}"#, Ok(()));
         check(r#"{"quirks":["odd"]}"#, Err("unknown variant `odd`"));

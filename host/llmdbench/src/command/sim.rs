@@ -4,6 +4,7 @@ use crate::error::{Error, Exit, Result};
 use crate::printer::Printer;
 use crate::{interrupt, unit};
 use clap::Args;
+use serde_json::json;
 use sim::{Behavior, CacheReset, FAULTS, FaultRule, QUIRKS, Quirk, QuirkError};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -129,12 +130,13 @@ pub(crate) fn run(args: &SimArgs, printer: &Printer) -> Result<Exit> {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| {
             Error::usage(format!("cannot listen at {}:{}", args.host, args.port))
                 .because(error)
-                .hint("choose another --port; 0 takes a free one")
+                .hint("take another --port, 0 for a free one, or an address of this machine as --host")
         })?;
         let at = listener
             .local_addr()
             .map_err(|error| Error::unexpected("cannot listen").because(error))?;
         printer.step(&format!("simulated server: model {} at http://{at}", args.model));
+        printer.facts(|| json!({"model": args.model, "url": format!("http://{at}")}));
         let stopped = async {
             while interrupt::count() == 0 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
