@@ -338,7 +338,7 @@ impl LoadArgs {
             let name = match (self.rate.is_empty(), self.is_trace()) {
                 (false, _) => "--rate",
                 (true, true) => "--dataset",
-                (true, false) => "--concurrency",
+                (true, false) => self.part_of_a_load().unwrap_or("--concurrency"),
             };
             layer.set("harness.settings.stages", name, Value::Array(stages));
         }
@@ -381,6 +381,20 @@ impl LoadArgs {
         layer.set("workload.settings.file", "--dataset", json!(file));
     }
 
+    /// The flag that says something of a load and not how it is made. None: there is none, or
+    /// another flag says the rest.
+    pub(crate) fn part_of_a_load(&self) -> Option<&'static str> {
+        if !self.rate.is_empty() || !self.concurrency.is_empty() || self.is_trace() {
+            return None;
+        }
+        let parts = [
+            ("--duration", self.duration.is_some()),
+            ("--requests", self.requests.is_some()),
+            ("--arrival", self.arrival.is_some()),
+        ];
+        parts.into_iter().find_map(|(flag, is_typed)| is_typed.then_some(flag))
+    }
+
     /// Whether what is sent has times of its own.
     fn is_trace(&self) -> bool {
         let named = self.workload.as_deref();
@@ -390,7 +404,6 @@ impl LoadArgs {
 
     /// The stages that the options describe. None: they describe none.
     fn stages(&self) -> Result<Option<Vec<Value>>> {
-        let shaped = self.duration.is_some() || self.requests.is_some() || self.arrival.is_some();
         if self.rate.is_empty() && self.concurrency.len() < 2 && self.is_trace() {
             let mut stage = json!({"arrival": "trace"});
             let mut set = |name: &str, value: Option<Value>| {
@@ -404,7 +417,7 @@ impl LoadArgs {
             set("concurrency", self.concurrency.first().map(|n| json!(n)));
             return Ok(Some(vec![stage]));
         }
-        if self.rate.is_empty() && self.concurrency.is_empty() && !shaped {
+        if self.rate.is_empty() && self.concurrency.is_empty() && self.part_of_a_load().is_none() {
             return Ok(None);
         }
         if self.rate.len() > 1 && self.concurrency.len() > 1 {

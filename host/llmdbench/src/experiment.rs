@@ -154,11 +154,27 @@ pub(crate) fn as_script() -> Layer {
     layer
 }
 
+/// The names of the plugins that make the load.
+#[derive(Debug)]
+pub(crate) struct LoadPlugins {
+    pub(crate) harness: String,
+    pub(crate) workload: String,
+}
+
+/// The plugins that the layers lead to.
+pub(crate) fn plugins_of(layers: &[Layer]) -> LoadPlugins {
+    let (Ok(settings) | Err((settings, _))) = settings::resolve(layers.to_vec());
+    let harness = harness(&settings).to_owned();
+    // The one that reads profiles is a workload as well.
+    let is_own = harness == FMPERF && !settings.is_set("workload.plugin");
+    let named = settings.text("workload.plugin").unwrap_or_default();
+    let workload = if is_own { FMPERF } else { named }.to_owned();
+    LoadPlugins { harness, workload }
+}
+
 /// The harness that the layers lead to.
 pub(crate) fn harness_of(layers: &[Layer]) -> String {
-    match settings::resolve(layers.to_vec()) {
-        Ok(settings) | Err((settings, _)) => harness(&settings).to_owned(),
-    }
+    plugins_of(layers).harness
 }
 
 /// The name that stands for no scenario, whatever weaker sources name.

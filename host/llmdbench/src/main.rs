@@ -24,6 +24,7 @@ mod permit;
 mod phase;
 mod plan;
 mod plugins;
+mod precedence;
 mod prepare;
 mod printer;
 mod probe;

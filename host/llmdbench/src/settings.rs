@@ -146,6 +146,14 @@ impl Layer {
         self
     }
 
+    /// Takes away what it says at a JSON pointer.
+    pub(crate) fn remove(&mut self, pointer: &str) {
+        let Some((outer, key)) = pointer.rsplit_once('/') else { return };
+        if let Some(map) = self.value.pointer_mut(outer).and_then(Value::as_object_mut) {
+            map.remove(key);
+        }
+    }
+
     /// What it says at a JSON pointer.
     pub(crate) fn get(&self, pointer: &str) -> Option<&Value> {
         self.value.pointer(pointer)

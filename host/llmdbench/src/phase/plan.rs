@@ -8,6 +8,7 @@ use crate::experiment::{self, Experiment};
 use crate::permit;
 use crate::plan::{Finding, Plan, PluginUse, Step, WorkloadOutline};
 use crate::plugins::{Plugins, plugin_error};
+use crate::precedence;
 use crate::prepare::{self, Preparation};
 use crate::printer::Printer;
 use crate::secrets::Secrets;
@@ -70,11 +71,11 @@ pub(crate) fn settle(
     if let Some(folder) = &experiment.standing {
         layers.extend(experiment::of_stack(folder)?);
     }
-    let harness = experiment::harness_of(&layers);
-    if let (Some(load), Some(flags)) = (load, layers.first_mut()) {
-        load.fill_dataset(flags, harness == experiment::FMPERF);
-    }
-    if load.is_none() && harness == "stages" {
+    if let Some(load) = load {
+        for warning in precedence::apply(load, &mut layers)? {
+            printer.warning(&warning);
+        }
+    } else if experiment::harness_of(&layers) == "stages" {
         let mut least = Layer::named(Source::Default);
         let one = serde_json::json!([{"concurrency": 1, "requests": 1}]);
         least.set("harness.settings.stages", "(no load)", one);
