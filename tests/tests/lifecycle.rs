@@ -53,8 +53,13 @@ fn assert_torn_down(bench: &Bench, pid: i32) {
 #[test]
 fn several_models_get_a_run_each_whatever_becomes_of_the_others() {
     let bench = bench(&experiment(20, "1s", "{ttft: 20ms, itl: 1ms}"));
-    let ended = bench.run(&["bench", "e.yaml", "-m", "a,b"]).expect(0);
-    ended.says("stack 1 of 2: local-a").says("stack 2 of 2: local-b").says("all runs: w");
+    let ended = bench.run(&["bench", "e.yaml", "-m", "a,b", "--output", "json"]).expect(0);
+    let ended =
+        ended.says("stack 1 of 2: local-a").says("stack 2 of 2: local-b").says("all runs: w");
+    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    for run in ["local-a", "local-b"] {
+        assert_eq!(told[run]["stages"][0]["name"], "rate-20", "one document: {told:#}");
+    }
     for (folder, model) in [("local-a", "a"), ("local-b", "b")] {
         let run: Value = bench.json(&format!("w/{folder}/results/run.json"));
         assert_eq!(run["target"]["model"], model, "{run:#}");

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How the program talks.
@@ -20,6 +20,8 @@ pub(crate) struct Printer {
     /// Details are told as well.
     verbose: AtomicBool,
     redaction: Mutex<Redaction>,
+    /// Results that are part of a larger one.
+    set_apart: Mutex<Option<Vec<Value>>>,
     /// Why a result did not reach standard output.
     lost: Mutex<Option<std::io::Error>>,
 }
@@ -27,7 +29,13 @@ pub(crate) struct Printer {
 impl Printer {
     /// A printer for people or, with `json`, for programs.
     pub(crate) fn new(json: bool, verbose: bool) -> Self {
-        Self { json, verbose: verbose.into(), redaction: Mutex::default(), lost: Mutex::default() }
+        Self {
+            json,
+            verbose: verbose.into(),
+            redaction: Mutex::default(),
+            set_apart: Mutex::default(),
+            lost: Mutex::default(),
+        }
     }
 
     /// Blots out these texts from now on.
@@ -43,7 +51,7 @@ impl Printer {
     /// The table of a run: as the analysis made it, colours included.
     pub(crate) fn table(&self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) {
         if self.json {
-            return self.to_stdout(&format!("{:#}", value()));
+            return self.document(value());
         }
         self.write(&self.redacted(&text()));
     }
@@ -51,7 +59,7 @@ impl Printer {
     /// A result: for people as text, for programs as JSON.
     pub(crate) fn result(&self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) {
         if self.json {
-            self.to_stdout(&format!("{:#}", value()));
+            self.document(value());
         } else {
             self.to_stdout(&text());
         }
@@ -60,8 +68,17 @@ impl Printer {
     /// A result that people were told of step by step.
     pub(crate) fn facts(&self, value: impl FnOnce() -> Value) {
         if self.json {
-            self.to_stdout(&format!("{:#}", value()));
+            self.document(value());
         }
+    }
+
+    /// Does a part of the work, and gives the results that programs would read of it rather than
+    /// print them. What is for people is printed.
+    pub(crate) fn set_apart<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<Value>) {
+        *self.parts() = Some(Vec::new());
+        let done = work();
+        let parts = self.parts().take();
+        (done, parts.unwrap_or_default())
     }
 
     /// A text that is the result in itself: a page, a script.
@@ -144,6 +161,17 @@ impl Printer {
     /// Whether colours may be used on standard output.
     pub(crate) fn colour(&self) -> bool {
         std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() && !self.json
+    }
+
+    fn document(&self, value: Value) {
+        match &mut *self.parts() {
+            Some(parts) => parts.push(value),
+            None => self.to_stdout(&format!("{value:#}")),
+        }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Option<Vec<Value>>> {
+        self.set_apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn to_stdout(&self, text: &str) {

@@ -5,6 +5,7 @@ use crate::error::{Exit, Result};
 use crate::experiment::Deploy;
 use crate::printer::Printer;
 use crate::translate::steps::file_part;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// One of the stacks that an experiment names.
@@ -39,7 +40,8 @@ pub(crate) fn stacks(deploy: &Deploy) -> Vec<Stack> {
 }
 
 /// Makes a run of each stack in a folder of its own below `root`. One that fails does not keep the others from theirs;
-/// the user does. Gives the worst end.
+/// the user does. Gives the worst end; programs get one document with the result of each run by its folder's name, null
+/// where it has none.
 ///
 /// # Errors
 /// None of its own: those of the runs are told when they come.
@@ -50,9 +52,12 @@ pub(crate) fn each(
     bench: &mut dyn FnMut(&Stack, &Path) -> Result<Exit>,
 ) -> Result<Exit> {
     let mut worst = Exit::Ok;
+    let mut results = Map::new();
     for (index, stack) in stacks.iter().enumerate() {
         printer.step(&format!("stack {} of {}: {}", index + 1, stacks.len(), stack.name()));
-        let exit = bench(stack, &root.join(stack.name())).unwrap_or_else(|error| {
+        let (ended, mut parts) = printer.set_apart(|| bench(stack, &root.join(stack.name())));
+        results.insert(stack.name(), parts.pop().unwrap_or_default());
+        let exit = ended.unwrap_or_else(|error| {
             printer.error(&error);
             error.exit
         });
@@ -61,6 +66,7 @@ pub(crate) fn each(
             break;
         }
     }
+    printer.facts(|| Value::Object(results));
     printer.step(&format!("all runs: {}", root.display()));
     Ok(worst)
 }
