@@ -281,11 +281,11 @@ pub(crate) fn resolve(
                     Some(_) if setting.kind == Kind::Plugin => weaker.push(value),
                     Some(_) => {}
                 },
-                Err((inner, message)) => {
-                    let at = format!("{pointer}{inner}");
-                    problems.push(
-                        Problem::new(format!("`{}`: {message}", path(&at))).at(layer.place(&at)),
-                    );
+                Err(wrong) => {
+                    let at = format!("{pointer}{}", wrong.at);
+                    let problem = Problem::new(format!("`{}`: {}", path(&at), wrong.message));
+                    let problem = problem.at(layer.place(&at));
+                    problems.push(wrong.hints.into_iter().fold(problem, Problem::hint));
                 }
             }
         }

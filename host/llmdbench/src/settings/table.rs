@@ -471,7 +471,7 @@ mod tests {
             let default = super::super::value::default(setting);
             if !default.is_null() {
                 super::super::value::check(setting.kind, &default, false)
-                    .unwrap_or_else(|(_, message)| panic!("{}: {message}", setting.path));
+                    .unwrap_or_else(|wrong| panic!("{}: {}", setting.path, wrong.message));
             }
         }
     }

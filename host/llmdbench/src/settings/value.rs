@@ -5,10 +5,25 @@ use crate::document::nearest;
 use crate::unit;
 use serde_json::{Map, Value};
 
-/// Checks a value; gives it in its final form, or the pointer within it and what is wrong.
-pub(super) fn check(kind: Kind, value: &Value, secret: bool) -> Result<Value, (String, String)> {
+/// What is wrong with a value.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    /// The JSON pointer within the value.
+    pub(super) at: String,
+    pub(super) message: String,
+    pub(super) hints: Vec<String>,
+}
+
+impl Wrong {
+    fn new(at: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { at: at.into(), message: message.into(), hints: Vec::new() }
+    }
+}
+
+/// Checks a value; gives it in its final form.
+pub(super) fn check(kind: Kind, value: &Value, secret: bool) -> Result<Value, Wrong> {
     let shown = if secret { "this value".to_owned() } else { format!("`{}`", plain(value)) };
-    let wrong = || (String::new(), format!("{shown} is not {}", kind.expected()));
+    let wrong = || Wrong::new("", format!("{shown} is not {}", kind.expected()));
     match (kind, value) {
         (Kind::Text, Value::String(_)) => Ok(value.clone()),
         (Kind::Text, Value::Number(_) | Value::Bool(_)) => Ok(Value::String(plain(value))),
@@ -29,7 +44,7 @@ pub(super) fn check(kind: Kind, value: &Value, secret: bool) -> Result<Value, (S
         (Kind::Duration, Value::String(_) | Value::Number(_)) => {
             match unit::duration(&plain(value)) {
                 Ok(_) => Ok(value.clone()),
-                Err(message) => Err((String::new(), message)),
+                Err(message) => Err(Wrong::new("", message)),
             }
         }
         (Kind::Choice(words), Value::String(_) | Value::Bool(_)) => {
@@ -40,21 +55,23 @@ pub(super) fn check(kind: Kind, value: &Value, secret: bool) -> Result<Value, (S
             let near = nearest(&text, words.iter().copied())
                 .map(|near| format!("; the nearest is `{near}`"))
                 .unwrap_or_default();
-            Err((String::new(), format!("{shown} is not {}{near}", kind.expected())))
+            Err(Wrong::new("", format!("{shown} is not {}{near}", kind.expected())))
         }
         (Kind::List, Value::String(text)) => Ok(list(text)),
         (Kind::List, Value::Array(items)) => match items.iter().position(|i| !i.is_string()) {
             None => Ok(value.clone()),
-            Some(i) => Err((format!("/{i}"), format!("`{}` is not a text", plain(&items[i])))),
+            Some(i) => {
+                Err(Wrong::new(format!("/{i}"), format!("`{}` is not a text", plain(&items[i]))))
+            }
         },
         (Kind::Map, Value::Object(map)) => {
             let mut texts = Map::new();
             for (name, value) in map {
                 match value {
                     Value::Object(_) | Value::Array(_) | Value::Null => {
-                        return Err((
+                        return Err(Wrong::new(
                             format!("/{}", crate::document::escape(name)),
-                            "the value is not a text".into(),
+                            "the value is not a text",
                         ));
                     }
                     _ => texts.insert(name.clone(), Value::String(plain(value))),
@@ -64,26 +81,33 @@ pub(super) fn check(kind: Kind, value: &Value, secret: bool) -> Result<Value, (S
         }
         (Kind::Json | Kind::Plugin, Value::Object(_)) => Ok(value.clone()),
         (Kind::Limits, Value::Object(map)) => limits(map),
+        (Kind::Limits | Kind::Map, Value::String(text)) => Err(match twice(text) {
+            Some(name) => Wrong::new("", format!("`{name}` is given twice")),
+            None => wrong(),
+        }),
         _ => Err(wrong()),
     }
 }
 
 /// Service-level objectives: known metric names, durations as values; given in milliseconds.
-fn limits(map: &Map<String, Value>) -> Result<Value, (String, String)> {
+fn limits(map: &Map<String, Value>) -> Result<Value, Wrong> {
     let mut checked = Map::new();
     for (name, value) in map {
         let at = format!("/{}", crate::document::escape(name));
         if !analysis::Slo::NAMES.contains(&name.as_str()) {
-            let near = nearest(name, analysis::Slo::NAMES.iter().copied())
-                .map(|near| format!("; the nearest name is `{near}`"))
-                .unwrap_or_default();
-            return Err((at, format!("there is no objective of this name{near}")));
+            let near = nearest(name, analysis::Slo::NAMES.iter().copied());
+            let near = near.map(|near| format!("the nearest name is `{near}`"));
+            let known = format!("objectives are {}", analysis::Slo::NAMES.join(", "));
+            let hints = near.into_iter().chain([known]).collect();
+            return Err(Wrong { hints, ..Wrong::new(at, "there is no objective of this name") });
         }
         let text = plain(value);
         match unit::duration(&text) {
-            Ok(limit) if limit.is_zero() => return Err((at, "an objective is more than 0".into())),
+            Ok(limit) if limit.is_zero() => {
+                return Err(Wrong::new(at, "an objective is more than 0"));
+            }
             Ok(_) => {}
-            Err(message) => return Err((at, message)),
+            Err(message) => return Err(Wrong::new(at, message)),
         }
         checked.insert(name.clone(), Value::String(text));
     }
@@ -136,7 +160,18 @@ fn pairs(text: &str) -> Value {
         };
         map.insert(name.trim().to_owned(), Value::String(value.trim().to_owned()));
     }
-    Value::Object(map)
+    match twice(text) {
+        // One of the two would be lost.
+        Some(_) => Value::String(text.to_owned()),
+        None => Value::Object(map),
+    }
+}
+
+/// The first name that pairs of a text give twice.
+fn twice(text: &str) -> Option<&str> {
+    let names = text.split(',').filter_map(|pair| Some(pair.split_once('=')?.0.trim()));
+    let names: Vec<&str> = names.collect();
+    names.iter().enumerate().find_map(|(i, name)| names[..i].contains(name).then_some(*name))
 }
 
 fn plain(value: &Value) -> String {
