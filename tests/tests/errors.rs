@@ -341,3 +341,113 @@ fn limits_of_no_time_at_all() {
     exit 2
     "#);
 }
+
+#[test]
+fn part_of_a_load_where_the_file_describes_one() {
+    let change = |args: &[&str]| said(&[("e.yaml", GOOD)], &[], &[&["plan"], args].concat());
+    assert_snapshot!(change(&["e.yaml", "--duration", "5s"]), @r#"
+    error: --duration cannot change the load that e.yaml:2:22 describes
+      hint: add --rate or --concurrency to replace that load as a whole, or edit it there
+    exit 2
+    "#);
+    assert_snapshot!(change(&["quickstart", "--arrival", "poisson"]), @r#"
+    error: --arrival cannot change the load that quickstart.yaml:8:5 describes
+      hint: add --rate or --concurrency to replace that load as a whole, or edit it there
+    exit 2
+    "#);
+    assert_snapshot!(run(&["--profile", "sanity_short-input"]), @r#"
+    error: --requests cannot change the load that --profile describes
+      hint: leave one of the two out, or write a profile of your own
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_arrival_without_a_rate_is_the_fault_of_its_flag() {
+    assert_snapshot!(run(&["--arrival", "poisson"]), @r#"
+    error: --arrival: `harness.settings.stages[0].arrival`: open arrivals need a rate (plugin stages 0.1.0)
+      hint: add `rate: 2`, or write `arrival: closed`
+    exit 2
+    "#);
+}
+
+#[test]
+fn an_unknown_profile_where_the_file_names_another_harness() {
+    let file = format!("{GOOD}workload: {{plugin: synthetic}}\n")
+        .replace("{settings", "{plugin: stages, settings");
+    assert_snapshot!(said(&[("e.yaml", &file)], &[], &["plan", "e.yaml", "--profile", "sanity_shortinput"]), @r#"
+    warning: e.yaml:2:27: these settings are left out: they are for the harness `stages`, and flags chose `fmperf-compat`
+    error: there is no workload profile `sanity_shortinput`
+      hint: did you mean `sanity_short-input`?
+      hint: the built-in ones are large_model_long_input, medium_model_long_input, sanity_long-input, sanity_sharegpt, sanity_short-input, small_model_long_input
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_data_set_that_is_missing_is_all_that_is_wrong_with_it() {
+    assert_snapshot!(said(&[], &[], &["plan", "quickstart", "--dataset", "no.json"]), @r#"
+    warning: quickstart.yaml:13:3: these settings are left out: they are for the workload `synthetic`, and flags chose `sharegpt`
+    error: --dataset: `workload.settings.file`: there is no file `no.json`
+    exit 2
+    "#);
+}
+
+#[test]
+fn a_folder_without_a_name() {
+    assert_snapshot!(run(&["--workdir", ""]), @r#"
+    error: invalid value '' for '--workdir <DIR>': it names no folder: is a variable not set that it is made of?
+
+    For more information, try '--help'.
+    exit 2
+    "#);
+}
+
+#[test]
+fn numbers_that_cannot_be_meant() {
+    for flag in ["--rate", "--speed", "--max-error-rate"] {
+        for number in ["nan", "inf"] {
+            let said = run(&[flag, number, "--dataset", "d.json"]);
+            let wrong = format!("`{number}` is not a number: write for example `2` or `0.5`");
+            assert!(said.contains(flag) && said.contains(&wrong), "{said}");
+        }
+    }
+    assert_snapshot!(run(&["--rate", "1,nan"]), @r#"
+    error: invalid value 'nan' for '--rate <RATE>': `nan` is not a number: write for example `2` or `0.5`
+
+    For more information, try '--help'.
+    exit 2
+    "#);
+    let share = [("LLMDBENCH_LOAD_MAX_ERROR_RATE", "nan")];
+    assert_snapshot!(said(&[("e.yaml", GOOD)], &share, &["plan", "e.yaml"]), @r#"
+    error: LLMDBENCH_LOAD_MAX_ERROR_RATE: `load.max_error_rate`: `nan` is not a number from 0 to 1
+    exit 2
+    "#);
+}
+
+#[test]
+fn objectives_that_there_are_not_and_one_that_is_given_twice() {
+    assert_snapshot!(run(&["--slo", "foo=5ms"]), @r#"
+    error: --slo: `analyze.slo.foo`: there is no objective of this name
+      hint: objectives are ttft, scheduled_ttft, answer_ttft, tpot, ntpot, latency, scheduled_latency
+    exit 2
+    "#);
+    assert_snapshot!(plan_with("analyze: {slo: {tpto: 5ms}}\n"), @r#"
+    error: e.yaml:3:17: `analyze.slo.tpto`: there is no objective of this name
+      hint: the nearest name is `tpot`
+      hint: objectives are ttft, scheduled_ttft, answer_ttft, tpot, ntpot, latency, scheduled_latency
+    exit 2
+    "#);
+    assert_snapshot!(run(&["--slo", "ttft=500ms,ttft=1ms"]), @r#"
+    error: --slo: `analyze.slo`: `ttft` is given twice
+    exit 2
+    "#);
+}
+
+#[test]
+fn more_threads_than_can_help() {
+    assert_snapshot!(run(&["--threads", "100000"]), @r#"
+    error: --threads: `load.threads`: more than 1,024 threads would wait for one another and not for the server; one for each core is enough
+    exit 2
+    "#);
+}

@@ -44,7 +44,7 @@ pub(crate) struct Global {
     #[arg(long = "grant", value_name = "GRANT", global = true)]
     pub(crate) grants: Vec<String>,
     /// The folder of the run [default: a new one under workdir/, or the newest]
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, value_parser = folder)]
     pub(crate) workdir: Option<String>,
     /// What standard output carries
     #[arg(long, value_enum, default_value_t, global = true)]
@@ -201,7 +201,7 @@ pub(crate) struct TargetArgs {
 #[command(next_help_heading = "Load and workload")]
 pub(crate) struct LoadArgs {
     /// Requests (sessions) per second; a list makes stages: 1,2,4
-    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    #[arg(long, value_name = "RATE", value_delimiter = ',', value_parser = number)]
     pub(crate) rate: Vec<f64>,
     /// Sessions under way; a list makes stages: 1,8,64. With --rate: the most at a time
     #[arg(long, value_name = "N", value_delimiter = ',')]
@@ -228,7 +228,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) dataset: Option<String>,
     /// Send a trace so many times as fast as it was recorded
-    #[arg(long, value_name = "FACTOR", requires = "dataset")]
+    #[arg(long, value_name = "FACTOR", requires = "dataset", value_parser = number)]
     pub(crate) speed: Option<f64>,
     /// Make the load that a workload profile of the original describes: a name or a file
     #[arg(long, value_name = "NAME")]
@@ -255,7 +255,7 @@ pub(crate) struct LoadArgs {
     #[arg(short = 'j', long, value_name = "N")]
     pub(crate) shards: Option<u64>,
     /// Abort the run when a larger share of its requests has failed
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = number)]
     pub(crate) max_error_rate: Option<f64>,
     /// Abort the run when requests, three at least, have failed over this long and none has ended well or brought output meanwhile
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -388,9 +388,10 @@ impl LoadArgs {
             return None;
         }
         let parts = [
+            // Of all parts an arrival is what most likely lacks a rate.
+            ("--arrival", self.arrival.is_some()),
             ("--duration", self.duration.is_some()),
             ("--requests", self.requests.is_some()),
-            ("--arrival", self.arrival.is_some()),
         ];
         parts.into_iter().find_map(|(flag, is_typed)| is_typed.then_some(flag))
     }
@@ -435,10 +436,19 @@ impl LoadArgs {
                 some => some.iter().copied().map(Some).collect(),
             };
             for rate in &self.rate {
-                for limit in &limits {
+                for (index, limit) in limits.iter().enumerate() {
                     let mut stage = json!({"rate": rate});
                     if let Some(limit) = limit {
                         stage["concurrency"] = json!(limit);
+                        let before = limits[..index].iter().filter(|l| **l == Some(*limit)).count();
+                        // The harness names stages by their rates, which here are the same.
+                        match before {
+                            _ if limits.len() == 1 => {}
+                            0 => stage["name"] = json!(format!("rate-{rate}-max-{limit}")),
+                            n => {
+                                stage["name"] = json!(format!("rate-{rate}-max-{limit}-{}", n + 1))
+                            }
+                        }
                     }
                     stages.push(stage);
                 }
@@ -478,6 +488,20 @@ pub(crate) fn flags(
 fn put(layer: &mut Layer, path: &str, flag: &str, text: Option<&str>) {
     if let Some(text) = text {
         layer.set(path, flag, from_text(path, text));
+    }
+}
+
+/// A number that can be meant: `nan` and `inf` can be read as well.
+fn number(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+    number.ok_or_else(|| format!("`{text}` is not a number: write for example `2` or `0.5`"))
+}
+
+/// The name of a folder.
+fn folder(text: &str) -> std::result::Result<String, String> {
+    match text.trim() {
+        "" => Err("it names no folder: is a variable not set that it is made of?".to_owned()),
+        _ => Ok(text.to_owned()),
     }
 }
 
@@ -538,6 +562,14 @@ mod tests {
         check(
             LoadArgs { rate: vec![3.0], concurrency: vec![8], ..for_5s() },
             json!([{"rate": 3.0, "concurrency": 8, "for": "5s"}]),
+        );
+        check(
+            LoadArgs { rate: vec![4.0], concurrency: vec![2, 3, 2], ..for_5s() },
+            json!([
+                {"rate": 4.0, "concurrency": 2, "for": "5s", "name": "rate-4-max-2"},
+                {"rate": 4.0, "concurrency": 3, "for": "5s", "name": "rate-4-max-3"},
+                {"rate": 4.0, "concurrency": 2, "for": "5s", "name": "rate-4-max-2-2"},
+            ]),
         );
         check(
             LoadArgs { requests: Some(1), ..LoadArgs::default() },

@@ -355,9 +355,11 @@ impl Experiment {
             settings.text(path).and_then(|text| unit::duration(text).ok()).map_or(0, unit::nanos)
         };
         let no_thread = "without a thread nothing can be sent; leave it out for one for each core";
+        let crowd = "more than 1,024 threads would wait for one another and not for the server; one for each core is enough";
         let no_time = "every request would fail at once; it must be more than 0";
         for (path, is_wrong, why) in [
             ("load.threads", settings.get("load.threads") == 0, no_thread),
+            ("load.threads", settings.get("load.threads").as_u64() > Some(1024), crowd),
             ("target.timeout", duration("target.timeout") == 0, no_time),
         ] {
             if is_wrong {

@@ -17,10 +17,14 @@ const PROFILE: &str = "/fmperf/experiment_profile";
 /// When a flag is part of a load, and another layer describes the load already.
 pub(crate) fn apply(load: &LoadArgs, layers: &mut [Layer]) -> Result<Vec<String>> {
     if let Some((flag, place)) = load.part_of_a_load().zip(load_of_others(layers)) {
-        return Err(Error::usage(format!("{flag} cannot change the load that {place} describes"))
-            .hint(
-                "add --rate or --concurrency to replace that load as a whole, or edit it there",
-            ));
+        let hint = match layers.first().is_some_and(|flags| says(flags, PROFILE)) {
+            true => "leave one of the two out, or write a profile of your own",
+            false => {
+                "add --rate or --concurrency to replace that load as a whole, or edit it there"
+            }
+        };
+        let message = format!("{flag} cannot change the load that {place} describes");
+        return Err(Error::usage(message).hint(hint));
     }
     name_reader(layers);
     let reads_profiles = experiment::harness_of(layers) == FMPERF;
