@@ -52,7 +52,7 @@ fn assert_torn_down(bench: &Bench, pid: i32) {
 
 #[test]
 fn several_models_get_a_run_each_whatever_becomes_of_the_others() {
-    let bench = bench(&experiment(20, "1s", "{ttft: 20ms, itl: 1ms}"));
+    let bench = bench(&experiment(20, "1s", "{ttft: 20ms, itl: 5ms}"));
     let ended = bench.run(&["bench", "e.yaml", "-m", "a,b", "--output", "json"]).expect(0);
     let ended =
         ended.says("stack 1 of 2: local-a").says("stack 2 of 2: local-b").says("all runs: w");
