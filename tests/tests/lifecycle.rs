@@ -65,6 +65,11 @@ fn several_models_get_a_run_each_whatever_becomes_of_the_others() {
         assert_eq!(run["target"]["model"], model, "{run:#}");
         assert!(bench.path(&format!("w/{folder}/analysis/data/summary.json")).is_file());
     }
+    // What works on one run asks which.
+    for command in ["teardown", "status"] {
+        let ended = bench.run(&[command, "--workdir", "w"]).expect(2);
+        ended.says("`w` holds the folders of several runs").says("--workdir w/local-a");
+    }
     // The first has a folder in which something stands.
     bench.run(&["standup", "e.yaml", "-m", "a", "--workdir", "w2/local-a"]).expect(0);
     let ended = bench.run(&["bench", "e.yaml", "-m", "a,b", "--workdir", "w2"]).expect(2);

@@ -40,16 +40,20 @@ impl RunDir {
         };
         make(&root)?;
         if chosen.is_none() {
-            let latest = Path::new(HOME).join("latest");
-            let _ = fs::remove_file(&latest);
-            // A convenience: where links cannot be made, the folder's name is printed anyway.
-            let _ = std::os::unix::fs::symlink(run, &latest);
+            lead_to(run);
         }
         Ok(Self { root })
     }
 
-    /// Where the folder of a run is made when the user names none.
-    pub(crate) fn home_of(run: &str) -> PathBuf {
+    /// Makes a folder that is to hold the folders of several runs, where the user names none.
+    pub(crate) fn create_parent(run: &str) -> Result<PathBuf> {
+        let root = Self::home_of(run);
+        make(&root)?;
+        lead_to(run);
+        Ok(root)
+    }
+
+    fn home_of(run: &str) -> PathBuf {
         Path::new(HOME).join(run)
     }
 
@@ -69,7 +73,25 @@ impl RunDir {
         if !dir.root.is_dir() {
             return Err(Error::usage(format!("there is no folder `{}`", dir.root.display())));
         }
+        if let (false, [first, ..]) = (dir.plan().exists(), &dir.runs_below()[..]) {
+            return Err(Error::usage(format!(
+                "`{}` holds the folders of several runs",
+                dir.root.display()
+            ))
+            .hint(format!("name one of them, such as --workdir {}", first.display())));
+        }
         Ok(dir)
+    }
+
+    /// The folders of runs in it, by name.
+    fn runs_below(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut runs: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.join("plan.json").exists())
+            .collect();
+        runs.sort();
+        runs
     }
 
     /// The folder of a run that is known by its path.
@@ -438,6 +460,14 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     serde_json::from_str(&text).map(Some).map_err(|error| {
         Error::usage(format!("`{}` cannot be understood", path.display())).because(error)
     })
+}
+
+/// Has `workdir/latest` lead to a folder in `workdir`.
+fn lead_to(run: &str) {
+    let latest = Path::new(HOME).join("latest");
+    let _ = fs::remove_file(&latest);
+    // A convenience: where links cannot be made, the folder's name is printed anyway.
+    let _ = std::os::unix::fs::symlink(run, &latest);
 }
 
 /// A path as seen from the current folder, where it lies below it.

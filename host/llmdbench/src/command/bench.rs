@@ -35,9 +35,11 @@ pub(crate) fn run(args: &BenchArgs, global: &Global, printer: &Printer) -> Resul
     let is_dry = dry_run(args.dry_run, &settled.settings);
     let stacks = several::stacks(&settled.wanted.deploy);
     if stacks.len() > 1 && !is_dry && settled.problems.is_empty() {
-        let root = work_dir(global, &settled.settings).map(PathBuf::from);
         let id = || phase::plan::run_id(&settled.wanted.name, &jiff::Zoned::now());
-        let root = root.unwrap_or_else(|| RunDir::home_of(&id()));
+        let root = match work_dir(global, &settled.settings) {
+            Some(root) => PathBuf::from(root),
+            None => RunDir::create_parent(&id())?,
+        };
         return several::each(&stacks, &root, printer, &mut |stack, folder| {
             let (mut args, mut global) = (args.clone(), global.clone());
             args.experiment.method.clone_from(&stack.method);
