@@ -169,12 +169,11 @@ pub(crate) fn analyse(mut run: Run, options: &Options) -> Analysis {
 fn server_views(parts: &[Part], snapshots: &[Snapshot]) -> Vec<ServerView> {
     let mut views: Vec<ServerView> = parts
         .iter()
-        .filter_map(|part| view(&part.stage.info.name, part.window, snapshots))
+        .filter_map(|part| view(&part.stage.info.name, &[part.window], snapshots))
         .collect();
-    if let (Some(first), Some(last)) = (parts.first(), parts.last())
-        && parts.len() > 1
-    {
-        views.extend(view("total", (first.window.0, last.window.1), snapshots));
+    if parts.len() > 1 {
+        let windows: Vec<(u64, u64)> = parts.iter().map(|part| part.window).collect();
+        views.extend(view("total", &windows, snapshots));
     }
     views
 }

@@ -99,7 +99,12 @@ pub fn terminal(analysis: &Analysis, width: usize, colour: bool) -> String {
 /// What the server says of itself, over all stages: a line for each kind of thing that it says.
 fn server(text: &mut String, analysis: &Analysis) {
     let summary = &analysis.summary;
-    if let Some(view) = summary.server.last() {
+    // The total of one stage is that stage.
+    let all = match &summary.stages[..] {
+        [one] => &one.name,
+        _ => &summary.total.name,
+    };
+    if let Some(view) = summary.server.iter().find(|view| view.stage == *all) {
         let means: Vec<String> = [("TTFT", "ttft"), ("ITL", "itl"), ("latency", "latency")]
             .iter()
             .filter(|(_, metric)| view.beside.contains_key(*metric))
@@ -124,7 +129,7 @@ fn server(text: &mut String, analysis: &Analysis) {
         }
     }
     if let Some(cache) = &summary.cache
-        && let Some(view) = cache.stages.last()
+        && let Some(view) = cache.stage(all)
     {
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let reported = view.reported.map_or_else(|| "says nothing".to_owned(), percent);

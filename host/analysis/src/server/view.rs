@@ -4,14 +4,14 @@ use super::table::Kind;
 use super::{QUANTITIES, Quantity, Series, Snapshot};
 use crate::StageSummary;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// The server's own view of a stretch of time. What it did not measure is missing.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ServerView {
     /// The stage, or "total".
     pub stage: String,
-    /// Seconds between the readings nearest to its ends.
+    /// Seconds between the readings nearest to its ends; of several stages their sum.
     pub span_s: f64,
     /// States, by the quantity's name.
     pub gauges: BTreeMap<String, Gauge>,
@@ -87,24 +87,32 @@ pub struct Beside {
 
 const PERCENTILES: [(&str, f64); 3] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
 
-/// The view of a stretch, from the readings nearest to its ends. None: there are no two of them.
+/// The view of the stretches of a stage, or of several, each from the readings nearest to its ends;
+/// what lies between them does not count. None: of one of them there are no two readings.
 #[must_use]
-pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<ServerView> {
+pub fn view(stage: &str, windows: &[(u64, u64)], snapshots: &[Snapshot]) -> Option<ServerView> {
     let nearest = |at: u64| (0..snapshots.len()).min_by_key(|&i| snapshots[i].at.abs_diff(at));
-    let (first, last) = (nearest(window.0)?, nearest(window.1)?);
-    let within = snapshots.get(first..=last).filter(|within| within.len() > 1)?;
-    let (before, after) = (&within[0], &within[within.len() - 1]);
-    let span_s = (after.at - before.at) as f64 / 1e9;
+    let mut spans = Vec::new();
+    let mut read = BTreeSet::new();
+    for window in windows {
+        let (first, last) = (nearest(window.0)?, nearest(window.1)?);
+        let within = snapshots.get(first..=last).filter(|within| within.len() > 1)?;
+        spans.push(Span::of(within));
+        read.extend(first..=last);
+    }
+    // A reading may be the last of one stretch and the first of the next.
+    let read: Vec<&Snapshot> = read.into_iter().map(|i| &snapshots[i]).collect();
+    let spans = Spans(spans);
+    let span_s = spans.seconds();
     let mut found = ServerView { stage: stage.to_owned(), span_s, ..ServerView::default() };
-    let span = Span { before, after, fallen: fallen(within) };
     for quantity in QUANTITIES {
         match quantity.kind {
             Kind::Sum | Kind::Mean => {
-                if let Some(gauge) = gauge(quantity, within) {
+                if let Some(gauge) = gauge(quantity, &read) {
                     found.gauges.insert(quantity.name.to_owned(), gauge);
                 }
             }
-            Kind::Counter => match span.growth(quantity, "") {
+            Kind::Counter => match spans.growth(quantity, "") {
                 Ok(value) => {
                     let unit = quantity.unit.to_owned();
                     let total = Total { unit, value, per_second: value / span_s };
@@ -113,7 +121,7 @@ pub fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<S
                 Err(Missing::SetBack) => found.set_back.push(quantity.name.to_owned()),
                 Err(Missing::Unread) => {}
             },
-            Kind::Histogram => match span.histogram(quantity) {
+            Kind::Histogram => match spans.histogram(quantity) {
                 Ok(histogram) => {
                     found.histograms.insert(quantity.name.to_owned(), histogram);
                 }
@@ -174,7 +182,7 @@ fn series<'a>(quantity: &Quantity, snapshot: &'a Snapshot, ending: &str) -> Vec<
         .unwrap_or_default()
 }
 
-fn gauge(quantity: &Quantity, within: &[Snapshot]) -> Option<Gauge> {
+fn gauge(quantity: &Quantity, within: &[&Snapshot]) -> Option<Gauge> {
     let mut readings = Vec::new();
     let mut largest = f64::MIN;
     let mut count = 0;
@@ -237,7 +245,13 @@ enum Missing {
     Unread,
 }
 
-impl Span<'_> {
+impl<'a> Span<'a> {
+    /// From the first reading to the last.
+    fn of(within: &'a [Snapshot]) -> Self {
+        let (before, after) = (&within[0], &within[within.len() - 1]);
+        Self { before, after, fallen: fallen(within) }
+    }
+
     /// How much a count grew.
     fn growth(&self, quantity: &Quantity, ending: &str) -> Result<f64, Missing> {
         let (old, new) =
@@ -270,31 +284,42 @@ impl Span<'_> {
         Ok(sum)
     }
 
+    /// How much the cumulative count up to a bound grew, over all engines.
+    fn bucket(&self, quantity: &Quantity, at: f64) -> f64 {
+        let upto = |snapshot: &Snapshot| -> f64 {
+            let buckets = series(quantity, snapshot, "_bucket");
+            buckets.iter().filter(|s| bound(s) == Some(at)).map(|s| s.value).sum()
+        };
+        upto(self.after) - upto(self.before)
+    }
+}
+
+/// Counts over one stretch or several.
+struct Spans<'a>(Vec<Span<'a>>);
+
+impl Spans<'_> {
+    fn seconds(&self) -> f64 {
+        self.0.iter().map(|span| (span.after.at - span.before.at) as f64 / 1e9).sum()
+    }
+
+    /// How much a count grew.
+    fn growth(&self, quantity: &Quantity, ending: &str) -> Result<f64, Missing> {
+        self.0.iter().map(|span| span.growth(quantity, ending)).sum()
+    }
+
     /// What came together of a histogram.
     fn histogram(&self, quantity: &Quantity) -> Result<Histogram, Missing> {
         let (n, sum) = (self.growth(quantity, "_count")?, self.growth(quantity, "_sum")?);
         if n <= 0.0 {
             return Err(Missing::Unread);
         }
-        let bound = |series: &Series| -> Option<f64> {
-            match series.label("le")? {
-                "+Inf" => Some(f64::INFINITY),
-                text => text.parse().ok(),
-            }
-        };
-        let (old, new) =
-            (series(quantity, self.before, "_bucket"), series(quantity, self.after, "_bucket"));
-        let mut bounds: Vec<f64> = new.iter().filter_map(|series| bound(series)).collect();
+        let buckets = self.0.iter().flat_map(|span| series(quantity, span.after, "_bucket"));
+        let mut bounds: Vec<f64> = buckets.filter_map(bound).collect();
         bounds.sort_by(f64::total_cmp);
         bounds.dedup();
         // Cumulative counts over all engines, in the order of the bounds.
-        let mut buckets = Vec::with_capacity(bounds.len());
-        for at in bounds {
-            let same = |all: &[&Series]| -> f64 {
-                all.iter().filter(|s| bound(s) == Some(at)).map(|s| s.value).sum()
-            };
-            buckets.push((at, same(&new) - same(&old)));
-        }
+        let upto = |at: f64| self.0.iter().map(|span| span.bucket(quantity, at)).sum();
+        let buckets: Vec<(f64, f64)> = bounds.into_iter().map(|at| (at, upto(at))).collect();
         let percentiles = PERCENTILES
             .iter()
             .filter_map(|(name, share)| {
@@ -307,6 +332,14 @@ impl Span<'_> {
             mean: sum / n * 1e3,
             percentiles,
         })
+    }
+}
+
+/// The upper bound of a histogram's bucket.
+fn bound(bucket: &Series) -> Option<f64> {
+    match bucket.label("le")? {
+        "+Inf" => Some(f64::INFINITY),
+        text => text.parse().ok(),
     }
 }
 
@@ -326,6 +359,10 @@ fn quantile(buckets: &[(f64, f64)], share: f64) -> Option<f64> {
 mod tests {
     use super::super::parse;
     use super::*;
+
+    fn view(stage: &str, window: (u64, u64), snapshots: &[Snapshot]) -> Option<ServerView> {
+        super::view(stage, &[window], snapshots)
+    }
 
     fn case(name: &str, at: u64) -> Snapshot {
         let path = format!("{}/../../tests/cases/{name}", env!("CARGO_MANIFEST_DIR"));

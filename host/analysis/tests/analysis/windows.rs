@@ -1,6 +1,7 @@
 //! What is measured and what is left out: windows, warm-ups, runs that were cut.
 
 use crate::run::{MS, Run, answer, failure, near, slo, stage, values};
+use analysis::server::{Snapshot, parse};
 use analysis::{Options, Pace, STEADY_FROM, Severity, Verdict};
 use records::{
     ClientSample, EndReason, Entry, Event, FailureKind, LoopKind, Record, StageEnd, StageInfo,
@@ -230,4 +231,44 @@ fn an_overload_is_no_filling_up() {
 
 fn tidy(share: f64) -> f64 {
     (share * 1e3).round() / 1e3
+}
+
+#[test]
+fn the_servers_own_total_adds_up_the_windows_and_leaves_out_what_lies_between() {
+    let warm_up = StageInfo { warmup: true, ..timed("warm-up", 10_000) };
+    let mut run = Run::new(vec![timed("a", 10_000), warm_up, timed("b", 10_000)]);
+    for (stage, begin) in [(0, 0), (1, 20_000), (2, 40_000)] {
+        run.begin(stage, begin);
+        run.records(steady(stage, begin, begin + 1_000, stage == 1));
+        run.end(stage, begin + 10_000, 100);
+    }
+    run.completed(50_000);
+    // What was generated, what ran, answers and how many of them came within a second.
+    let page = |(at_s, tokens, running, n, fast): (u64, u32, u32, u32, u32)| {
+        let ttft = "vllm:time_to_first_token_seconds";
+        let text = format!(
+            "vllm:generation_tokens_total {tokens}\nvllm:num_requests_running {running}\n\
+             {ttft}_count {n}\n{ttft}_sum {}\n{ttft}_bucket{{le=\"1\"}} {fast}\n\
+             {ttft}_bucket{{le=\"2\"}} {n}\n{ttft}_bucket{{le=\"+Inf\"}} {n}\n",
+            2 * n - fast
+        );
+        Snapshot { at: at_s * 1_000 * MS, series: parse(&text) }
+    };
+    let server = [
+        (0, 0, 2, 0, 0),
+        (10, 100, 4, 10, 10),
+        (20, 100, 90, 10, 10),
+        (30, 5_000, 90, 900, 10),
+        (40, 5_000, 6, 900, 10),
+        (50, 5_300, 8, 930, 40),
+    ];
+    let options = Options { server: server.map(page).to_vec(), ..Options::default() };
+    let views = run.analyse(&options).summary.server;
+    let total = views.last().unwrap();
+    assert_eq!((total.stage.as_str(), total.span_s), ("total", 20.0));
+    let tokens = &total.totals["generation_tokens"];
+    assert_eq!((tokens.value, tokens.per_second), (400.0, 20.0));
+    assert_eq!((total.gauges["running"].mean, total.gauges["running"].max), (5.0, 8.0));
+    let ttft = &total.histograms["ttft"];
+    assert_eq!((ttft.n, ttft.mean, ttft.percentiles["p50"]), (40, 1_000.0, 500.0));
 }
