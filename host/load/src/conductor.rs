@@ -106,7 +106,7 @@ impl Conductor {
         for load in self.loads.drain(..) {
             drop(load.commands);
             if !matches!(load.handle.join(), Ok(Ok(()))) {
-                self.shared.end(EndReason::Aborted, "a load thread broke down".into(), true);
+                self.shared.end(EndReason::Aborted, records::BROKE_DOWN.into(), true);
             }
         }
         let (reason, message) = self.shared.ending().map_or_else(
@@ -260,7 +260,7 @@ impl Conductor {
     fn watch(&self) {
         let (live, abort) = (&self.shared.live, self.shared.plan.abort);
         if self.loads.iter().any(|load| load.handle.is_finished()) {
-            self.shared.end(EndReason::Aborted, "a load thread broke down".into(), true);
+            self.shared.end(EndReason::Aborted, records::BROKE_DOWN.into(), true);
         }
         let mut failing = self.failing.get();
         let (signs, broken) = (live.signs_of_life(), live.broken());

@@ -151,6 +151,9 @@ pub enum EndReason {
     PluginFailed,
 }
 
+/// The message of a run that was aborted because a thread of its load generator broke down.
+pub const BROKE_DOWN: &str = "a load thread broke down";
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_false(flag: &bool) -> bool {
     !*flag

@@ -13,7 +13,8 @@ mod merge;
 mod record;
 
 pub use event::{
-    Astray, ClientSample, EndReason, Event, StageBegin, StageEnd, StagePhase, ThreadSample,
+    Astray, BROKE_DOWN, ClientSample, EndReason, Event, StageBegin, StageEnd, StagePhase,
+    ThreadSample,
 };
 pub use file::{ReadError, Reader, Writer};
 pub use header::{FORMAT, Header, LoopKind, StageInfo, VERSION, VersionError};

@@ -9,7 +9,9 @@ use crate::statistics::{P50, P90, P95, P99, Percentile, sorted};
 use crate::steady::{self, Trend};
 use crate::summarise::{Part, limit_in_flight};
 use crate::summary::{Pace, StageSummary};
-use records::{ClientSample, Connection, EndReason, FailureKind, LoopKind, ThreadSample};
+use records::{
+    BROKE_DOWN, ClientSample, Connection, EndReason, FailureKind, LoopKind, ThreadSample,
+};
 use std::collections::BTreeMap;
 
 /// A stage.
@@ -353,6 +355,26 @@ pub(super) fn not_as_planned(whole: &Whole) -> Found {
     let missing = whole.run.astray.iter().map(|part| stages.saturating_sub(part.stage));
     let all = f64::from(stages) * f64::from(of);
     (all > 0.0).then(|| ((f64::from(missing.sum::<u32>()) / all).min(1.0), 1))
+}
+
+/// 1, where no stage has a measured request.
+pub(super) fn nothing_measured(whole: &Whole) -> Found {
+    let measured = |e: &Evidence| e.part.measured().next().is_some();
+    (!whole.evidence.iter().any(measured)).then_some((1.0, 1))
+}
+
+/// 1, where a thread of the load generator broke down.
+pub(super) fn broken_down(whole: &Whole) -> Found {
+    let end = whole.run.end.as_ref();
+    let broken = |(reason, message): &(EndReason, String)| {
+        *reason == EndReason::Aborted && message == BROKE_DOWN
+    };
+    end.is_some_and(broken).then_some((1.0, 1))
+}
+
+/// Entries that belong to no stage of the run.
+pub(super) fn strays(whole: &Whole) -> Found {
+    Some((whole.run.strays as f64, 1))
 }
 
 /// 1, where the server is on this machine.

@@ -111,6 +111,9 @@ impl Health {
     pub fn meaning(&self) -> &'static str {
         let decisive = || self.reasons.iter().filter(|reason| reason.verdict == self.verdict);
         let client = decisive().any(|reason| reason.about == About::Client);
+        if decisive().any(|reason| reason.rule == rules::NOTHING_MEASURED) {
+            return "nothing was measured";
+        }
         match self.verdict {
             Verdict::Valid | Verdict::Note => "the load generator did what it was asked",
             Verdict::Suspect if client => "the load generator may have bent the results",

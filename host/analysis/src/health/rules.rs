@@ -55,6 +55,8 @@ pub(super) enum Shown {
 }
 
 pub(super) const NEVER: f64 = f64::INFINITY;
+/// The rule that says that there is nothing to judge.
+pub(super) const NOTHING_MEASURED: &str = "nothing_measured";
 const FEWER_REQUESTS: &str = "lower the rate, give the load generator more cores, or leave it a \
     machine with nothing else on it";
 const OVERLOADED: &str = "the server, not the client, is overloaded: its latencies depend on the \
@@ -271,6 +273,42 @@ pub(super) const RULES: &[Rule] = &[
         measure: Run(evidence::not_as_planned),
         cure: "the load was not the load asked for: see why in what was told of the generators, and \
             run it again",
+        ..RULE
+    },
+    Rule {
+        name: "broken_down",
+        what: "a thread of the load generator broke down, and what it had under way is missing",
+        suspect: 0.0,
+        invalid: 0.0,
+        least: 0,
+        shown: Fact,
+        measure: Run(evidence::broken_down),
+        cure: "this is a fault of llmdbench: run it again, and tell of it with what the terminal said",
+        ..RULE
+    },
+    Rule {
+        name: NOTHING_MEASURED,
+        about: Load,
+        what: "no request was measured",
+        suspect: 0.0,
+        invalid: 0.0,
+        least: 0,
+        shown: Fact,
+        measure: Run(evidence::nothing_measured),
+        cure: "nothing was sent, or nothing but a warm-up: see how the run ended, or make its stages \
+            longer",
+        ..RULE
+    },
+    Rule {
+        name: "stray_entries",
+        about: Load,
+        what: "entries of the records whose stage their header does not know",
+        suspect: 0.0,
+        invalid: 0.0,
+        least: 0,
+        shown: Count,
+        measure: Run(evidence::strays),
+        cure: "requests are missing from every number: use the file as the run left it",
         ..RULE
     },
     Rule {

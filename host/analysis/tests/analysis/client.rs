@@ -3,7 +3,7 @@
 use crate::health::{check, health, requests};
 use crate::run::{MS, Run, slo, stage};
 use analysis::Verdict;
-use records::{ClientSample, Entry, Event, LoopKind, Record, StageEnd, ThreadSample};
+use records::{ClientSample, EndReason, Entry, Event, LoopKind, Record, StageEnd, ThreadSample};
 
 fn thread(cpu: f64, waiting: f64) -> impl Iterator<Item = ClientSample> {
     (1..=20).map(move |second| ClientSample {
@@ -217,4 +217,18 @@ fn what_the_machine_takes_away_is_judged_by_its_mean() {
     check(&judged(0.011, 0.0), &[("throttled", Verdict::Invalid)]);
     check(&judged(0.0, 0.021), &[("steal", Verdict::Suspect)]);
     check(&judged(0.0, 0.11), &[("steal", Verdict::Invalid)]);
+}
+
+#[test]
+fn a_load_generator_that_broke_down_makes_the_run_invalid() {
+    let of = |message: &str| {
+        let mut run = Run::open(20_200, requests(|_| 0.0));
+        run.entries.pop();
+        let (at, reason, message) = (20_200 * MS, EndReason::Aborted, message.to_owned());
+        run.entries.push(Entry::Event(Event::End { at, reason, message }));
+        run.analyse(&slo(&[])).summary.health
+    };
+    check(&of("a load thread broke down"), &[("broken_down", Verdict::Invalid)]);
+    // What the server did is no fault of the load generator.
+    check(&of("requests fail and none has ended well for 30.0 s"), &[]);
 }

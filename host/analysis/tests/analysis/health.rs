@@ -72,6 +72,28 @@ fn a_load_of_which_a_part_was_lost_is_not_the_one_that_was_asked_for() {
 }
 
 #[test]
+fn a_run_in_which_nothing_was_measured_is_never_valid() {
+    let nothing = [("nothing_measured", Verdict::Invalid)];
+    let of = |run: &Run| {
+        let health = run.analyse(&slo(&[])).summary.health;
+        check(&health, &nothing);
+        assert_eq!(health.meaning(), "nothing was measured");
+    };
+    of(&Run::new(vec![stage("s", LoopKind::Open)]));
+    of(&Run::open(100, Vec::new()));
+    of(&Run::open(100, vec![Record { warmup: true, ..answer(0, &[10], 20) }]));
+}
+
+#[test]
+fn records_of_stages_that_the_header_does_not_know_make_the_run_invalid() {
+    let mut records = requests(|_| 0.0);
+    records[7].stage = 3;
+    let health = health(records, []);
+    check(&health, &[("stray_entries", Verdict::Invalid)]);
+    assert!(health.reasons[0].text.contains("does not know: 1, limit 0: "), "{:?}", health.reasons);
+}
+
+#[test]
 fn lateness_is_judged_against_the_ttft() {
     check(&health(requests(|_| 1.0), []), &[]);
     check(&health(requests(|_| 5.0), []), &[]);
