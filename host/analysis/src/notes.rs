@@ -96,23 +96,21 @@ fn course(run: &Run, options: &Options, say: &mut impl FnMut(Severity, String)) 
             format!("a plugin failed{}; these are the results up to there", because(message)),
         ),
         None => {
-            let under_way = run.samples.last().map_or(0, |sample| sample.in_flight);
-            say(
-                Severity::Problem,
+            let under_way = run.samples.last().map_or_else(String::new, |sample| {
                 format!(
-                    "the records stop without an end: the run was killed, or is still going on; \
-                     some {under_way} requests were under way and are not counted"
-                ),
-            );
+                    "; at {:.1} s, when the load generator last looked, {} requests were under way, \
+                     and those that had not ended are not counted",
+                    sample.at as f64 / 1e9,
+                    sample.in_flight
+                )
+            });
+            let text = "the records stop without an end: the run was killed, or is still going on";
+            say(Severity::Problem, format!("{text}{under_way}"));
         }
     }
     if options.truncated {
         let text = "the records end in the middle of a line, which was left out";
         say(Severity::Warning, text.to_owned());
-    }
-    if run.strays > 0 {
-        let text = format!("{} entries name a stage that the header does not know", run.strays);
-        say(Severity::Problem, text);
     }
 }
 

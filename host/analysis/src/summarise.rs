@@ -123,6 +123,10 @@ impl Part<'_> {
         if info.kind == LoopKind::Closed {
             return None;
         }
+        // What was killed has no end, and had not sent all that was due: its plan is known.
+        if let (None, Some(rate)) = (&self.stage.end, info.rate) {
+            return Some(rate);
+        }
         let planned_end = info.length.zip(self.stage.begin).map(|(length, begin)| begin + length);
         let ended_by_time = planned_end.is_some_and(|planned| self.window.1 >= planned);
         if ended_by_time || (info.length.is_some() && self.stage.end.is_none()) {

@@ -109,10 +109,21 @@ fn a_run_that_was_killed_is_judged_up_to_its_last_entry_and_marked_partial() {
     assert_eq!(summary.stages.len(), 1);
     near(summary.total.window_s, 2.0);
     assert_eq!(summary.total.sent, 100);
+    // What was planned, not the 50 per second that had left when it was killed.
+    near(summary.stages[0].offered_rate.unwrap(), 100.0);
+    near(summary.total.offered_rate.unwrap(), 100.0);
+    near(summary.stages[0].achieved_rate.unwrap(), 50.0);
     let grave = |severity, text: &str| {
         summary.notes.iter().any(|note| note.severity == severity && note.text.contains(text))
     };
-    assert!(grave(Severity::Problem, "some 3 requests were under way"), "{:?}", summary.notes);
+    assert!(
+        grave(
+            Severity::Problem,
+            "at 2.0 s, when the load generator last looked, 3 requests were under way"
+        ),
+        "{:?}",
+        summary.notes
+    );
     assert!(grave(Severity::Warning, "middle of a line"), "{:?}", summary.notes);
 }
 
