@@ -32,7 +32,7 @@ pub(crate) fn analyze(args: &AnalyzeArgs, global: &Global, printer: &Printer) ->
             return Ok(Exit::Ok);
         }
     }
-    results(&found?, global, printer)
+    Ok(results(&found?, global, printer)?.tell(printer))
 }
 
 /// Writes the report alone.
@@ -40,24 +40,25 @@ pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> 
     let results = find(args, global)?;
     let plan = plan_of(&results);
     let analyzers = analyzers(plan.as_ref(), global, printer)?;
-    let (analysis, failures) = phase::analyze::read(&results, plan.as_ref(), &analyzers, printer)?;
-    phase::analyze::report(&analysis, &results)?;
+    let found = phase::analyze::read(&results, plan.as_ref(), &analyzers, printer)?;
+    phase::analyze::report(&found.analysis, &results)?;
     let path = results.report();
     printer.result(
         || path.display().to_string(),
         || serde_json::json!({"report": path.display().to_string()}),
     );
-    Ok(failed(&failures).tell(printer))
+    Ok(failed(&found.failures).tell(printer))
 }
 
-/// Analyses the records of a results folder.
-pub(crate) fn results(results: &Results, global: &Global, printer: &Printer) -> Result<Exit> {
+/// Analyses the records of a results folder; gives how the run ended and is to be judged.
+pub(crate) fn results(results: &Results, global: &Global, printer: &Printer) -> Result<Outcome> {
     let plan = plan_of(results);
     let analyzers = analyzers(plan.as_ref(), global, printer)?;
-    let (analysis, failures) = phase::analyze::read(results, plan.as_ref(), &analyzers, printer)?;
-    let mut outcome = failed(&failures);
-    outcome.join(phase::analyze::conclude(&analysis, results, printer)?);
-    Ok(outcome.tell(printer))
+    let found = phase::analyze::read(results, plan.as_ref(), &analyzers, printer)?;
+    let mut outcome = found.load;
+    outcome.join(failed(&found.failures));
+    outcome.join(phase::analyze::conclude(&found.analysis, results, printer)?);
+    Ok(outcome)
 }
 
 /// What analyzers failed at.

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
     if args.skip {
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
-        return super::analyze::results(&results, global, printer);
+        return Ok(super::analyze::results(&results, global, printer)?.tell(printer));
     }
     let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
     // Without a run folder the settings that are missing are what there is to say, and with one
@@ -108,9 +108,9 @@ fn here(
 fn attach(global: &Global, printer: &Printer) -> Result<Exit> {
     let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
     let settings = super::from_environment()?;
-    let (results, outcome) = phase::inside::attach(&dir, &settings, printer)?;
-    let analysed = super::analyze::results(&results, global, printer)?;
-    Ok(outcome.tell(printer).worst(analysed))
+    let (results, mut outcome) = phase::inside::attach(&dir, &settings, printer)?;
+    outcome.join_new(&super::analyze::results(&results, global, printer)?);
+    Ok(outcome.tell(printer))
 }
 
 /// Load, analysis, report: what `bench` and `run` have in common.
@@ -125,10 +125,10 @@ pub(crate) fn load_and_analyze(
         false => here(prepared, target, dir, printer)?,
     };
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
-    let (analysis, failures) = phase::analyze::read(&results, Some(plan), analyzers, printer)?;
-    for failure in &failures {
+    let found = phase::analyze::read(&results, Some(plan), analyzers, printer)?;
+    for failure in &found.failures {
         outcome.fail(failure.exit, failure);
     }
-    outcome.join(phase::analyze::conclude(&analysis, &results, printer)?);
+    outcome.join(phase::analyze::conclude(&found.analysis, &results, printer)?);
     Ok(outcome)
 }

@@ -4,26 +4,38 @@ use crate::chosen::Use;
 use crate::error::{Error, Exit, Result};
 use crate::outcome::Outcome;
 use crate::phase::analyzers::Findings;
+use crate::phase::run::{KEPT, with_first_failure};
 use crate::phase::{analyzers, cache, lmbench, server_metrics};
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::records_file::Records;
 use crate::run_dir::{self, Results};
 use analysis::{About, Analysis, Calibration, Collector, Note, Options, Severity, Slo, Verdict};
+use records::{EndReason, Entry, Event};
 use serde_json::Value;
 
-/// Reads the records, lets the analyzers look at them, and reckons; gives also what analyzers
-/// failed at. Without a plan there are none.
+/// What records tell.
+pub(crate) struct Analysed {
+    pub(crate) analysis: Analysis,
+    /// What analyzers failed at.
+    pub(crate) failures: Vec<Error>,
+    /// How the load ended.
+    pub(crate) load: Outcome,
+}
+
+/// Reads the records, lets the analyzers look at them, and reckons. Without a plan there are no analyzers.
 pub(crate) fn read(
     results: &Results,
     plan: Option<&Plan>,
     analyzers: &[Use],
     printer: &Printer,
-) -> Result<(Analysis, Vec<Error>)> {
+) -> Result<Analysed> {
     let mut records = Records::open(results)?;
     let header = records.header().clone();
     let mut collector = Collector::new(&header);
+    let mut course = Course::default();
     while let Some(entry) = records.next()? {
+        course.take(&entry);
         collector.add(entry);
     }
     let slo = Slo::from_header(&header).map_err(|error| records.unusable(&error))?;
@@ -52,7 +64,55 @@ pub(crate) fn read(
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan, &run),
     };
-    Ok((collector.finish(&options), found.failures))
+    let analysis = collector.finish(&options);
+    Ok(Analysed { analysis, failures: found.failures, load: course.outcome(results) })
+}
+
+/// How a load ended, as far as its records tell.
+#[derive(Default)]
+struct Course {
+    end: Option<(EndReason, String)>,
+    requests: u64,
+    succeeded: u64,
+}
+
+impl Course {
+    fn take(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Record(record) => {
+                self.requests += 1;
+                self.succeeded += u64::from(record.error.is_none());
+            }
+            Entry::Event(Event::End { reason, message, .. }) => {
+                self.end = Some((*reason, message.clone()));
+            }
+            Entry::Event(_) => {}
+        }
+    }
+
+    /// The same end that the run itself came to.
+    fn outcome(self, results: &Results) -> Outcome {
+        let mut outcome = Outcome::default();
+        let mut fail = |what: String| {
+            let error = with_first_failure(Error::new(Exit::Run, what), results.records());
+            outcome.fail(Exit::Run, &error);
+        };
+        match self.end {
+            Some((EndReason::Interrupted, _)) => outcome.add(Exit::Interrupted, KEPT),
+            Some((EndReason::Aborted, why)) => fail(format!("the run was aborted: {why}")),
+            Some((EndReason::PluginFailed, why)) => {
+                outcome.add(Exit::Run, &format!("a plugin failed: {why}"));
+            }
+            Some((EndReason::Completed, _)) if self.requests == 0 => {
+                outcome.add(Exit::Run, "nothing was sent");
+            }
+            _ if self.requests > 0 && self.succeeded == 0 => {
+                fail("no request succeeded".to_owned())
+            }
+            _ => {}
+        }
+        outcome
+    }
 }
 
 /// Writes `analysis/data`, `analysis/plots` and the report.

@@ -413,7 +413,7 @@ fn follow(
     }
     progress.end();
     if told > before {
-        outcome.add(Exit::Interrupted, "the run was interrupted; what was measured is kept");
+        outcome.add(Exit::Interrupted, crate::phase::run::KEPT);
     }
     for mut seen in crew.seen() {
         let was_told = seen.outcome().is_some_and(|outcome| outcome.exit() == Exit::Interrupted);

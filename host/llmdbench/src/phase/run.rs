@@ -34,6 +34,8 @@ use tokenizers::Tokenizer;
 /// What a first interruption does.
 pub(crate) const INTERRUPTED: &str =
     "interrupted: nothing new starts, requests under way may end; once more ends them";
+/// How a run ended that was interrupted.
+pub(crate) const KEPT: &str = "the run was interrupted; what was measured is kept";
 /// How often the terminal and the user's wishes are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -165,7 +167,7 @@ pub(crate) fn run(
 
     let mut outcome = Outcome::default();
     if interrupted {
-        outcome.add(Exit::Interrupted, "the run was interrupted; what was measured is kept");
+        outcome.add(Exit::Interrupted, KEPT);
     }
     if let Some(error) = &plugin_failure {
         outcome.fail(Exit::Run, error);
@@ -437,7 +439,7 @@ fn explain_not_found(not_found: &load::NotFound, probe: &Probe<'_>, target: &Tar
 }
 
 /// Says how the first request failed that did.
-fn with_first_failure(error: Error, records: &Path) -> Error {
+pub(crate) fn with_first_failure(error: Error, records: &Path) -> Error {
     let failure = || {
         let mut reader = Reader::new(BufReader::new(File::open(records).ok()?)).ok()?;
         while let Ok(Some(entry)) = reader.next_entry() {

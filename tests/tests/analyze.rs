@@ -1,0 +1,93 @@
+//! What `analyze` makes of records and files of before: how it ends, and that it ends.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
+
+use acceptance::Bench;
+use records::{
+    ClientSample, EndReason, Event, Failure, FailureKind, Header, LoopKind, Record, StageBegin,
+    StageEnd, StageInfo, StagePhase, UsageSource, Writer,
+};
+use std::collections::BTreeMap;
+
+const MS: u64 = 1_000_000;
+
+/// A records file of one stage with so many requests, one a millisecond; `failure` and `end` say how
+/// each of them, and the run, ended.
+fn records(requests: u64, failure: Option<&Failure>, end: &Event) -> Vec<u8> {
+    let stage = StageInfo {
+        name: "s".to_owned(),
+        warmup: false,
+        kind: LoopKind::Open,
+        rate: None,
+        concurrency: None,
+        max_in_flight: None,
+        length: None,
+        settle: 0,
+        labels: BTreeMap::new(),
+    };
+    let header = Header {
+        format: records::FORMAT.to_owned(),
+        version: records::VERSION.to_owned(),
+        run: "r".to_owned(),
+        started: "2026-01-01T00:00:00Z".to_owned(),
+        clock: String::new(),
+        model: "m".to_owned(),
+        endpoint: "http://server:8000".to_owned(),
+        seed: 1,
+        stages: vec![stage],
+        slo: BTreeMap::new(),
+    };
+    let mut file = Writer::new(Vec::new(), &header).unwrap();
+    let begin = StageBegin { at: 0, stage: 0 };
+    file.event(&Event::Stage(StagePhase::Begin(begin))).unwrap();
+    for id in 0..requests {
+        let at = id * MS;
+        let record = Record {
+            id,
+            session: id,
+            due: Some(at),
+            started: at,
+            sent: Some(at),
+            tokens: vec![at + 9 * MS],
+            finished: at + 10 * MS,
+            status: 200,
+            error: failure.cloned(),
+            output_tokens: Some(1),
+            usage: UsageSource::Server,
+            connection: records::Connection::Reused,
+            ..Record::default()
+        };
+        file.record(&record).unwrap();
+    }
+    let at = requests * MS;
+    let ended =
+        StageEnd { at, stage: 0, window_end: at, scheduled: Some(requests), unsent: 0, capped: 0 };
+    file.event(&Event::Stage(StagePhase::End(ended))).unwrap();
+    file.event(end).unwrap();
+    file.into_inner()
+}
+
+fn end(reason: EndReason, message: &str) -> Event {
+    Event::End { at: 30 * MS, reason, message: message.to_owned() }
+}
+
+#[test]
+fn an_analysis_ends_as_its_run_did() {
+    let check = |file: Vec<u8>, code: i32, says: &str| {
+        let bench = Bench::new();
+        bench.write("old/records.jsonl", file);
+        let ended = bench.run(&["analyze", "old"]);
+        assert_eq!(ended.code, code, "{}", ended.output());
+        assert!(ended.output().contains(says), "{}", ended.output());
+    };
+    let gone = Failure::new(FailureKind::HttpStatus, "503 gone");
+    let (well, badly) = (|end| records(30, None, &end), |end| records(30, Some(&gone), &end));
+    check(well(end(EndReason::Completed, "")), 0, "result: valid");
+    check(badly(end(EndReason::Completed, "")), 4, "no request succeeded");
+    check(badly(end(EndReason::Aborted, "too much")), 4, "the run was aborted: too much");
+    check(well(end(EndReason::PluginFailed, "no more")), 4, "a plugin failed: no more");
+    check(well(end(EndReason::Interrupted, "")), 130, "the run was interrupted");
+    check(records(0, None, &end(EndReason::Completed, "")), 4, "nothing was sent");
+    let killed = Event::Client(ClientSample::default());
+    check(records(0, None, &killed), 7, "no request was measured");
+}
