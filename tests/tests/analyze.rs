@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
 use acceptance::Bench;
+use nix::sys::signal::Signal;
 use records::{
     ClientSample, EndReason, Event, Failure, FailureKind, Header, LoopKind, Record, StageBegin,
     StageEnd, StageInfo, StagePhase, UsageSource, Writer,
 };
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 const MS: u64 = 1_000_000;
 
@@ -90,4 +92,30 @@ fn an_analysis_ends_as_its_run_did() {
     check(records(0, None, &end(EndReason::Completed, "")), 4, "nothing was sent");
     let killed = Event::Client(ClientSample::default());
     check(records(0, None, &killed), 7, "no request was measured");
+}
+
+#[test]
+fn an_analysis_ends_within_a_second_when_it_is_asked_to() {
+    let bench = Bench::new();
+    bench.write("old/records.jsonl", records(300_000, None, &end(EndReason::Completed, "")));
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let running = bench.start(&["analyze", "old"]);
+        std::thread::sleep(Duration::from_millis(700));
+        let since = Instant::now();
+        running.signal(signal);
+        drop(running.wait().expect(130).says("interrupted"));
+        assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    }
+}
+
+#[test]
+fn one_absurd_value_in_a_foreign_file_is_left_out_and_named() {
+    let bench = Bench::new();
+    bench.write(
+        "old/LMBench_short_input_qps1.csv",
+        "prompt_tokens,generation_tokens,ttft,generation_time\n75,20,0.1,0.9\n75,20,1e308,0.9\n",
+    );
+    let ended = bench.run(&["analyze", "old"]).expect(0);
+    assert!(ended.stdout.contains("Total number of requests: 1\n"), "{}", ended.output());
+    ended.says("warning: old/LMBench_short_input_qps1.csv:3: the row is left out: `1e308` in the column `ttft`");
 }

@@ -19,5 +19,10 @@ pub(crate) fn count() -> usize {
 
 /// An error when the user asked for an end.
 pub(crate) fn check() -> Result<()> {
-    if count() > 0 { Err(Error::new(Exit::Interrupted, "interrupted")) } else { Ok(()) }
+    check_beyond(0)
+}
+
+/// An error when the user asked for an end more often than so many times, which were heeded already.
+pub(crate) fn check_beyond(heeded: usize) -> Result<()> {
+    if count() > heeded { Err(Error::new(Exit::Interrupted, "interrupted")) } else { Ok(()) }
 }

@@ -7,7 +7,23 @@ pub struct File {
     pub qps: f64,
     /// Its requests, in the file's order.
     pub rows: Vec<Row>,
+    /// Requests that were left out.
+    pub left_out: Vec<LeftOut>,
 }
+
+/// A request with a number that no server can have caused, and no picture can show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// From 1.
+    pub line: usize,
+    /// The column's heading.
+    pub column: &'static str,
+    /// What stands there.
+    pub cell: String,
+}
+
+/// More than this is no time in seconds, no count of tokens and no rate.
+pub(super) const MOST: f64 = 1e12;
 
 /// A request. Times in seconds; None: the file does not say.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -68,7 +84,7 @@ impl File {
             *found = place(name).ok_or(BadFile::Column(name))?;
         }
         let user = place(USER);
-        let mut rows = Vec::new();
+        let (mut rows, mut left_out) = (Vec::new(), Vec::new());
         for record in reader.records() {
             let record = record.map_err(broken)?;
             let line = record.position().map_or(0, |at| usize::try_from(at.line()).unwrap_or(0));
@@ -78,22 +94,28 @@ impl File {
                     return Ok(None);
                 }
                 match cell.parse::<f64>() {
-                    Ok(number) => Ok(Some(number).filter(|number| number.is_finite())),
+                    Ok(number) => Ok(Some(number).filter(|number| !number.is_nan())),
                     Err(_) => Err(BadFile::Number { line, column, cell: cell.to_owned() }),
                 }
             };
-            rows.push(Row {
-                prompt_tokens: number(places[0], COLUMNS[0])?,
-                generation_tokens: number(places[1], COLUMNS[1])?,
-                ttft: number(places[2], COLUMNS[2])?,
-                generation_time: number(places[3], COLUMNS[3])?,
-                user_id: match user {
-                    Some(at) => number(at, USER)?.map(|id| id as u64),
-                    None => None,
-                },
-            });
+            let mut values = [None; COLUMNS.len()];
+            for (value, (&at, column)) in values.iter_mut().zip(places.iter().zip(COLUMNS)) {
+                *value = number(at, column)?;
+            }
+            let [prompt_tokens, generation_tokens, ttft, generation_time] = values;
+            let user_id = match user {
+                Some(at) => number(at, USER)?.map(|id| id as u64),
+                None => None,
+            };
+            let is_absurd = |value: &Option<f64>| value.is_some_and(|value| value.abs() > MOST);
+            if let Some(i) = values.iter().position(is_absurd) {
+                let cell = record.get(places[i]).unwrap_or_default().trim().to_owned();
+                left_out.push(LeftOut { line, column: COLUMNS[i], cell });
+                continue;
+            }
+            rows.push(Row { prompt_tokens, generation_tokens, ttft, generation_time, user_id });
         }
-        Ok(Self { qps, rows })
+        Ok(Self { qps, rows, left_out })
     }
 }
 
@@ -108,7 +130,7 @@ impl Row {
     #[must_use]
     pub fn generation_rate(&self) -> Option<f64> {
         let time = self.generation_time.filter(|time| *time > 0.0)?;
-        Some(self.generation_tokens? / time)
+        Some(self.generation_tokens? / time).filter(|rate| *rate <= MOST)
     }
 }
 
@@ -170,6 +192,15 @@ mod tests {
         let undefined = File::parse("a_1.csv", &FULL.replace("0.9", "nan")).unwrap();
         assert_eq!(undefined.rows[0].generation_time, None);
         check("a_-1.csv", FULL, BadFile::Name);
+        let fast = File::parse("a_1.csv", &FULL.replace("0.9", "1e-320")).unwrap();
+        assert_eq!(fast.rows[0].generation_rate(), None);
+        for cell in ["1e308", "-1e13", "inf"] {
+            let row = "75.0,20.0,0.1,0.9,322,1,1.5,2.5\n";
+            let absurd = format!("{FULL}{}{row}", row.replace("0.1", cell));
+            let found = File::parse("a_1.csv", &absurd).unwrap();
+            let left_out = LeftOut { line: 3, column: "ttft", cell: cell.to_owned() };
+            assert_eq!((found.rows.len(), found.left_out), (2, vec![left_out]));
+        }
         let ragged = format!("{FULL}1,2\n");
         assert!(matches!(File::parse("a_1.csv", &ragged), Err(BadFile::Csv(_))));
     }

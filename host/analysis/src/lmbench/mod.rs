@@ -6,7 +6,7 @@ mod file;
 mod plots;
 mod stats;
 
-pub use file::{BadFile, File, Row};
+pub use file::{BadFile, File, LeftOut, Row};
 pub use plots::{LATENCY, Plot, THROUGHPUT};
 pub use stats::stats;
 

@@ -2,6 +2,7 @@
 //! rate.
 
 use super::boxes::BoxOf;
+use super::file::MOST;
 use super::stats::mean;
 use super::{Rate, Row};
 use crate::charts::{FITS, FONT, GRID, INK, PALETTE, PAPER, encode, halved, register_font};
@@ -113,7 +114,7 @@ fn throughput(area: &Area<'_>, rates: &[Rate]) {
         .enumerate()
         .map(|(i, rate)| {
             let time = of(rate, |row| row.generation_time).filter(|time| *time > 0.0)?;
-            Some((prompt[i]? + generated[i]?) / time)
+            Some((prompt[i]? + generated[i]?) / time).filter(|rate| *rate <= MOST)
         })
         .collect();
     let top = |values: &[&[Option<f64>]]| {

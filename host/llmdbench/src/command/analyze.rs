@@ -26,13 +26,13 @@ pub(crate) struct AnalyzeArgs {
 pub(crate) fn analyze(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let found = find(args, global);
     if let (Err(_), Some(dir)) = (&found, args.dir.as_deref().filter(|dir| dir.is_dir())) {
-        let files = phase::lmbench::files(dir);
+        let files = phase::lmbench::files(dir)?;
         if !files.is_empty() {
             phase::lmbench::foreign(dir, &files, printer)?;
             return Ok(Exit::Ok);
         }
     }
-    Ok(results(&found?, global, printer)?.tell(printer))
+    Ok(results(&found?, 0, global, printer)?.tell(printer))
 }
 
 /// Writes the report alone.
@@ -40,7 +40,7 @@ pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> 
     let results = find(args, global)?;
     let plan = plan_of(&results);
     let analyzers = analyzers(plan.as_ref(), global, printer)?;
-    let found = phase::analyze::read(&results, plan.as_ref(), &analyzers, printer)?;
+    let found = phase::analyze::read(&results, plan.as_ref(), &analyzers, 0, printer)?;
     phase::analyze::report(&found.analysis, &results)?;
     let path = results.report();
     printer.result(
@@ -50,14 +50,20 @@ pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> 
     Ok(failed(&found.failures).tell(printer))
 }
 
-/// Analyses the records of a results folder; gives how the run ended and is to be judged.
-pub(crate) fn results(results: &Results, global: &Global, printer: &Printer) -> Result<Outcome> {
+/// Analyses the records of a results folder; gives how the run ended and is to be judged. `heeded` is how often the
+/// user asked for an end of what was before.
+pub(crate) fn results(
+    results: &Results,
+    heeded: usize,
+    global: &Global,
+    printer: &Printer,
+) -> Result<Outcome> {
     let plan = plan_of(results);
     let analyzers = analyzers(plan.as_ref(), global, printer)?;
-    let found = phase::analyze::read(results, plan.as_ref(), &analyzers, printer)?;
+    let found = phase::analyze::read(results, plan.as_ref(), &analyzers, heeded, printer)?;
     let mut outcome = found.load;
     outcome.join(failed(&found.failures));
-    outcome.join(phase::analyze::conclude(&found.analysis, results, printer)?);
+    outcome.join(phase::analyze::conclude(&found.analysis, results, heeded, printer)?);
     Ok(outcome)
 }
 

@@ -3,6 +3,7 @@
 use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
 use crate::command::{dry_run, plan, work_dir};
 use crate::error::{Exit, Result};
+use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
 use crate::phase;
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
     if args.skip {
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
-        return Ok(super::analyze::results(&results, global, printer)?.tell(printer));
+        return Ok(super::analyze::results(&results, 0, global, printer)?.tell(printer));
     }
     let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
     // Without a run folder the settings that are missing are what there is to say, and with one
@@ -109,7 +110,8 @@ fn attach(global: &Global, printer: &Printer) -> Result<Exit> {
     let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
     let settings = super::from_environment()?;
     let (results, mut outcome) = phase::inside::attach(&dir, &settings, printer)?;
-    outcome.join_new(&super::analyze::results(&results, global, printer)?);
+    let heeded = interrupt::count();
+    outcome.join_new(&super::analyze::results(&results, heeded, global, printer)?);
     Ok(outcome.tell(printer))
 }
 
@@ -125,10 +127,12 @@ pub(crate) fn load_and_analyze(
         false => here(prepared, target, dir, printer)?,
     };
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
-    let found = phase::analyze::read(&results, Some(plan), analyzers, printer)?;
+    // What was interrupted is analysed, unless the user asks for an end of that, too.
+    let heeded = interrupt::count();
+    let found = phase::analyze::read(&results, Some(plan), analyzers, heeded, printer)?;
     for failure in &found.failures {
         outcome.fail(failure.exit, failure);
     }
-    outcome.join(phase::analyze::conclude(&found.analysis, &results, printer)?);
+    outcome.join(phase::analyze::conclude(&found.analysis, &results, heeded, printer)?);
     Ok(outcome)
 }

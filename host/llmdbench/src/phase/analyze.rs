@@ -2,6 +2,7 @@
 
 use crate::chosen::Use;
 use crate::error::{Error, Exit, Result};
+use crate::interrupt;
 use crate::outcome::Outcome;
 use crate::phase::analyzers::Findings;
 use crate::phase::run::{KEPT, with_first_failure};
@@ -24,10 +25,12 @@ pub(crate) struct Analysed {
 }
 
 /// Reads the records, lets the analyzers look at them, and reckons. Without a plan there are no analyzers.
+/// What the user interrupted before, `heeded` times, is analysed; once more ends the analysis.
 pub(crate) fn read(
     results: &Results,
     plan: Option<&Plan>,
     analyzers: &[Use],
+    heeded: usize,
     printer: &Printer,
 ) -> Result<Analysed> {
     let mut records = Records::open(results)?;
@@ -35,6 +38,7 @@ pub(crate) fn read(
     let mut collector = Collector::new(&header);
     let mut course = Course::default();
     while let Some(entry) = records.next()? {
+        interrupt::check_beyond(heeded)?;
         course.take(&entry);
         collector.add(entry);
     }
@@ -42,7 +46,7 @@ pub(crate) fn read(
     let found = match plan {
         Some(plan) => {
             let stages = analyzers::stage_facts(&header, collector.stage_times());
-            analyzers::run(analyzers, results, plan, &stages, printer)
+            analyzers::run(analyzers, results, plan, &stages, heeded, printer)?
         }
         None => Findings::default(),
     };
@@ -59,11 +63,12 @@ pub(crate) fn read(
         plugins: found.reports,
         calibration,
         same_host: run["same_host"] == true,
-        server: server_metrics::snapshots(results),
+        server: server_metrics::snapshots(results, heeded)?,
         cache: cache::state(results),
         title: plan.map_or_else(|| header.run.clone(), |plan| plan.experiment.name.clone()),
         facts: facts(&header, plan, &run),
     };
+    interrupt::check_beyond(heeded)?;
     let analysis = collector.finish(&options);
     Ok(Analysed { analysis, failures: found.failures, load: course.outcome(results) })
 }
@@ -116,12 +121,13 @@ impl Course {
 }
 
 /// Writes `analysis/data`, `analysis/plots` and the report.
-fn write(analysis: &Analysis, results: &Results, printer: &Printer) -> Result<()> {
+fn write(analysis: &Analysis, results: &Results, heeded: usize, printer: &Printer) -> Result<()> {
     let summary = &analysis.summary;
     run_dir::write(&results.data("summary.json"), analysis::report::json(summary).as_bytes())?;
     run_dir::write(&results.data("summary.csv"), analysis::report::csv(summary).as_bytes())?;
     let mut readme = String::from("# Plots of this run\n\n");
     for chart in analysis::charts::CHARTS {
+        interrupt::check_beyond(heeded)?;
         readme.push_str(&format!("- `{}.png`, `{0}.svg`: {}\n", chart.name, chart.meaning));
         run_dir::write(
             &results.plot(&format!("{}.png", chart.name)),
@@ -141,7 +147,7 @@ fn write(analysis: &Analysis, results: &Results, printer: &Printer) -> Result<()
         }
     }
     let files = results.lmbench();
-    if let Some((_, pictures)) = lmbench::write(&files, &results.analysis, printer)? {
+    if let Some((_, pictures)) = lmbench::write(&files, &results.analysis, heeded, printer)? {
         readme.push_str(&format!("\nOf the CSV files in `results`:\n\n{pictures}"));
     }
     run_dir::write(&results.plot("README.md"), readme.as_bytes())?;
@@ -158,6 +164,7 @@ pub(crate) fn report(analysis: &Analysis, results: &Results) -> Result<()> {
 pub(crate) fn conclude(
     analysis: &Analysis,
     results: &Results,
+    heeded: usize,
     printer: &Printer,
 ) -> Result<Outcome> {
     let summary = &analysis.summary;
@@ -165,7 +172,7 @@ pub(crate) fn conclude(
         || analysis::report::terminal(analysis, printer.width(), printer.colour()),
         || serde_json::to_value(summary).unwrap_or_default(),
     );
-    write(analysis, results, printer)?;
+    write(analysis, results, heeded, printer)?;
     printer.step(&format!("report:  {}", results.report().display()));
     printer.step(&format!("records: {}", results.records().display()));
     let mut outcome = Outcome::default();

@@ -2,6 +2,7 @@
 
 use crate::chosen::{PluginLog, Use, context, line_text};
 use crate::error::{Error, Exit, Result};
+use crate::interrupt;
 use crate::phase::analyzer_report::keep;
 use crate::plan::Plan;
 use crate::plugins::plugin_error;
@@ -39,12 +40,13 @@ pub(crate) fn run(
     results: &Results,
     plan: &Plan,
     stages: &[StageFacts],
+    heeded: usize,
     printer: &Printer,
-) -> Findings {
+) -> Result<Findings> {
     let mut findings = Findings::default();
     for used in analyzers {
         let log = PluginLog::default();
-        let outcome = one(used, results, plan, stages, &log, &mut findings.notes);
+        let outcome = one(used, results, plan, stages, &log, heeded, &mut findings.notes);
         for line in log.take() {
             let text = format!("{}: {}", line.plugin, line_text(&line));
             if matches!(line.level, Level::Warn | Level::Error) {
@@ -55,10 +57,11 @@ pub(crate) fn run(
         }
         match outcome {
             Ok(report) => keep(used.plugin.name(), report, results, &mut findings),
+            Err(error) if error.exit == Exit::Interrupted => return Err(error),
             Err(error) => findings.failures.push(error.exit(Exit::Run)),
         }
     }
-    findings
+    Ok(findings)
 }
 
 fn one(
@@ -67,6 +70,7 @@ fn one(
     plan: &Plan,
     stages: &[StageFacts],
     log: &PluginLog,
+    heeded: usize,
     notes: &mut Vec<Note>,
 ) -> Result<Report> {
     let setup = Setup {
@@ -90,6 +94,7 @@ fn one(
     let mut batch = Vec::with_capacity(BATCH);
     let mut reader = Records::open(results)?;
     loop {
+        interrupt::check_beyond(heeded)?;
         let entry = reader.next()?;
         let is_end = entry.is_none();
         if let Some(Entry::Record(record)) = entry

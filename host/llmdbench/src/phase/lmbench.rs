@@ -2,35 +2,41 @@
 //! analysis where a run left such files, or of a folder that holds nothing else.
 
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::printer::Printer;
 use crate::run_dir;
-use analysis::lmbench::{self, File};
+use analysis::lmbench::{self, File, LeftOut};
 use std::path::{Path, PathBuf};
 
 /// How deep below a folder files are looked for.
 const DEPTH: usize = 8;
 
 /// The CSV files in a folder and below it, sorted by path.
-pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
+///
+/// # Errors
+/// When the user asked for an end.
+pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    collect(folder, DEPTH, &mut found);
+    collect(folder, DEPTH, &mut found)?;
     found.sort();
-    found
+    Ok(found)
 }
 
-fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        interrupt::check()?;
         let path = entry.path();
         let name = entry.file_name().to_string_lossy().into_owned();
         // Links are not followed: `workdir/latest` is one.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             if depth > 0 {
-                collect(&path, depth - 1, found);
+                collect(&path, depth - 1, found)?;
             }
         } else if path.is_file() && lmbench::is_name(&name) {
             found.push(path);
         }
     }
+    Ok(())
 }
 
 /// Where the analysis of a folder of CSV files goes: as the original had it, beside a folder
@@ -54,12 +60,22 @@ fn analysis_folder(folder: &Path) -> PathBuf {
 pub(crate) fn write(
     files: &[PathBuf],
     analysis: &Path,
+    heeded: usize,
     printer: &Printer,
 ) -> Result<Option<(String, String)>> {
     let mut read = Vec::new();
     for path in files {
+        interrupt::check_beyond(heeded)?;
         match parse(path) {
-            Ok(file) => read.push(file),
+            Ok(file) => {
+                for LeftOut { line, column, cell } in &file.left_out {
+                    printer.warning(&format!(
+                        "{}:{line}: the row is left out: `{cell}` in the column `{column}` is no time and no count",
+                        path.display()
+                    ));
+                }
+                read.push(file);
+            }
             Err(why) => printer.warning(&format!("{} is left out: {why}", path.display())),
         }
     }
@@ -70,6 +86,7 @@ pub(crate) fn write(
     let stats = lmbench::stats(&rates);
     run_dir::write(&analysis.join("data/stats.txt"), stats.as_bytes())?;
     for plot in [lmbench::LATENCY, lmbench::THROUGHPUT] {
+        interrupt::check_beyond(heeded)?;
         run_dir::write(&analysis.join("plots").join(plot.file), &plot.png(&rates))?;
     }
     Ok(Some((stats, lmbench::readme())))
@@ -84,7 +101,7 @@ fn parse(path: &Path) -> std::result::Result<File, String> {
 /// Analyses a folder that holds CSV files and no records.
 pub(crate) fn foreign(folder: &Path, files: &[PathBuf], printer: &Printer) -> Result<()> {
     let analysis = analysis_folder(folder);
-    let (stats, readme) = write(files, &analysis, printer)?.ok_or_else(|| {
+    let (stats, readme) = write(files, &analysis, 0, printer)?.ok_or_else(|| {
         Error::usage(format!("no file in `{}` holds a request", folder.display()))
             .hint("the warnings above say what is wrong with each")
     })?;

@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::experiment::Experiment;
+use crate::interrupt;
 use crate::phase::nvidia_smi::NvidiaSmi;
 use crate::plan::Target;
 use crate::printer::Printer;
@@ -337,10 +338,15 @@ impl Page {
 }
 
 /// The readings of a run. Empty: there are none.
-pub(crate) fn snapshots(results: &Results) -> Vec<Snapshot> {
+///
+/// # Errors
+/// When the user asked for an end more often than was heeded.
+pub(crate) fn snapshots(results: &Results, heeded: usize) -> Result<Vec<Snapshot>> {
     let text = std::fs::read_to_string(results.server_metrics()).unwrap_or_default();
     // A last line that was cut off is left out.
-    text.lines()
+    let snapshots = text
+        .lines()
+        .take_while(|_| interrupt::check_beyond(heeded).is_ok())
         .filter_map(|line| serde_json::from_str::<Line>(line).ok())
         .map(|line| Snapshot {
             at: line.at,
@@ -351,5 +357,7 @@ pub(crate) fn snapshots(results: &Results) -> Vec<Snapshot> {
                 .collect(),
         })
         .filter(|snapshot| !snapshot.series.is_empty())
-        .collect()
+        .collect();
+    interrupt::check_beyond(heeded)?;
+    Ok(snapshots)
 }
