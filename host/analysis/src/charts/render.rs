@@ -4,6 +4,7 @@
 use super::scale::Scale;
 use super::{Axis, Band, Drawing, Figure, Join, Line, bars, heatmap};
 use plotters::coord::Shift;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::sync::Once;
@@ -19,6 +20,11 @@ pub(crate) const PALETTE: [RGBColor; 7] = [
     RGBColor(0x56, 0xb4, 0xe9),
     RGBColor(0x8b, 0x6b, 0x4a),
 ];
+/// Dashes and the gaps between them, of the lines after those that go through in each colour: so
+/// four lines can share one and be told apart.
+const DASHES: [(f64, f64); 3] = [(7.0, 4.0), (2.0, 3.0), (14.0, 4.0)];
+/// As many lines can be told apart.
+const LOOKS: usize = PALETTE.len() * (1 + DASHES.len());
 /// Text and axes.
 pub(crate) const INK: RGBColor = RGBColor(0x2b, 0x31, 0x3a);
 /// Grid lines.
@@ -190,6 +196,20 @@ impl<'a, DB: DrawingBackend> Canvas<'a, DB> {
             .expect(FITS);
     }
 
+    /// Draws the line that is the `i`-th of a figure or of its legend.
+    fn line(&self, i: usize, path: &[(i32, i32)], width: u32) {
+        let style = PALETTE[i % PALETTE.len()].stroke_width(width);
+        let dashes = (i / PALETTE.len()).checked_sub(1).map(|round| DASHES[round % DASHES.len()]);
+        match dashes {
+            None => self.area.draw(&PathElement::new(path, style)),
+            Some((dash, gap)) => {
+                let [dash, gap] = [dash, gap].map(|n| self.px(n).max(1));
+                self.area.draw(&DashedPathElement::new(path.iter().copied(), dash, gap, style))
+            }
+        }
+        .expect(FITS);
+    }
+
     /// Says in the middle of a plot that it shows nothing.
     pub(super) fn nothing(&self, plot: &Plot<'a, DB>) {
         let (across, down) = plot.plotting_area().get_pixel_range();
@@ -220,7 +240,8 @@ fn lines<DB: DrawingBackend>(canvas: &Canvas<'_, DB>, figure: &Figure) {
         let dot = Circle::new(at, canvas.px(2.5), colour.filled());
         chart.plotting_area().draw(&dot).expect(FITS);
     };
-    for (line, &colour) in figure.lines.iter().zip(PALETTE.iter().cycle()) {
+    for (i, line) in figure.lines.iter().enumerate() {
+        let colour = PALETTE[i % PALETTE.len()];
         spreads(canvas, &chart, line, colour);
         for run in unbroken(line) {
             // A single point would be invisible as a line.
@@ -228,8 +249,8 @@ fn lines<DB: DrawingBackend>(canvas: &Canvas<'_, DB>, figure: &Figure) {
                 run.into_iter().for_each(|at| dot(at, colour));
                 continue;
             }
-            let path = PathElement::new(run, colour.stroke_width(stroke));
-            chart.plotting_area().draw(&path).expect(FITS);
+            let pixels = run.iter().map(|point| chart.plotting_area().map_coordinate(point));
+            canvas.line(i, &pixels.collect::<Vec<_>>(), stroke);
         }
     }
     if figure.is_empty() {
@@ -291,6 +312,11 @@ fn bands<DB: DrawingBackend>(
     }
 }
 
+/// How small letters of a legend get, as a share of their usual size.
+const SMALLEST: f64 = 0.7;
+/// Most columns of a legend: more would cover the lines.
+const MOST_COLUMNS: i32 = 3;
+
 /// Names what has a colour in a box where it covers least, unless there is but one.
 pub(super) fn legend<DB: DrawingBackend>(
     canvas: &Canvas<'_, DB>,
@@ -302,21 +328,27 @@ pub(super) fn legend<DB: DrawingBackend>(
         return;
     }
     let area = canvas.area;
-    let style = canvas.text(13.0);
-    let size = |name: &str| area.estimate_text_size(name, &style).map_or(0, |size| size.0 as i32);
     let px = |n: f64| canvas.px(n);
-    let (row, swatch, pad) = (px(18.0), px(22.0), px(8.0));
+    let (swatch, pad, inset) = (px(22.0), px(8.0), px(8.0));
     let (across, down) = chart.plotting_area().get_pixel_range();
-    let inset = px(8.0);
-    let room = ((down.end - down.start - 2 * inset - pad) / row).max(2) as usize;
+    let rows = |row: i32| ((down.end - down.start - 2 * inset - pad) / row).max(2) as usize;
+    // Many names are written smaller, and beside each other where that is not enough.
+    let shrink = (rows(px(18.0)) as f64 / shown.len() as f64).clamp(SMALLEST, 1.0);
+    let (row, style) = (px(18.0 * shrink), canvas.text(13.0 * shrink));
+    let size = |name: &str| area.estimate_text_size(name, &style).map_or(0, |size| size.0 as i32);
     let mut names: Vec<String> = shown.iter().map(|name| (*name).to_owned()).collect();
+    let widest = names.iter().map(|name| size(name)).max().unwrap_or(0);
+    let column = swatch + px(6.0) + widest + pad;
+    let most = ((across.end - across.start - 2 * inset - pad) / column).clamp(1, MOST_COLUMNS);
+    let columns = names.len().min(LOOKS).div_ceil(rows(row)).min(most as usize);
+    let room = (rows(row) * columns).min(LOOKS);
     if names.len() > room {
         let more = names.len() - (room - 1);
         names.truncate(room - 1);
         names.push(format!("and {more} more"));
     }
-    let widest = names.iter().map(|name| size(name)).max().unwrap_or(0);
-    let (wide, high) = (pad * 2 + swatch + px(6.0) + widest, pad + row * names.len() as i32);
+    let rows = names.len().div_ceil(columns);
+    let (wide, high) = (pad + column * columns as i32, pad + row * rows as i32);
     let corners = [
         (across.end - inset - wide, down.end - inset - high),
         (across.end - inset - wide, down.start + inset),
@@ -329,13 +361,11 @@ pub(super) fn legend<DB: DrawingBackend>(
     area.draw(&Rectangle::new(corners, GRID)).expect(FITS);
     let left_out = shown.len() > room;
     let last = names.len() - 1;
-    for (i, (name, colour)) in names.into_iter().zip(PALETTE.iter().cycle()).enumerate() {
-        let middle = top + pad / 2 + row * i as i32 + row / 2;
-        let from = left + pad;
+    for (i, name) in names.into_iter().enumerate() {
+        let middle = top + pad / 2 + row * (i % rows) as i32 + row / 2;
+        let from = left + pad + column * (i / rows) as i32;
         if !(left_out && i == last) {
-            let stroke = colour.stroke_width(px(2.5).max(1) as u32);
-            area.draw(&PathElement::new([(from, middle), (from + swatch, middle)], stroke))
-                .expect(FITS);
+            canvas.line(i, &[(from, middle), (from + swatch, middle)], px(2.5).max(1) as u32);
         }
         let at = (from + swatch + px(6.0), middle);
         let style = style.clone().pos(Pos::new(HPos::Left, VPos::Center));

@@ -6,6 +6,7 @@ use analysis::charts::{
 };
 use analysis::{Analysis, Options};
 use records::{LoopKind, Record};
+use std::collections::{BTreeMap, BTreeSet};
 
 fn check(what: &str, analysis: &Analysis) {
     for chart in CHARTS {
@@ -57,6 +58,42 @@ fn a_legend_names_as_many_stages_as_there_is_room_for() {
     assert!(!drawn.contains("stage-39\n"));
     check("of forty stages", &analysis);
 }
+
+#[test]
+fn twenty_stages_can_be_told_apart_in_lines_and_legend() {
+    let lines = (0..20).map(|i| {
+        let points = vec![(0.0, Some(f64::from(i))), (20.0, Some(f64::from(i)))];
+        Line { name: format!("stage-{i}"), points, join: Join::Straight, spreads: Vec::new() }
+    });
+    let drawing = Drawing::Figure(Figure {
+        x: Axis::new("x"),
+        y: Axis::new("y"),
+        lines: lines.collect(),
+        bands: Vec::new(),
+    });
+    let svg = drawing_svg(Some("title"), &drawing, 1200, 600);
+    assert!((0..20).all(|i| svg.contains(&format!("\nstage-{i}\n"))), "{svg}");
+    // A line is known by its colour and by how many dashes it has across the plot, or in the legend.
+    let mut dashes: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for path in svg.lines().filter(|line| line.starts_with("<polyline")) {
+        let attribute = |name: &str| path.split_once(name).unwrap().1.split('"').nth(1).unwrap();
+        let (_, y) =
+            attribute("points=").split_whitespace().next().unwrap().split_once(',').unwrap();
+        *dashes.entry((attribute("stroke="), y)).or_default() += 1;
+    }
+    let colours =
+        PALETTE.map(|colour| dashes.keys().filter(|(stroke, _)| *stroke == colour).count());
+    assert_eq!(colours, [6, 6, 6, 6, 6, 6, 4], "three lines of a colour, each in the legend, too");
+    let looks: BTreeSet<(&str, usize)> =
+        dashes.iter().map(|((stroke, _), count)| (*stroke, *count)).collect();
+    let of = |colour: &str| looks.iter().filter(|(stroke, _)| *stroke == colour).count();
+    // One that goes through looks the same in both places.
+    assert_eq!(PALETTE.map(of), [5, 5, 5, 5, 5, 5, 3], "{looks:?}");
+}
+
+/// The colours of lines.
+const PALETTE: [&str; 7] =
+    ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B6B4A"];
 
 /// Whether each text stands in a drawing.
 fn check_texts(drawing: &Drawing, shown: &[&str], missing: &[&str]) {
