@@ -15,10 +15,13 @@ pub(super) fn lateness(analysis: &Analysis) -> Figure {
     percentiles(&analysis.timeline, "lateness, ms", |bin| bin.lateness)
 }
 
+/// Of fewer than 100 requests in a step the 99th percentile is the largest.
+const TAIL: &str = "p99, or the largest of fewer than 100";
+
 fn percentiles(timeline: &Timeline, title: &str, of: fn(&Bin) -> Option<(f64, f64)>) -> Figure {
     let median = move |bin: &Bin| of(bin).map(|(median, _)| median.max(0.0));
     let tail = move |bin: &Bin| of(bin).map(|(_, tail)| tail.max(0.0));
-    figure(timeline, title, vec![line(timeline, "p50", median), line(timeline, "p99", tail)])
+    figure(timeline, title, vec![line(timeline, "p50", median), line(timeline, TAIL, tail)])
 }
 
 /// A figure over time, with the stages behind it.

@@ -2,7 +2,8 @@
 
 use crate::run::{Run, answer, stage};
 use analysis::charts::{
-    Axis, BarGroup, Bars, CHARTS, Drawing, Figure, Heatmap, Join, Line, drawing_svg, png, svg,
+    Axis, BarGroup, Bars, CHARTS, Drawing, Figure, Heatmap, Join, Line, chart, drawing_svg, png,
+    svg,
 };
 use analysis::{Analysis, Options};
 use records::{LoopKind, Record};
@@ -31,6 +32,16 @@ fn an_empty_chart_says_so() {
     let analysis = Run::new(Vec::new()).analyse(&Options::default());
     for chart in CHARTS {
         assert!(svg(chart, &analysis, 640, 360).contains("nothing was measured"), "{}", chart.name);
+    }
+}
+
+#[test]
+fn a_tail_over_time_says_in_the_legend_that_it_may_be_the_largest_value() {
+    let many = (0..20).map(|i| answer(i * 10, &[i * 10 + 100], i * 10 + 130));
+    let analysis = Run::open(400, many.collect()).analyse(&Options::default());
+    for name in ["ttft_over_time", "latency_over_time", "lateness_over_time"] {
+        let drawn = svg(chart(name).unwrap(), &analysis, 1200, 600);
+        assert!(drawn.contains("\np99, or the largest of fewer than 100\n"), "{drawn}");
     }
 }
 
