@@ -17,6 +17,9 @@ struct Line {
 /// Who set the pace.
 const LOOP: &str = "loop";
 
+/// Requests per second that met every objective, where there are any.
+const GOODPUT: &str = "goodput\n1/s";
+
 /// What a user had to expect, failures included.
 const LATENCY_OF_ALL_SENT: &str = "latency, all sent, ms";
 
@@ -48,16 +51,17 @@ const COLUMNS: &[Line] = &[
     Line { title: "sent", write: |s| s.sent.to_string() },
     Line { title: "failed", write: |s| s.failed.to_string() },
     Line { title: "req/s", write: |s| rate(s, "request_throughput") },
-    Line { title: "TTFT p50", write: |s| percentile(s.distribution("ttft"), "p50") },
-    Line { title: "p99", write: |s| percentile(s.distribution("ttft"), "p99") },
-    Line { title: "TPOT p50", write: |s| percentile(s.distribution("tpot"), "p50") },
-    Line { title: "p99", write: |s| percentile(s.distribution("tpot"), "p99") },
+    Line { title: GOODPUT, write: |s| rate(s, "goodput") },
+    Line { title: "TTFT p50\nms", write: |s| percentile(s.distribution("ttft"), "p50") },
+    Line { title: "p99\nms", write: |s| percentile(s.distribution("ttft"), "p99") },
+    Line { title: "TPOT p50\nms", write: |s| percentile(s.distribution("tpot"), "p50") },
+    Line { title: "p99\nms", write: |s| percentile(s.distribution("tpot"), "p99") },
     Line { title: "out tok/s", write: |s| rate(s, "output_token_throughput") },
-    Line { title: "latency p50", write: |s| percentile(s.distribution("latency"), "p50") },
-    Line { title: "p99", write: |s| percentile(s.distribution("latency"), "p99") },
-    Line { title: "lateness p99", write: |s| percentile(s.distribution("lateness"), "p99") },
-    Line { title: "ITL p50", write: |s| percentile(s.distribution("itl"), "p50") },
-    Line { title: "p99", write: |s| percentile(s.distribution("itl"), "p99") },
+    Line { title: "latency p50\nms", write: |s| percentile(s.distribution("latency"), "p50") },
+    Line { title: "p99\nms", write: |s| percentile(s.distribution("latency"), "p99") },
+    Line { title: "lateness p99\nms", write: |s| percentile(s.distribution("lateness"), "p99") },
+    Line { title: "ITL p50\nms", write: |s| percentile(s.distribution("itl"), "p50") },
+    Line { title: "p99\nms", write: |s| percentile(s.distribution("itl"), "p99") },
 ];
 
 /// The results as text for a terminal `width` characters wide. No line ends in spaces.
@@ -163,10 +167,15 @@ fn by_row(shown: &[&StageSummary], width: usize) -> String {
     let mut taken = 0;
     // Where the schedule set every pace, room is better used otherwise.
     let is_open = |stage: &&StageSummary| stage.pace == Some(Pace::Open);
-    let columns_of_all = COLUMNS.iter().filter(|c| c.title != LOOP || !shown.iter().all(is_open));
-    for column in columns_of_all {
+    let is_wanted = |column: &&Line| match column.title {
+        LOOP => !shown.iter().all(is_open),
+        GOODPUT => shown.iter().any(|stage| stage.goodput_share.is_some()),
+        _ => true,
+    };
+    for column in COLUMNS.iter().filter(is_wanted) {
         let cells = shown.iter().map(|stage| (column.write)(stage).chars().count());
-        let widest = cells.chain([column.title.len()]).max().unwrap_or(0) + 3;
+        let titles = column.title.lines().map(str::len);
+        let widest = cells.chain(titles).max().unwrap_or(0) + 3;
         if taken + widest > width && columns.len() > 1 {
             break;
         }

@@ -68,16 +68,23 @@ result: valid (the load generator did what it was asked)
 #[test]
 fn a_narrow_terminal_gets_a_row_for_each_stage() {
     insta::assert_snapshot!(report::terminal(&analysis(), 70, false), @r"
- stage   sent   failed   req/s   TTFT p50   p99   TPOT p50   p99
-─────────────────────────────────────────────────────────────────
- low       40        1    4.88      103.0     -       20.5     -
- high      40        1    4.88      153.0     -       20.5     -
- total     80        2    4.88      106.0     -       20.5     -
-─────────────────────────────────────────────────────────────────
+ stage   sent   failed   req/s   goodput   TTFT p50   p99   TPOT p50
+                                     1/s         ms    ms         ms
+─────────────────────────────────────────────────────────────────────
+ low       40        1    4.88      4.88      103.0     -       20.5
+ high      40        1    4.88      4.25      153.0     -       20.5
+ total     80        2    4.88      4.56      106.0     -       20.5
+─────────────────────────────────────────────────────────────────────
 failed: http_status 2
 
 result: valid (the load generator did what it was asked)
 ");
+}
+
+#[test]
+fn without_objectives_the_narrow_table_has_no_goodput() {
+    let text = report::terminal(&two_stages().analyse(&slo(&[])), 70, false);
+    assert!(text.contains("TPOT p50   p99\n") && !text.contains("goodput"), "{text}");
 }
 
 #[test]
