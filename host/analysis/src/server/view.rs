@@ -152,7 +152,12 @@ impl ServerView {
 
     /// Puts what was measured here beside the server's own durations.
     pub(crate) fn compare(&mut self, here: &StageSummary) {
+        // Where chunks carry several tokens, we count by token what servers count by chunk.
+        let is_by_chunk = here.several_token_chunks.is_some_and(|share| share > 0.0);
         for (name, there) in &self.histograms {
+            if name == "itl" && is_by_chunk {
+                continue;
+            }
             if let Some(ours) = here.distribution(name) {
                 let beside = Beside {
                     unit: there.unit.clone(),

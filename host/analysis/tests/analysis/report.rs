@@ -238,6 +238,27 @@ fn the_servers_own_numbers_stand_beside_ours_with_the_difference() {
 }
 
 #[test]
+fn an_itl_by_token_is_not_set_beside_one_by_chunk() {
+    let beside = |chunk_tokens: &[u32]| {
+        let record = Record { chunk_tokens: chunk_tokens.to_vec(), ..answer(0, &[100, 120], 130) };
+        let page = |n: u32, at: u64| {
+            let both = ["time_to_first_token", "inter_token_latency"];
+            let text = both.map(|name| {
+                format!("vllm:{name}_seconds_count {n}\nvllm:{name}_seconds_sum {n}\n")
+            });
+            Snapshot { at, series: parse(&text.concat()) }
+        };
+        let server = vec![page(0, 0), page(1, 200_000_000)];
+        let options = Options { server, ..Options::default() };
+        let view = Run::open(200, vec![record]).analyse(&options).summary.server.remove(0);
+        assert!(view.histograms.contains_key("itl"), "{view:?}");
+        view.beside.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(beside(&[1, 1]), ["itl", "ttft"]);
+    assert_eq!(beside(&[1, 3]), ["ttft"]);
+}
+
+#[test]
 fn counts_of_the_server_that_went_back_are_left_out_and_told() {
     let counted = |values: [u32; 4]| {
         let readings = [0, 8, 10, 18].iter().zip(values).map(|(second, value)| Snapshot {
