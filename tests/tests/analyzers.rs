@@ -1,6 +1,7 @@
 //! Analyzer plugins: what they find stands in every place where people look.
 
 use acceptance::{Bench, Ended, Server, plugin};
+use serde_json::Value;
 
 const LOAD: [&str; 6] = ["--concurrency", "1,2", "--requests", "6", "--output-tokens", "4"];
 
@@ -56,6 +57,20 @@ fn an_analyzer_can_be_given_or_named_afterwards() {
     let tail = plugin("example-plugins", "rust-analyzer");
     bench.run(&["analyze", "w", "--plugin", &tail]).expect(0);
     assert_eq!(bench.summary()["plugins"][0]["metrics"].as_array().unwrap().len(), 2);
+    // What is not asked for any more does not stay beside what is.
+    let summary = bench.summary();
+    let files: Vec<&str> = summary["plugins"][0]["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert!(files.contains(&"data/tail-slowest.csv") && files.len() > 1, "{files:?}");
+    let is_there = |file: &&&str| bench.path("w/analysis").join(file).is_file();
+    assert_eq!(files.iter().filter(is_there).count(), files.len());
+    bench.run(&["analyze", "w"]).expect(0);
+    assert_eq!(files.iter().filter(is_there).count(), 0, "{files:?}");
+    assert!(bench.path("w/analysis/data/summary.csv").is_file());
     bench.write("e.yaml", format!("analyze: {{plugins: [{tail}]}}\n"));
     let target = ["run", "e.yaml", "--endpoint", &server.url, "--model", "m", "--workdir", "v"];
     bench.run(&[&target[..], &LOAD].concat()).expect(0);

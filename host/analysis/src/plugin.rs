@@ -26,6 +26,9 @@ pub struct PluginResults {
     pub metrics: Vec<PluginMetric>,
     /// Its sentences. Reports show them among the notes.
     pub findings: Vec<PluginFinding>,
+    /// Its tables and pictures, as paths within the folder of the analysis: what a later analysis without it removes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
 }
 
 /// A number that an analyzer reckoned.

@@ -408,6 +408,11 @@ impl Results {
         self.analysis.join("plots").join(name)
     }
 
+    /// A file of the analysis as a path within its folder.
+    pub(crate) fn in_analysis(&self, file: &Path) -> Option<String> {
+        Some(file.strip_prefix(&self.analysis).ok()?.display().to_string())
+    }
+
     /// `analysis/report.html`.
     pub(crate) fn report(&self) -> PathBuf {
         self.analysis.join("report.html")
@@ -435,6 +440,16 @@ pub(crate) fn write(path: &Path, contents: &[u8]) -> Result<()> {
     let mut file = fs::File::create(&new).map_err(failed)?;
     file.write_all(contents).map_err(failed)?;
     fs::rename(&new, path).map_err(failed)
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::unexpected(format!("cannot remove `{}`", path.display())).because(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a value as JSON.

@@ -6,7 +6,7 @@ use crate::interrupt;
 use crate::outcome::Outcome;
 use crate::phase::analyzers::Findings;
 use crate::phase::run::{KEPT, with_first_failure};
-use crate::phase::{analyzers, cache, lmbench, server_metrics};
+use crate::phase::{analyzer_report, analyzers, cache, lmbench, server_metrics};
 use crate::plan::Plan;
 use crate::printer::Printer;
 use crate::records_file::Records;
@@ -123,6 +123,7 @@ impl Course {
 /// Writes `analysis/data`, `analysis/plots` and the report.
 fn write(analysis: &Analysis, results: &Results, heeded: usize, printer: &Printer) -> Result<()> {
     let summary = &analysis.summary;
+    analyzer_report::remove_old(results, &summary.plugins)?;
     run_dir::write(&results.data("summary.json"), analysis::report::json(summary).as_bytes())?;
     run_dir::write(&results.data("summary.csv"), analysis::report::csv(summary).as_bytes())?;
     let mut readme = String::from("# Plots of this run\n\n");

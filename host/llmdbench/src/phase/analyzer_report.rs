@@ -8,7 +8,7 @@ use crate::translate;
 use analysis::charts::{Axis, BarGroup, Bars, Drawing, Figure, Heatmap, Join, Line};
 use analysis::{
     Better, Note, PluginChart, PluginFinding, PluginMetric, PluginReport, PluginResults, Severity,
-    Table, charts,
+    Summary, Table, charts,
 };
 use plugin_host::wit::analyzer as wit;
 use plugin_host::wit::results::{Direction, Metric};
@@ -28,13 +28,16 @@ pub(super) fn keep(plugin: &str, report: wit::Report, results: &Results, finding
                 .and_then(|()| run_dir::write(&results.artifact(&file.name), &file.contents)),
         );
     }
+    let mut written = Vec::new();
     let mut names = BTreeSet::new();
     let mut tables = Vec::new();
     for table in report.tables.into_iter().map(table) {
-        if tell(plain_name(plugin, "table", &table.name, &mut names).and_then(|()| {
-            let file = results.data(&format!("{plugin}-{}.csv", table.name));
-            run_dir::write(&file, table.csv().as_bytes())
-        })) {
+        let file = results.data(&format!("{plugin}-{}.csv", table.name));
+        if tell(
+            plain_name(plugin, "table", &table.name, &mut names)
+                .and_then(|()| run_dir::write(&file, table.csv().as_bytes())),
+        ) {
+            written.push(file);
             tables.push(table);
         }
     }
@@ -45,10 +48,13 @@ pub(super) fn keep(plugin: &str, report: wit::Report, results: &Results, finding
         match self::drawing(&x, &y, drawing) {
             Ok(drawing) => {
                 let chart = PluginChart { name, title, drawing };
+                let file = |ending| results.plot(&format!("{plugin}-{}.{ending}", chart.name));
+                let [png, svg] = ["png", "svg"].map(file);
                 if tell(
                     plain_name(plugin, "chart", &chart.name, &mut names)
-                        .and_then(|()| write_picture(plugin, &chart, results)),
+                        .and_then(|()| write_picture(&chart, &png, &svg)),
                 ) {
+                    written.extend([png, svg]);
                     pictures.push(chart);
                 }
             }
@@ -65,18 +71,29 @@ pub(super) fn keep(plugin: &str, report: wit::Report, results: &Results, finding
             name: plugin.to_owned(),
             metrics: report.metrics.into_iter().map(metric).collect(),
             findings: report.findings.into_iter().map(finding).collect(),
+            files: written.iter().filter_map(|file| results.in_analysis(file)).collect(),
         },
         tables,
         charts: pictures,
     });
 }
 
-fn write_picture(plugin: &str, chart: &PluginChart, results: &Results) -> Result<()> {
-    let file = |ending: &str| results.plot(&format!("{plugin}-{}.{ending}", chart.name));
-    let png = charts::drawing_png(&chart.title, &chart.drawing, 1200, 600);
-    run_dir::write(&file("png"), &png)?;
-    let svg = charts::drawing_svg(Some(&chart.title), &chart.drawing, 1200, 600);
-    run_dir::write(&file("svg"), svg.as_bytes())
+fn write_picture(chart: &PluginChart, png: &Path, svg: &Path) -> Result<()> {
+    run_dir::write(png, &charts::drawing_png(&chart.title, &chart.drawing, 1200, 600))?;
+    let drawn = charts::drawing_svg(Some(&chart.title), &chart.drawing, 1200, 600);
+    run_dir::write(svg, drawn.as_bytes())
+}
+
+/// Removes the tables and pictures of an earlier analysis that this one did not make again.
+pub(super) fn remove_old(results: &Results, new: &[PluginResults]) -> Result<()> {
+    // One that cannot be read names nothing that could be removed.
+    let old = run_dir::read_json::<Summary>(&results.data("summary.json")).ok().flatten();
+    let old = old.into_iter().flat_map(|summary| summary.plugins);
+    let is_new = |file: &String| new.iter().any(|found| found.files.contains(file));
+    for file in old.flat_map(|found| found.files).filter(|file| is_inside(file) && !is_new(file)) {
+        run_dir::remove(&results.analysis.join(file))?;
+    }
+    Ok(())
 }
 
 /// Refuses a file that would lie outside of the results, or that is the run's own.
