@@ -62,8 +62,15 @@ fn records(requests: u64, failure: Option<&Failure>, end: &Event) -> Vec<u8> {
         file.record(&record).unwrap();
     }
     let at = requests * MS;
-    let ended =
-        StageEnd { at, stage: 0, window_end: at, scheduled: Some(requests), unsent: 0, capped: 0 };
+    let ended = StageEnd {
+        at,
+        stage: 0,
+        window_end: at,
+        scheduled: Some(requests),
+        unsent: 0,
+        capped: 0,
+        exhausted: false,
+    };
     file.event(&Event::Stage(StagePhase::End(ended))).unwrap();
     file.event(end).unwrap();
     file.into_inner()
