@@ -79,7 +79,7 @@ fn a_calibration_has_error_headroom_and_scatter_and_runs_are_set_beside_it() {
 fn a_calibration_that_is_interrupted_keeps_nothing_and_leaves_no_server() {
     let bench = Bench::new();
     let mut running = bench.start(&["calibrate", "--for", "20s"]);
-    running.wait_for("error: 50 requests/s");
+    running.wait_for("errors of times: 50 requests/s");
     std::thread::sleep(std::time::Duration::from_millis(500));
     let children = format!("/proc/{0}/task/{0}/children", running.pid());
     let children = std::fs::read_to_string(children).unwrap_or_default();

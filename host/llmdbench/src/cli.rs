@@ -215,7 +215,8 @@ pub(crate) struct LoadArgs {
     /// Warm-up in front, as a count of requests or a duration; 0: none
     #[arg(long, value_name = "N|DURATION")]
     pub(crate) warmup: Option<String>,
-    /// How sessions arrive at a rate: constant, poisson, gamma
+    /// How sessions arrive at a rate: constant, poisson, gamma; with `closed` a trace is sent in a
+    /// closed loop of --concurrency, not at its own times
     #[arg(long, value_name = "PATTERN")]
     pub(crate) arrival: Option<String>,
     /// Tokens of each prompt
@@ -335,7 +336,7 @@ impl LoadArgs {
             layer.set("load.max_error_rate", "--max-error-rate", json!(rate));
         }
         if let Some(stages) = self.stages()? {
-            let name = match (self.rate.is_empty(), self.is_trace()) {
+            let name = match (self.rate.is_empty(), self.is_replay()) {
                 (false, _) => "--rate",
                 (true, true) => "--dataset",
                 (true, false) => self.part_of_a_load().unwrap_or("--concurrency"),
@@ -384,7 +385,7 @@ impl LoadArgs {
     /// The flag that says something of a load and not how it is made. None: there is none, or
     /// another flag says the rest.
     pub(crate) fn part_of_a_load(&self) -> Option<&'static str> {
-        if !self.rate.is_empty() || !self.concurrency.is_empty() || self.is_trace() {
+        if !self.rate.is_empty() || !self.concurrency.is_empty() || self.is_replay() {
             return None;
         }
         let parts = [
@@ -396,8 +397,11 @@ impl LoadArgs {
         parts.into_iter().find_map(|(flag, is_typed)| is_typed.then_some(flag))
     }
 
-    /// Whether what is sent has times of its own.
-    fn is_trace(&self) -> bool {
+    /// Whether what is sent has times of its own, and nobody asks for others.
+    fn is_replay(&self) -> bool {
+        if self.arrival.as_ref().is_some_and(|arrival| arrival != "trace") {
+            return false;
+        }
         let named = self.workload.as_deref();
         let of_file = || self.dataset.as_deref().map(|f| dataset::workload_of(Path::new(f)));
         self.profile.is_none() && named.or_else(of_file) == Some("trace")
@@ -405,7 +409,7 @@ impl LoadArgs {
 
     /// The stages that the options describe. None: they describe none.
     fn stages(&self) -> Result<Option<Vec<Value>>> {
-        if self.rate.is_empty() && self.concurrency.len() < 2 && self.is_trace() {
+        if self.rate.is_empty() && self.concurrency.len() < 2 && self.is_replay() {
             let mut stage = json!({"arrival": "trace"});
             let mut set = |name: &str, value: Option<Value>| {
                 if let Some(value) = value {
@@ -574,6 +578,13 @@ mod tests {
         check(
             LoadArgs { requests: Some(1), ..LoadArgs::default() },
             json!([{"concurrency": 1, "requests": 1}]),
+        );
+        let trace =
+            || LoadArgs { workload: Some("trace".into()), concurrency: vec![2], ..for_5s() };
+        check(trace(), json!([{"arrival": "trace", "for": "5s", "concurrency": 2}]));
+        check(
+            LoadArgs { arrival: Some("closed".into()), ..trace() },
+            json!([{"concurrency": 2, "for": "5s", "arrival": "closed"}]),
         );
         let both = LoadArgs { rate: vec![1.0, 2.0], concurrency: vec![1, 2], ..for_5s() };
         assert!(both.stages().is_err());
