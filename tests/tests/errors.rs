@@ -451,3 +451,11 @@ fn more_threads_than_can_help() {
     exit 2
     "#);
 }
+
+#[test]
+fn a_secret_in_the_address_of_a_metrics_page() {
+    assert_snapshot!(plan_with("target: {metrics: ['http://h/metrics?api_token=abcdef']}\n"), @r#"
+    error: e.yaml:3:10: `target.metrics`: a page cannot be read from `http://h/metrics`: a secret such as `api_token` has no place in it
+    exit 2
+    "#);
+}

@@ -50,6 +50,8 @@ pub(crate) struct Request {
     pub(crate) stage: u32,
     pub(crate) warmup: bool,
     pub(crate) connection: Connection,
+    /// It was sent again over a new connection.
+    pub(crate) is_again: bool,
     pub(crate) failure: Option<FailureKind>,
     /// Never set in a closed loop.
     pub(crate) due: Option<u64>,
@@ -231,6 +233,7 @@ impl Request {
             stage: record.stage,
             warmup: record.warmup || stage.warmup,
             connection: record.connection,
+            is_again: record.retries > 0,
             failure: record.error.as_ref().map(|failure| failure.kind),
             due: record.due.filter(|_| open),
             wanted: record.wanted.filter(|_| !open),

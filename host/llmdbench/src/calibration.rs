@@ -9,7 +9,7 @@ use crate::run_dir;
 use crate::translate::PlannedStage;
 use analysis::{Calibration, Machine};
 use load::{Arrival, Ramped};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::iter;
 use std::path::{Path, PathBuf};
 
@@ -34,9 +34,12 @@ pub(crate) fn claim(data_dir: Option<&str>) -> Result<Place> {
             "the calibration is kept beside it; LLMDBENCH_CONTROL_DATA_DIR names another folder",
         )
     })?;
-    opened.try_lock().map_err(|_| {
-        Error::usage("another llmdbench calibrates this machine")
-            .hint("the two would measure each other: wait for its end")
+    opened.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => Error::usage("another llmdbench calibrates this machine")
+            .hint("the two would measure each other: wait for its end"),
+        TryLockError::Error(error) => {
+            Error::unexpected(format!("cannot lock `{}`", lock.display())).because(error)
+        }
     })?;
     Ok(Place { path, _lock: opened })
 }

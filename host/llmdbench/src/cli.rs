@@ -409,6 +409,9 @@ impl LoadArgs {
 
     /// The stages that the options describe. None: they describe none.
     fn stages(&self) -> Result<Option<Vec<Value>>> {
+        if self.speed.is_some() && !(self.rate.is_empty() && self.is_replay()) {
+            return Err(Error::usage("--speed is for a trace that is sent at its own times"));
+        }
         if self.rate.is_empty() && self.concurrency.len() < 2 && self.is_replay() {
             let mut stage = json!({"arrival": "trace"});
             let mut set = |name: &str, value: Option<Value>| {

@@ -554,6 +554,7 @@ fn header_map(settings: &Settings) -> BTreeMap<String, String> {
 /// Why a metrics page cannot be read from this address. None: it can be tried.
 fn wrong_page(text: &str) -> Option<String> {
     let hidden = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
+    let hidden = hidden.split_once('?').map_or(hidden, |(front, _)| front);
     let said = format!("`target.metrics`: a page cannot be read from `{hidden}`");
     let Ok(url) = Url::parse(text) else {
         return Some(format!("{said}: it is no URL; write it like http://node:9400/metrics"));
@@ -561,9 +562,16 @@ fn wrong_page(text: &str) -> Option<String> {
     if !["http", "https"].contains(&url.scheme()) {
         return Some(format!("{said}: it must begin with http:// or https://"));
     }
-    let has_secret = !url.username().is_empty() || url.password().is_some();
     // The address stands in files.
-    has_secret.then(|| format!("{said}: a user name or password has no place in it"))
+    if !url.username().is_empty() || url.password().is_some() {
+        return Some(format!("{said}: a user name or password has no place in it"));
+    }
+    let is_secret = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        ["token", "key", "secret", "password", "auth"].iter().any(|word| name.contains(word))
+    };
+    let (name, _) = url.query_pairs().find(|(name, _)| is_secret(name))?;
+    Some(format!("{said}: a secret such as `{name}` has no place in it"))
 }
 
 fn at(settings: &Settings, path: &str, message: &str) -> Problem {

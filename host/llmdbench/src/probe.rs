@@ -95,7 +95,8 @@ fn client_for(timeout: Duration, ca_file: Option<&PathBuf>, insecure: bool) -> R
 
 /// A request with the user's key and headers.
 pub(crate) fn signed(mut request: RequestBuilder, secrets: &Secrets) -> RequestBuilder {
-    if let Some(key) = &secrets.api_key {
+    let is_given = |(name, _): &(String, _)| name.eq_ignore_ascii_case("authorization");
+    if let Some(key) = secrets.api_key.as_ref().filter(|_| !secrets.headers.iter().any(is_given)) {
         request = request.bearer_auth(key.expose_secret());
     }
     for (name, value) in &secrets.headers {

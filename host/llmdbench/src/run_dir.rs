@@ -73,25 +73,30 @@ impl RunDir {
         if !dir.root.is_dir() {
             return Err(Error::usage(format!("there is no folder `{}`", dir.root.display())));
         }
-        if let (false, [first, ..]) = (dir.plan().exists(), &dir.runs_below()[..]) {
-            return Err(Error::usage(format!(
-                "`{}` holds the folders of several runs",
-                dir.root.display()
-            ))
-            .hint(format!("name one of them, such as --workdir {}", first.display())));
-        }
+        dir.refuse_several()?;
         Ok(dir)
     }
 
-    /// The folders of runs in it, by name.
-    fn runs_below(&self) -> Vec<PathBuf> {
+    /// The folder of an earlier command, where there is one: the one named, or the newest.
+    pub(crate) fn open_if_any(chosen: Option<&str>) -> Result<Option<Self>> {
+        let root = chosen.map_or_else(|| Path::new(HOME).join("latest"), PathBuf::from);
+        if root.is_dir() { Self::open(chosen).map(Some) } else { Ok(None) }
+    }
+
+    /// Refuses a folder that is no run's but holds those of several.
+    fn refuse_several(&self) -> Result<()> {
+        if self.plan().exists() {
+            return Ok(());
+        }
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let mut runs: Vec<PathBuf> = entries
-            .map(|entry| entry.path())
-            .filter(|path| path.join("plan.json").exists())
-            .collect();
-        runs.sort();
-        runs
+        let runs = entries.map(|entry| entry.path()).filter(|path| {
+            // Results have the plan that they came about by.
+            path.join("plan.json").exists() && !path.ends_with("results")
+        });
+        let Some(first) = runs.min() else { return Ok(()) };
+        let what = format!("`{}` holds the folders of several runs", self.root.display());
+        let hint = format!("name one of them, such as --workdir {}", first.display());
+        Err(Error::usage(what).hint(hint))
     }
 
     /// The folder of a run that is known by its path.

@@ -38,8 +38,8 @@ const ADDRESS_TIMEOUT: Nanos = 2_500_000_000;
 const READ_SIZE: usize = 64 * 1024;
 /// Bytes of one connection before the others have their turn: more than a model says at a time.
 const TURN: usize = 4 * READ_SIZE;
-/// Pauses of closed loops after a connection that could not be opened: the first of a row, and the longest.
-const FIRST_PAUSE: Nanos = 5_000_000;
+/// Pauses of closed loops after a connection that could not be opened.
+const SHORTEST_PAUSE: Nanos = 5_000_000;
 const LONGEST_PAUSE: Nanos = 1_000_000_000;
 /// Connections that a load thread opens at the same time; servers drop what comes in a storm.
 const OPENING: usize = 64;
@@ -80,8 +80,8 @@ struct Pool {
     used: Cell<usize>,
     /// How many are being opened ahead of need.
     coming: Cell<usize>,
-    /// How many in a row could not be opened.
-    failing: Cell<u32>,
+    /// Since when none could be opened.
+    failing_since: Cell<Option<Nanos>>,
 }
 
 struct Socket {
@@ -144,7 +144,7 @@ impl Client {
             idle: RefCell::default(),
             used: Cell::new(0),
             coming: Cell::new(0),
-            failing: Cell::new(0),
+            failing_since: Cell::new(None),
         };
         Self {
             pools: shared.plan.target.endpoints.iter().map(pool).collect(),
@@ -474,7 +474,8 @@ impl Client {
             }
         };
         let pool = &self.pools[endpoint];
-        pool.failing.set(if outcome.is_err() { pool.failing.get().saturating_add(1) } else { 0 });
+        let since = || pool.failing_since.get().unwrap_or_else(|| self.shared.clock.now());
+        pool.failing_since.set(outcome.is_err().then(since));
         if outcome.is_err() && step == FailureKind::Connect {
             pool.addresses.forget();
         }
@@ -482,12 +483,12 @@ impl Client {
         outcome.map_err(|reason| Failure::new(step, format!("{}: {reason}", endpoint.authority())))
     }
 
-    /// So long whoever asks again when it has failed waits before that: a server that is down gets no storm of connections
-    /// from loops that would try at once.
+    /// So long a loop waits that found no connection: a server that is down gets no storm of them. It is as long as none
+    /// has come about, so that the tries of a loop are ever further apart.
     pub(crate) fn pause_of_failure(&self, endpoint: usize) -> Nanos {
-        FIRST_PAUSE
-            .saturating_mul(1 << self.pools[endpoint].failing.get().min(16))
-            .min(LONGEST_PAUSE)
+        let now = self.shared.clock.now();
+        let since = self.pools[endpoint].failing_since.get().unwrap_or(now);
+        (now - since).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)
     }
 
     /// Opens a connection; `step` says what it is at.
@@ -502,12 +503,13 @@ impl Client {
         // One that says nothing leaves time for the others.
         let limit = (CONNECT_TIMEOUT / found.len().max(1) as Nanos).max(ADDRESS_TIMEOUT);
         let mut outcome = Err("the name has no address".to_owned());
+        let mut lacking = 0;
         for (tried, &address) in found.iter().enumerate() {
             let until = self.shared.clock.now() + limit;
             outcome = tokio::select! {
                 biased;
                 reached = self.reach(address) => reached.map_err(|error| {
-                    *step = if is_own_lack(&error) { FailureKind::Client } else { *step };
+                    lacking += usize::from(is_own_lack(&error));
                     error.to_string()
                 }),
                 () = self.alarm.sleep_until(until) => {
@@ -520,6 +522,10 @@ impl Client {
                 }
                 break;
             }
+        }
+        // An address that this machine cannot use says nothing where another one does not answer.
+        if outcome.is_err() && lacking > 0 && lacking == found.len() {
+            *step = FailureKind::Client;
         }
         let held = outcome?;
         self.shared.live.connections.fetch_add(1, Relaxed);

@@ -22,7 +22,7 @@ pub(crate) const TICK: Nanos = 20_000_000;
 /// How long after everything is ready a stage begins, so that its first arrival is not late.
 const LEAD: Nanos = 2_000_000;
 /// How long requests may go on when the run is stopped and the stage names no time.
-const DRAIN: Nanos = 5_000_000_000;
+const DRAIN: Nanos = 30_000_000_000;
 /// How long a stage waits for connections that are opened ahead of it.
 const OPEN_AHEAD: Nanos = 2_000_000_000;
 /// A load thread that has fewer sessions takes the next one, and others rest: a thread that wakes

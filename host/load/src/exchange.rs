@@ -156,17 +156,11 @@ impl Exchange {
 
     fn open(&mut self) {
         let (client, endpoint) = (self.client.clone(), self.endpoint());
-        let more_may_come = self.more_may_come;
         let until = self.talk.borrow().until;
         self.on = On::Opening(Box::pin(async move {
             tokio::select! {
                 biased;
-                opened = client.open(endpoint) => {
-                    if opened.is_err() && !more_may_come {
-                        client.alarm.sleep_until(client.shared.clock.now() + client.pause_of_failure(endpoint)).await;
-                    }
-                    opened
-                }
+                opened = client.open(endpoint) => opened,
                 // Whoever polls this sees then that its time is up.
                 () = client.alarm.sleep_until(until) => std::future::pending().await,
             }

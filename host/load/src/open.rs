@@ -63,6 +63,7 @@ impl Pacer<'_> {
                 Next::Job(job) => self.start(job, due),
                 // There was no session for this arrival, so nobody wanted it out.
                 Next::Exhausted => {
+                    self.stage.exhausted.store(true, Relaxed);
                     self.scheduled -= 1;
                     return self.done(false);
                 }
@@ -81,7 +82,12 @@ impl Pacer<'_> {
             let mut waited = false;
             let job = match self.next(|_| waited = true) {
                 Next::Job(job) => job,
-                Next::Exhausted | Next::Over => return self.done(false),
+                Next::Exhausted => {
+                    // Where all that may start has started, nothing is missing.
+                    self.stage.exhausted.store(self.stage.start_session(), Relaxed);
+                    return self.done(false);
+                }
+                Next::Over => return self.done(false),
             };
             let own = job.session.start.map(|start| (start as f64 / factor).round() as Nanos);
             let offset = schedule::on_quantum(&self.stage.plan, own.unwrap_or(before).max(before));
@@ -149,10 +155,7 @@ impl Pacer<'_> {
                     let job = Job::prepare(&self.conductor.shared, session);
                     return job.map_or(Next::Over, Next::Job);
                 }
-                Taken::Exhausted => {
-                    self.stage.exhausted.store(true, Relaxed);
-                    return Next::Exhausted;
-                }
+                Taken::Exhausted => return Next::Exhausted,
                 Taken::Empty => {}
             }
             let over = self.conductor.shared.clock.now() >= self.stage.deadline();

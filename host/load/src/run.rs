@@ -145,7 +145,7 @@ impl Run {
     }
 
     /// Stops load gently: nothing new starts, requests under way may end within the stage's drain
-    /// or, without one, five seconds.
+    /// or, without one, thirty seconds.
     pub fn stop(&self) {
         self.shared.end(EndReason::Interrupted, String::new(), false);
     }

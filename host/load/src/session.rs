@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 pub(crate) struct Job {
     pub(crate) session: Box<Session>,
     /// Index of the endpoint that it talks to.
-    endpoint: usize,
+    pub(crate) endpoint: usize,
     /// When the schedule wants it to start. None: a closed loop.
     pub(crate) due: Option<Nanos>,
     /// Index of the turn that comes next.
@@ -95,7 +95,7 @@ fn refuse(shared: &Shared, session: u64, turn: usize, error: &PrepareError) {
     shared.end(EndReason::PluginFailed, message, false);
 }
 
-/// Plays a session.
+/// Plays a session. Whether there was a connection for all that it sent.
 ///
 /// There may be very many at a time, nearly all of them in their last or only turn, waiting for an
 /// answer: what is not needed then is dropped before, or boxed while it is. It is no `async fn`,
@@ -104,38 +104,42 @@ pub(crate) fn play(
     worker: Rc<Worker>,
     stage: impl Deref<Target = StageNow>,
     job: Box<Job>,
-) -> impl Future<Output = ()> {
+) -> impl Future<Output = bool> {
     let mut left = Some(job);
     let mut waited = false;
     async move {
         let places = stage.session_places.as_ref();
-        let Some(_place) = place(&worker, &stage, places, true, &mut waited).await else { return };
+        let Some(_place) = place(&worker, &stage, places, true, &mut waited).await else {
+            return true;
+        };
         if let Some(job) = &mut left {
             job.clock = TurnClock::new(job.due, worker.shared.clock.now());
         }
         while let Some(job) = &mut left {
             let first = job.next == 0;
             if !job.make_message(&worker.shared) {
-                return;
+                return true;
             }
             let start = job.start(&stage);
             if start > worker.shared.clock.now() {
                 let sleep = until_close(&worker, &stage, worker.alarm.sleep_until(start));
                 if Box::pin(sleep).await.is_none() {
-                    return;
+                    return true;
                 }
             }
             if !first && !stage.start_request() {
-                return;
+                return true;
             }
             // The first turn has waited for the session's place, too.
             let mut held = first && waited;
             let places = stage.request_places.as_ref();
             let Some(_place) = place(&worker, &stage, places, first, &mut held).await else {
-                return;
+                return true;
             };
             let asked = Asked::new(job, &worker.shared.plan.target, start, held);
-            let Some(mut under_way) = UnderWay::begin(&worker, &stage, job, asked) else { return };
+            let Some(mut under_way) = UnderWay::begin(&worker, &stage, job, asked) else {
+                return true;
+            };
             if first {
                 stage.first_turns_sent.fetch_add(1, Relaxed);
             }
@@ -144,12 +148,15 @@ pub(crate) fn play(
                 left = None;
             }
             let outcome = (&mut under_way).await;
-            let Some(ended) = under_way.end(outcome) else { return };
+            let is_connected =
+                outcome.as_ref().err().is_none_or(|failure| !failure.kind.is_of_connecting());
+            let Some(ended) = under_way.end(outcome) else { return is_connected };
             if let Some(job) = &mut left {
                 job.clock.ended(ended.counts_from, ended.finished);
                 job.answers.push(ended.text);
             }
         }
+        true
     }
 }
 

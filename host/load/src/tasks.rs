@@ -55,7 +55,7 @@ impl Tasks {
     }
 
     /// Lets a task run until it ends by itself.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    pub(crate) fn spawn<T: 'static>(&self, task: impl Future<Output = T> + 'static) {
         let ready = self.ready.clone();
         let schedule = move |runnable| {
             ready.lock().push_back(runnable);

@@ -201,14 +201,23 @@ async fn slot(worker: Rc<Worker>, stage: Active, number: u32) {
     let wanted = || stage.is_open() && number < stage.slots(worker.shared.clock.now());
     let mut next = if wanted() { next_job(&worker, &stage, &mut closing).await } else { None };
     while let Some(job) = next {
+        let endpoint = job.endpoint;
         let play = session::play(worker.clone(), &*stage, job);
         // Where slots end before the stage does, a session that was taken ahead would be lost.
-        next = if matches!(stage.plan.arrival, Arrival::Closed) {
-            tokio::join!(play, next_job(&worker, &stage, &mut closing)).1
+        let is_connected;
+        (is_connected, next) = if matches!(stage.plan.arrival, Arrival::Closed) {
+            tokio::join!(play, next_job(&worker, &stage, &mut closing))
         } else {
-            play.await;
-            if wanted() { next_job(&worker, &stage, &mut closing).await } else { None }
+            let is_connected = play.await;
+            let more = wanted();
+            let next = if more { next_job(&worker, &stage, &mut closing).await } else { None };
+            (is_connected, next)
         };
+        if !is_connected {
+            let pause = worker.client.pause_of_failure(endpoint);
+            let until = worker.shared.clock.now().saturating_add(pause);
+            before_close(&mut closing, worker.alarm.sleep_until(until)).await;
+        }
         if !wanted() {
             return;
         }

@@ -179,6 +179,12 @@ impl FailureKind {
         Self::Cancelled,
     ];
 
+    /// Whether there was no connection to send a request over.
+    #[must_use]
+    pub fn is_of_connecting(self) -> bool {
+        matches!(self, Self::Connect | Self::Tls | Self::Client)
+    }
+
     /// The kind's name in files and reports.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -86,7 +86,13 @@ impl<'a> Evidence<'a> {
 
     /// Whether requests were late because a limit in flight held them back, or may have been.
     fn held_back(&self) -> bool {
-        let unknown = self.part.stage.end.is_none() && limit_in_flight(self.part).is_some();
+        let info = &self.part.stage.info;
+        let limit = match info.kind {
+            LoopKind::Open => limit_in_flight(self.part),
+            // As many as there are slots hold none back.
+            LoopKind::Closed => info.max_in_flight.filter(|limit| Some(*limit) < info.concurrency),
+        };
+        let unknown = self.part.stage.end.is_none() && limit.is_some();
         unknown || self.part.capped_share() > 0.01
     }
 
@@ -192,8 +198,13 @@ pub(super) fn closed_loop_gap(e: &Evidence) -> Found {
     if info.kind == LoopKind::Open {
         return None;
     }
-    // Where the concurrency changes, or a limit in flight leaves slots empty, only turns tell.
-    let steady = info.concurrency.filter(|_| !e.held_back());
+    // Where the concurrency changes, a limit in flight leaves slots empty, or slots wait for a server that is down, only
+    // turns tell.
+    let n = e.part.requests.len() as f64;
+    let down =
+        e.part.requests.iter().filter(|r| r.failure.is_some_and(FailureKind::is_of_connecting));
+    let is_down = down.count() as f64 > 0.01 * n;
+    let steady = info.concurrency.filter(|_| !e.held_back() && !is_down);
     let slots = steady.map_or(usize::MAX, |slots| slots as usize);
     let (mut starts, mut ends): (Vec<u64>, Vec<u64>) = e.part.sessions().into_iter().unzip();
     starts.sort_unstable();
@@ -285,10 +296,15 @@ pub(super) fn new_connections(e: &Evidence, kind: LoopKind) -> Found {
         return None;
     }
     let counted: Vec<_> = e.part.measured().filter(|r| r.counts()).collect();
-    let new: Vec<_> = counted.iter().filter(|r| r.connection == Connection::New).collect();
-    let opening = sorted(new.iter().filter_map(|r| Some(ms(r.started, r.sent?))).collect());
-    let shows = P50.of(&opening)? > SHOWS * e.scale?;
-    let share = new.len() as f64 / counted.len() as f64;
+    let is_new = |r: &&&Request| r.connection == Connection::New;
+    let opening = sorted(
+        counted.iter().filter(is_new).filter_map(|r| Some(ms(r.started, r.sent?))).collect(),
+    );
+    // How long it took where a request was sent again is in its TTFT, and not known apart.
+    let scale = e.scale?;
+    let shows = P50.of(&opening).is_none_or(|p50| p50 > SHOWS * scale);
+    let new = counted.iter().filter(|r| is_new(r) || r.is_again).count();
+    let share = new as f64 / counted.len().max(1) as f64;
     Some((if shows { share } else { 0.0 }, counted.len()))
 }
 

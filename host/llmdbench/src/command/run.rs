@@ -46,7 +46,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
     let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
     // Without a run folder the settings that are missing are what there is to say, and with one
     // that nothing stands in it.
-    let has_folder = RunDir::open(super::chosen_work_dir(global)?.as_deref()).is_ok();
+    let has_folder = RunDir::open_if_any(super::chosen_work_dir(global)?.as_deref())?.is_some();
     let (standing, gone) = match super::aim(&mut experiment, &mut target, global) {
         Ok(standing) => (standing, None),
         Err(error) => (None, has_folder.then_some(error)),

@@ -47,8 +47,8 @@ pub(crate) fn run(args: &StandupArgs, global: &Global, printer: &Printer) -> Res
     phase::standup::can_do(&prepared, &selected)?;
     let chosen = work_dir(global, &prepared.settings);
     // Single steps go on in the folder where the others were done.
-    let dir = match (&args.step, RunDir::open(chosen)) {
-        (Some(_), Ok(dir)) => dir,
+    let dir = match (&args.step, RunDir::open_if_any(chosen)?) {
+        (Some(_), Some(dir)) => dir,
         _ => RunDir::create(chosen, &prepared.plan.run)?,
     };
     let selected_by_hand = args.step.is_some();

@@ -31,14 +31,15 @@ pub(crate) struct TeardownArgs {
 pub(crate) fn run(args: &TeardownArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let settings = super::from_environment()?;
     let is_dry = super::dry_run(args.dry_run, &settings);
-    let folder = RunDir::open(super::chosen_work_dir(global)?.as_deref());
-    if is_dry && (args.experiment.names_a_stack() || folder.is_err()) {
+    let chosen = super::chosen_work_dir(global)?;
+    let folder = RunDir::open_if_any(chosen.as_deref())?;
+    if is_dry && (args.experiment.names_a_stack() || folder.is_none()) {
         let target = TargetArgs::default();
         let prepared = phase::plan::prepare(global, &args.experiment, &target, None, printer)?;
         show(&phase::teardown::undoing(&prepared.plan, args.deep), printer);
         return Ok(Exit::Ok);
     }
-    let dir = folder?;
+    let dir = folder.map_or_else(|| RunDir::open(chosen.as_deref()), Ok)?;
     let inventory = Inventory::read(&dir)?;
     let has_objects = kubernetes::Inventory::read(&dir)?.has_some(args.deep);
     if has_objects && !args.discard_results {

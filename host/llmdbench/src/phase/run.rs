@@ -163,7 +163,7 @@ pub(crate) fn run(
     // The load wants no more sessions, so the feeding ends as soon as the plugin returns.
     let _ = feeding.join();
     let plugin_failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
-    write_plugin_log(prepared, &results)?;
+    let logged = write_plugin_log(prepared, &results);
 
     let mut outcome = Outcome::default();
     if interrupted {
@@ -177,6 +177,9 @@ pub(crate) fn run(
     } else if ended.reason == EndReason::Aborted {
         let what = Error::new(Exit::Run, format!("the run was aborted: {}", ended.message));
         outcome.fail(Exit::Run, &with_first_failure(what, records));
+    } else if ended.reason == EndReason::PluginFailed && plugin_failure.is_none() {
+        // A session of the workload could not be sent.
+        outcome.add(Exit::Run, &ended.message);
     } else if ended.sent > 0 && ended.succeeded == 0 && !interrupted {
         let what = Error::new(Exit::Run, "no request succeeded");
         outcome.fail(Exit::Run, &with_first_failure(what, records));
@@ -189,7 +192,7 @@ pub(crate) fn run(
             .hint("records are missing: free some space and run again");
         outcome.fail(Exit::Unexpected, &what);
     }
-    run_dir::write_json(
+    let written = run_dir::write_json(
         &results.run(),
         &json!({
             "format": "llmdbench.run", "version": "1.0",
@@ -213,7 +216,11 @@ pub(crate) fn run(
             "end": {"reason": ended.reason, "message": ended.message},
             "exit": outcome.exit() as i32,
         }),
-    )?;
+    );
+    // What became of the load has been told, whatever else cannot be kept.
+    for error in [logged, written].into_iter().filter_map(Result::err) {
+        outcome.fail(error.exit, &error);
+    }
     Ok((results, outcome))
 }
 

@@ -102,6 +102,10 @@ fn a_workload_that_ends_before_its_stage_is_told_of() {
     assert_eq!(told(closed(3), 3), (3, false));
     assert_eq!(told(open(100.0, sessions(5)), 3), (3, true));
     assert_eq!(told(open(100.0, after(200)), 3), (3, true));
+    let trace = |n| Stage { arrival: Arrival::Trace(1.0), stop: sessions(n), ..closed(0) };
+    assert_eq!(told(trace(5), 3), (3, true));
+    assert_eq!(told(trace(3), 3), (3, false));
+    assert_eq!(told(open(100.0, sessions(3)), 3), (3, false));
     // Nothing but the workload was to end it.
     let unlimited = || Stage { stop: Stop::default(), ..closed(0) };
     assert_eq!(told(unlimited(), 3), (3, false));
@@ -207,7 +211,7 @@ fn a_session_of_a_trace_that_is_there_before_it_is_due_starves_nobody() {
         assert_sound(&going.finish());
         starved
     };
-    assert_eq!((starved(5_000), starved(10)), (0, 1));
+    assert_eq!((starved(2_000), starved(10)), (0, 1));
 }
 
 #[test]

@@ -331,14 +331,14 @@ fn connections_are_kept_until_the_server_closes_them() {
 fn what_a_request_waited_for_before_it_was_sent_again_is_in_its_times() {
     let server = Server::start(vec![
         Script::answer(1, 2),
-        Script::default().end(End::Close(60)),
+        Script::default().end(End::Close(20)),
         Script::answer(1, 2),
     ]);
     let done = run(plan(&server.url(), vec![closed(2)]));
     let again = done.records()[1];
     assert_eq!((again.retries, &again.error), (1, &None));
-    assert!(again.tokens[0] - again.sent.unwrap() >= 60 * MS, "{again:?}");
-    assert!(again.sent.unwrap() - again.started < 60 * MS, "{again:?}");
+    assert!(again.tokens[0] - again.sent.unwrap() >= 20 * MS, "{again:?}");
+    assert!(again.sent.unwrap() - again.started < 20 * MS, "{again:?}");
 }
 
 #[test]
@@ -403,8 +403,9 @@ fn loops_whose_server_is_down_make_no_storm() {
     let records = done.records();
     assert!(records.iter().all(|r| r.error.as_ref().unwrap().kind == FailureKind::Connect));
     // Each tries at once, and then less and less often.
-    assert!((8..100).contains(&records.len()), "{}", records.len());
-    assert!(records.iter().any(|r| r.finished - r.started >= 300 * MS));
+    assert!((8..200).contains(&records.len()), "{}", records.len());
+    let late = records.iter().filter(|r| r.started - records[0].started > SECOND).count();
+    assert!(late <= 2 * 8, "{late}");
 }
 
 #[test]
