@@ -126,13 +126,23 @@ pub(crate) fn load_and_analyze(
         true => phase::inside::run(prepared, target, dir, printer)?,
         false => here(prepared, target, dir, printer)?,
     };
+    // What became of the load is told also where it cannot be analysed.
+    match analyze(prepared, &results, printer) {
+        Ok(found) => outcome.join(found),
+        Err(error) => outcome.fail(error.exit, &error),
+    }
+    Ok(outcome)
+}
+
+fn analyze(prepared: &Prepared, results: &Results, printer: &Printer) -> Result<Outcome> {
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
     // What was interrupted is analysed, unless the user asks for an end of that, too.
     let heeded = interrupt::count();
-    let found = phase::analyze::read(&results, Some(plan), analyzers, heeded, printer)?;
+    let found = phase::analyze::read(results, Some(plan), analyzers, heeded, printer)?;
+    let mut outcome = Outcome::default();
     for failure in &found.failures {
         outcome.fail(failure.exit, failure);
     }
-    outcome.join(phase::analyze::conclude(&found.analysis, &results, heeded, printer)?);
+    outcome.join(phase::analyze::conclude(&found.analysis, results, heeded, printer)?);
     Ok(outcome)
 }
