@@ -180,7 +180,7 @@ impl Conductor {
             scheduled,
             unsent: scheduled.map_or(0, |scheduled| scheduled.saturating_sub(sent)),
             capped: stage.capped.load(Relaxed),
-            exhausted: stage.exhausted.load(Relaxed) && wants_more(&stage.plan),
+            exhausted: stage.ended_early() && wants_more(&stage.plan),
         })));
     }
 

@@ -207,22 +207,24 @@ impl Future for Exchange {
                 return Poll::Pending;
             };
             this.leave(outcome.is_ok() && talk.reader.keep_alive() && talk.is_written);
-            let now = this.client.shared.clock.now();
-            let crossed = talk.sent.is_none_or(|sent| now.saturating_sub(sent) < CROSSING);
             return Poll::Ready(match outcome.map_err(|broken| *broken) {
                 Ok(at) => talk.answer.end(at, None).map(|()| at),
                 Err(Broken::Malformed(malformed)) => {
                     Err(Failure::new(FailureKind::BadStream, malformed.to_string()))
                 }
-                // The server closed a kept connection before it saw this request. If it did so later, it had the
-                // request, and has failed.
-                Err(Broken::Cut(_)) if reused && !talk.reader.begun() && crossed => {
-                    talk.retries += 1;
-                    drop(talk);
-                    this.open();
-                    continue;
+                Err(Broken::Cut(reason)) => {
+                    let now = this.client.shared.clock.now();
+                    let crossed = talk.sent.is_none_or(|sent| now.saturating_sub(sent) < CROSSING);
+                    // The server closed a kept connection before it saw this request. If it did so later, it had
+                    // the request, and has failed.
+                    if reused && !talk.reader.begun() && crossed {
+                        talk.retries += 1;
+                        drop(talk);
+                        this.open();
+                        continue;
+                    }
+                    talk.answer.end(now, Some(&reason)).map(|()| now)
                 }
-                Err(Broken::Cut(reason)) => talk.answer.end(now, Some(&reason)).map(|()| now),
             });
         }
     }

@@ -63,7 +63,7 @@ impl Pacer<'_> {
                 Next::Job(job) => self.start(job, due),
                 // There was no session for this arrival, so nobody wanted it out.
                 Next::Exhausted => {
-                    self.stage.exhausted.store(true, Relaxed);
+                    self.stage.lacks_session();
                     self.scheduled -= 1;
                     return self.done(false);
                 }
@@ -83,8 +83,9 @@ impl Pacer<'_> {
             let job = match self.next(|_| waited = true) {
                 Next::Job(job) => job,
                 Next::Exhausted => {
-                    // Where all that may start has started, nothing is missing.
-                    self.stage.exhausted.store(self.stage.start_session(), Relaxed);
+                    if self.stage.start_session() {
+                        self.stage.lacks_session();
+                    }
                     return self.done(false);
                 }
                 Next::Over => return self.done(false),

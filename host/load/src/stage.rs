@@ -33,8 +33,8 @@ pub(crate) struct StageNow {
     active: AtomicUsize,
     pub(crate) first_turns_sent: AtomicU64,
     pub(crate) capped: AtomicU64,
-    /// The workload had no further session while more could have started.
-    pub(crate) exhausted: AtomicBool,
+    /// The workload had no further session when one was asked for.
+    exhausted: AtomicBool,
     /// When its last request ended; 0: none has.
     pub(crate) last_end: AtomicU64,
     /// No request may start any more, whatever `closing` still says.
@@ -107,6 +107,18 @@ impl StageNow {
     /// Takes one of the sessions that may start, and its first request.
     pub(crate) fn start_session(&self) -> bool {
         self.sessions.take() && self.requests.take()
+    }
+
+    /// Gives back what was taken for a session that the workload does not have: turns of others may still want it.
+    pub(crate) fn lacks_session(&self) {
+        self.sessions.give_back();
+        self.requests.give_back();
+        self.exhausted.store(true, Relaxed);
+    }
+
+    /// Whether the workload ended while more was to start.
+    pub(crate) fn ended_early(&self) -> bool {
+        self.exhausted.load(Relaxed) && self.sessions.has_more() && self.requests.has_more()
     }
 
     /// Takes one of the requests that may start.
@@ -211,5 +223,13 @@ impl Budget {
 
     fn take(&self) -> bool {
         self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    fn give_back(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    fn has_more(&self) -> bool {
+        self.0.load(Relaxed) > 0
     }
 }

@@ -234,7 +234,7 @@ async fn next_job(
         true => {
             let taken = before_close(closing, stage.supply.take()).await;
             if matches!(taken, Some(None)) && stage.is_open() {
-                stage.exhausted.store(true, Relaxed);
+                stage.lacks_session();
             }
             taken.flatten()
         }

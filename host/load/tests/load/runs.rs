@@ -106,6 +106,12 @@ fn a_workload_that_ends_before_its_stage_is_told_of() {
     assert_eq!(told(trace(5), 3), (3, true));
     assert_eq!(told(trace(3), 3), (3, false));
     assert_eq!(told(open(100.0, sessions(3)), 3), (3, false));
+    // The session that is asked for ahead takes no request from the turns that are left.
+    let turns = |id| session_of(id, (0..3).map(|_| turn(request("a"), 0)).collect());
+    let stop = Stop { requests: Some(9), ..Stop::default() };
+    let feeds = vec![feed((0..3).map(turns))];
+    let done = begin(plan(&server.url(), vec![Stage { stop, ..closed(0) }]), feeds).finish();
+    assert_eq!((done.outcome.sent, done.stage_end(0).exhausted), (9, false));
     // Nothing but the workload was to end it.
     let unlimited = || Stage { stop: Stop::default(), ..closed(0) };
     assert_eq!(told(unlimited(), 3), (3, false));
