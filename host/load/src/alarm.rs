@@ -8,7 +8,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -35,8 +35,8 @@ impl Alarm {
     }
 
     /// The descriptor to watch.
-    pub(crate) fn descriptor(&self) -> RawFd {
-        self.timer.as_fd().as_raw_fd()
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
     }
 
     /// Ready at `at` or later, never earlier.

@@ -14,7 +14,7 @@ use crate::session::before_close;
 use crate::tasks::Tasks;
 use crate::template::Templates;
 use crate::tls;
-use crate::wire::Wire;
+use crate::wire::{Basin, Catch, Wire};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
@@ -35,9 +35,8 @@ use tokio::sync::{Semaphore, watch};
 const CONNECT_TIMEOUT: Nanos = 10_000_000_000;
 /// One of several addresses gets so long at least: a first packet that is lost is repeated after 1 s.
 const ADDRESS_TIMEOUT: Nanos = 2_500_000_000;
-const READ_SIZE: usize = 64 * 1024;
 /// Bytes of one connection before the others have their turn: more than a model says at a time.
-const TURN: usize = 4 * READ_SIZE;
+const TURN: usize = 256 * 1024;
 /// Pauses of closed loops after a connection that could not be opened.
 const SHORTEST_PAUSE: Nanos = 5_000_000;
 const LONGEST_PAUSE: Nanos = 1_000_000_000;
@@ -64,7 +63,7 @@ pub(crate) struct Client {
     /// No further request will come.
     over: watch::Sender<bool>,
     /// All connections read into this.
-    scratch: RefCell<Box<[u8]>>,
+    basin: RefCell<Basin>,
     /// What the events of all answers are compared with.
     templates: RefCell<Templates>,
     /// Output tokens that came and are not counted yet.
@@ -155,7 +154,7 @@ impl Client {
             until: Cell::new(Nanos::MAX),
             unfinished: RefCell::default(),
             over: watch::Sender::new(false),
-            scratch: RefCell::new(vec![0; READ_SIZE].into()),
+            basin: RefCell::new(Basin::new(shared.clock)),
             templates: RefCell::default(),
             tokens: Cell::new(0),
             shared,
@@ -223,6 +222,11 @@ impl Client {
         }
     }
 
+    /// How many requests are under way.
+    pub(crate) fn under_way(&self) -> usize {
+        self.pools.iter().map(|pool| pool.used.get()).sum()
+    }
+
     /// No further request will come: connections are not opened ahead any more.
     pub(crate) fn finish(&self) {
         self.over.send_replace(true);
@@ -241,8 +245,9 @@ impl Client {
             &mut Task::Idle(endpoint) => {
                 // TLS may have messages of its own, such as session tickets; whatever else comes
                 // where no request was sent makes the connection unusable, and so does its end.
-                let read = socket.wire.read(&mut self.scratch.borrow_mut());
-                if !matches!(read, Err(error) if error.kind() == ErrorKind::WouldBlock) {
+                let mut basin = self.basin.borrow_mut();
+                if !matches!(socket.wire.read(&mut basin), Err(error) if error.kind() == ErrorKind::WouldBlock)
+                {
                     sockets.remove(key);
                     self.pools[endpoint].idle.borrow_mut().retain(|&idle| idle != key);
                 }
@@ -357,22 +362,17 @@ impl Client {
     ) -> Option<Result<Nanos, Broken>> {
         let wire = &mut socket.wire;
         let goes_on = socket.spent || unsent.is_some();
-        let mut scratch = self.scratch.borrow_mut();
+        let mut basin = self.basin.borrow_mut();
         let mut taken = 0;
         while taken < TURN {
-            let read = wire.read(&mut scratch);
-            let at = self.shared.clock.now();
-            let bytes = match &read {
+            let read = match wire.read(&mut basin) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return unsent.map(Err),
-                Ok(length) => Ok(&scratch[..*length]),
-                Err(error) => Err(error),
+                other => other,
             };
-            self.stamp_lag.record(at.saturating_sub(self.readable.get()));
-            let length = bytes.map_or(0, <[u8]>::len);
-            taken += length;
-            let all = wire.is_plain() && bytes.is_ok() && length < scratch.len();
-            match self.heard(bytes, at, talk) {
-                Ok(None) if all && !goes_on => return None,
+            taken += read.as_ref().map_or(0, |catch| catch.bytes.len());
+            let full = read.as_ref().map_or(true, |catch| catch.full);
+            match self.heard(read, talk) {
+                Ok(None) if !full && !goes_on => return None,
                 Ok(None) => {}
                 Ok(Some(end)) => return Some(Ok(end)),
                 Err(broken) if talk.reader.begun() => return Some(Err(broken)),
@@ -388,21 +388,16 @@ impl Client {
     }
 
     /// Takes what a read brought. When the answer ended, if it did.
-    fn heard(
-        &self,
-        read: Result<&[u8], &io::Error>,
-        at: Nanos,
-        talk: &mut Talk,
-    ) -> Result<Option<Nanos>, Broken> {
+    fn heard(&self, read: io::Result<Catch<'_>>, talk: &mut Talk) -> Result<Option<Nanos>, Broken> {
         let Talk { reader, answer, request, is_written, .. } = talk;
         let place = if reader.begun() { "in the middle of" } else { "before" };
         let cut = |reason: &str| Broken::Cut(format!("{reason} {place} the answer"));
-        let bytes = match read {
-            Ok(bytes) if !bytes.is_empty() => bytes,
-            Err(error) => return Err(cut(&format!("the connection broke ({error})"))),
-            Ok(_) if reader.closed() => return Ok(Some(at)),
-            Ok(_) => return Err(cut("the server closed the connection")),
-        };
+        let Catch { bytes, at, stamped, .. } =
+            read.map_err(|error| cut(&format!("the connection broke ({error})")))?;
+        if bytes.is_empty() {
+            let complete = reader.closed().then_some(Some(at));
+            return complete.ok_or_else(|| cut("the server closed the connection"));
+        }
         if *is_written {
             *request = Vec::new();
         }
@@ -412,6 +407,9 @@ impl Client {
         let complete = taken.map_err(Broken::Malformed)?;
         let new = answer.chunks() - before;
         self.tokens.set(self.tokens.get() + new as u64);
+        // A single one came when the kernel says; of several the first may have come before.
+        let lag = if stamped && new <= 1 { 0 } else { at.saturating_sub(self.readable.get()) };
+        self.stamp_lag.record(lag);
         Ok(complete.then_some(at))
     }
 
@@ -555,17 +553,7 @@ impl Client {
             self.registry.register(&mut socket.wire.stream, Token(key), interest)
         };
         watch(&mut self.sockets.borrow_mut()[key])?;
-        self.opened(key, |wire| {
-            if let Some(error) = wire.stream.take_error()? {
-                return Err(error);
-            }
-            match wire.stream.peer_addr() {
-                Ok(_) => wire.stream.set_nodelay(true).map(|()| true),
-                Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-                Err(error) => Err(error),
-            }
-        })
-        .await?;
+        self.opened(key, Wire::connected).await?;
         Ok(held)
     }
 

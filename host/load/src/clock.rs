@@ -46,6 +46,11 @@ impl Clock {
         }
     }
 
+    /// How long ago it was so late by the wall clock.
+    pub(crate) fn age(at: TimeSpec) -> Nanos {
+        read(ClockId::CLOCK_REALTIME).saturating_sub(nanos(at))
+    }
+
     /// `at` as the operating system counts it.
     pub(crate) fn timespec(&self, at: Nanos) -> TimeSpec {
         TimeSpec::from_duration(Duration::from_nanos(self.origin.saturating_add(at)))
@@ -53,7 +58,14 @@ impl Clock {
 }
 
 fn monotonic() -> Nanos {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has a monotonic clock");
-    // Seconds since boot: neither negative nor near the 584 years that nanoseconds can count.
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+fn read(clock: ClockId) -> Nanos {
+    nanos(clock_gettime(clock).expect("every Linux has a monotonic clock and one of the wall"))
+}
+
+/// Seconds since boot, or since 1970: neither negative nor near the 584 years that nanoseconds can count.
+fn nanos(time: TimeSpec) -> Nanos {
     time.tv_sec() as Nanos * 1_000_000_000 + time.tv_nsec() as Nanos
 }

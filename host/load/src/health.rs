@@ -1,5 +1,5 @@
-//! How much the threads of the load path run, how long they wait for a processor, and how long
-//! what arrives waits for its time stamp.
+//! How much the threads of the load path run, how long they wait for a processor, and how late
+//! what arrives may be stamped.
 
 use crate::lengths::Lengths;
 use crate::plan::Nanos;
@@ -14,8 +14,9 @@ pub(crate) struct Threads {
     lags: Mutex<Vec<(Arc<StampLag>, Vec<u64>)>>,
 }
 
-/// How long arrivals waited between being readable and being stamped, on one load thread, which
-/// counts them. In nanoseconds, to about 6 %, the same everywhere, so that samples add up exactly.
+/// By how much arrivals may have been stamped late, on one load thread, which counts them: not at all
+/// where a read brought one event and the kernel said when, else since it may have been readable. In
+/// nanoseconds, to about 6 %, the same everywhere, so that samples add up exactly.
 pub(crate) type StampLag = Lengths<4>;
 
 /// An hour.

@@ -5,8 +5,8 @@
 //! file. Latencies are not computed here: a record keeps facts, `analysis` subtracts.
 //!
 //! One thread paces: it sleeps to absolute times and hands out sessions the moment they are due.
-//! A few threads load: each is a loop around connections of its own, sends, reads, and takes one
-//! time stamp for each read of a socket. One thread writes the records.
+//! A few threads load: each is a loop around connections of its own, sends, and reads; each read of
+//! a socket has one time stamp, the kernel's. One thread writes the records.
 
 mod alarm;
 mod answer;

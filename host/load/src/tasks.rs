@@ -2,15 +2,18 @@
 //! another one has something for it.
 
 use async_task::Runnable;
+use mio::unix::SourceFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 /// Wakes a thread that waits for events of the operating system.
 pub(crate) struct Bell {
-    waker: mio::Waker,
+    event: EventFd,
     /// Nobody has rung since the thread began to listen: ringing is a system call, so it is done
     /// once.
     listens: AtomicBool,
@@ -18,14 +21,28 @@ pub(crate) struct Bell {
 
 impl Bell {
     pub(crate) fn new(registry: &mio::Registry, token: mio::Token) -> io::Result<Self> {
-        Ok(Self { waker: mio::Waker::new(registry, token)?, listens: AtomicBool::new(false) })
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let watched = event.as_fd().as_raw_fd();
+        registry.register(&mut SourceFd(&watched), token, mio::Interest::READABLE)?;
+        Ok(Self { event, listens: AtomicBool::new(false) })
+    }
+
+    /// The descriptor to watch.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// The thread has noticed that somebody rang.
+    pub(crate) fn heard(&self) {
+        // Reading takes it back; how often somebody rang does not matter.
+        let _ = self.event.read();
     }
 
     /// Something was put where the thread looks before it waits.
     pub(crate) fn ring(&self) {
         if self.listens.swap(false, SeqCst) {
-            // It fails only if the thread has closed its descriptors, and then nobody waits.
-            let _ = self.waker.wake();
+            // It fails only if it has been rung more often than a number of 64 bits can say.
+            let _ = self.event.write(1);
         }
     }
 

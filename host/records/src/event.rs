@@ -107,7 +107,7 @@ pub struct ClientSample {
     /// What each thread of the load path did since the sample before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub threads: Vec<ThreadSample>,
-    /// How long arrivals waited for their time stamps since the sample before: the longest wait of
+    /// By how much arrivals may have been stamped late since the sample before: the longest lag of
     /// a bucket in nanoseconds, and how many fell into it; only buckets with any, rising. All
     /// files have the same buckets, so that counts add up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
