@@ -143,12 +143,35 @@ impl Answer {
         at: Nanos,
     ) -> Result<bool, Malformed> {
         loop {
+            self.take_known(reader, templates, &mut input, at);
             match reader.next(&mut input)? {
                 Part::Head(head) => self.head(head),
                 Part::Body(bytes) => self.body(bytes, at, templates)?,
                 Part::End => return Ok(true),
                 Part::More => return Ok(false),
             }
+        }
+    }
+
+    /// Takes events off the front of `input` that have a known shape and lie whole in a chunk each: nearly
+    /// all of a stream.
+    fn take_known(
+        &mut self,
+        reader: &Reader,
+        templates: &mut Templates,
+        input: &mut &[u8],
+        at: Nanos,
+    ) {
+        if !matches!(&self.body, Body::Events(splitter) if splitter.is_between()) {
+            return;
+        }
+        while let Some((chunk, rest)) = reader.whole_chunk(input)
+            && let Some(event) = whole_event(chunk)
+            && let Some(said) = templates.read(self.facts.api, event)
+        {
+            self.first_byte.get_or_insert(at);
+            self.facts.said(said, at);
+            *input = rest;
         }
     }
 
@@ -181,13 +204,6 @@ impl Answer {
         self.first_byte.get_or_insert(at);
         match &mut self.body {
             Body::Events(splitter) => {
-                if splitter.is_between()
-                    && let Some(said) =
-                        whole_event(bytes).and_then(|e| templates.read(self.facts.api, e))
-                {
-                    self.facts.said(said, at);
-                    return Ok(());
-                }
                 splitter.feed(bytes, |event| self.facts.event(event, at, templates));
                 if splitter.held() > LONGEST {
                     return Err(Malformed::Endless("an event of the answer"));

@@ -4,6 +4,16 @@
 /// The longest head that is read.
 const LONGEST_HEAD: usize = 64 * 1024;
 const MOST_HEADERS: usize = 100;
+/// The headers that matter.
+const MATTER: [&str; 7] = [
+    "content-type",
+    "transfer-encoding",
+    "content-length",
+    "connection",
+    "content-encoding",
+    "location",
+    "retry-after",
+];
 
 /// The parts of a response's head that matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,6 +100,12 @@ impl Reader {
         self.keep_alive && self.state == State::End
     }
 
+    /// The data of a chunk that begins here and lies whole in `input`, and what comes after it.
+    pub(crate) fn whole_chunk<'a>(&self, input: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        let begins = self.state == State::ChunkSize { size: 0, digits: 0 };
+        if begins { whole_chunk(input) } else { None }
+    }
+
     /// Takes the next part off the front of `input`.
     pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Part<'a>, Malformed> {
         self.begun |= !input.is_empty();
@@ -129,8 +145,9 @@ impl Reader {
             State::UntilClose => return Ok(Some(Part::Body(std::mem::take(input)))),
             State::ChunkSize { size, digits } => {
                 if digits == 0
-                    && let Some(data) = whole_chunk(input)
+                    && let Some((data, rest)) = whole_chunk(input)
                 {
+                    *input = rest;
                     return Ok(Some(Part::Body(data)));
                 }
                 self.chunk_size(next(input), size, digits)?;
@@ -221,26 +238,29 @@ impl Framing {
         let mut length = None;
         let mut chunked = false;
         for header in response.headers.iter() {
-            let is = |name| header.name.eq_ignore_ascii_case(name);
+            let is = |name: &&str| header.name.eq_ignore_ascii_case(name);
+            let Some(name) = MATTER.iter().copied().find(is) else { continue };
             let written = String::from_utf8_lossy(header.value);
             let value = written.trim();
             let has = |word| value.split(',').any(|item| item.trim().eq_ignore_ascii_case(word));
-            if is("content-type") {
-                let kind = value.split(';').next().unwrap_or("").trim();
-                head.content_type = kind.to_ascii_lowercase();
-            } else if is("content-encoding") {
-                let coding = value.to_ascii_lowercase();
-                head.content_encoding = Some(coding).filter(|c| !["identity", ""].contains(&&**c));
-            } else if is("location") {
-                head.location = Some(written.into_owned());
-            } else if is("retry-after") {
-                head.retry_after = Some(written.into_owned());
-            } else if is("content-length") {
-                length = Some(value.parse::<u64>().map_err(|_| Malformed::Length)?);
-            } else if is("transfer-encoding") {
-                chunked = has("chunked");
-            } else if is("connection") {
-                keep_alive = !has("close") && (keep_alive || has("keep-alive"));
+            match name {
+                "content-type" => {
+                    let kind = value.split(';').next().unwrap_or("").trim();
+                    head.content_type = kind.to_ascii_lowercase();
+                }
+                "content-encoding" => {
+                    let coding = value.to_ascii_lowercase();
+                    head.content_encoding =
+                        Some(coding).filter(|c| !["identity", ""].contains(&&**c));
+                }
+                "location" => head.location = Some(written.into_owned()),
+                "retry-after" => head.retry_after = Some(written.into_owned()),
+                "content-length" => {
+                    length = Some(value.parse::<u64>().map_err(|_| Malformed::Length)?);
+                }
+                "transfer-encoding" => chunked = has("chunked"),
+                // `connection`, the last that matters.
+                _ => keep_alive = !has("close") && (keep_alive || has("keep-alive")),
             }
         }
         let state = match length {
@@ -258,9 +278,9 @@ fn chunk(size: u64) -> State {
     if size == 0 { State::Trailer(0) } else { State::ChunkBody(size) }
 }
 
-/// Takes a chunk off that lies whole in `input` and is written in the plainest way: nearly every one
-/// of a stream.
-fn whole_chunk<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+/// The data of a chunk that lies whole in `input` and is written in the plainest way, as nearly every one
+/// of a stream is, and what comes after it.
+fn whole_chunk(input: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut size = 0;
     let mut digits = 0;
     // A size of more digits is larger than what can be read at once.
@@ -271,8 +291,7 @@ fn whole_chunk<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     }
     let rest = input[digits..].strip_prefix(b"\r\n")?;
     let (data, rest) = rest.split_at_checked(size).filter(|_| size > 0)?;
-    *input = rest.strip_prefix(b"\r\n")?;
-    Some(data)
+    Some((data, rest.strip_prefix(b"\r\n")?))
 }
 
 fn take<'a>(input: &mut &'a [u8], most: u64) -> &'a [u8] {

@@ -66,11 +66,11 @@ pub(crate) fn message(
     let others = of_request.filter(|(name, _)| !has(of_target.clone(), name));
     let given = of_target.clone().chain(others);
     let mut head = String::with_capacity(HEAD + body.len());
-    let mut line = |text: std::fmt::Arguments<'_>| {
-        head.write_fmt(text).expect(TAKES_ALL);
+    let mut line = |parts: &[&str]| {
+        parts.iter().for_each(|part| head.push_str(part));
         head.push_str("\r\n");
     };
-    line(format_args!("POST {}{path} HTTP/1.1", endpoint.prefix()));
+    line(&["POST ", endpoint.prefix(), path, " HTTP/1.1"]);
     let authority = endpoint.authority();
     let usual = [
         ("host", authority.as_str()),
@@ -81,16 +81,16 @@ pub(crate) fn message(
     ];
     for (name, value) in usual {
         if !has(given.clone(), name) {
-            line(format_args!("{name}: {value}"));
+            line(&[name, ": ", value]);
         }
     }
-    line(format_args!("content-length: {}", body.len()));
+    line(&["content-length: ", &body.len().to_string()]);
     if let Some(key) = target.api_key.as_ref().filter(|_| !has(given.clone(), "authorization")) {
-        line(format_args!("authorization: Bearer {}", key.expose_secret()));
+        line(&["authorization: Bearer ", key.expose_secret()]);
     }
     for (name, value) in given.clone() {
         check_header(name, value)?;
-        line(format_args!("{name}: {value}"));
+        line(&[name, ": ", value]);
     }
     let number = (!has(given, "x-request-id")).then(|| {
         write!(head, "x-request-id: llmdbench-{}-", target.run).expect(TAKES_ALL);

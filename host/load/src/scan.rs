@@ -20,6 +20,11 @@ pub(crate) fn digits(bytes: &[u8]) -> usize {
     })
 }
 
+/// Whether these are UTF-8, as most are for being ASCII.
+pub(crate) fn is_utf8(bytes: &[u8]) -> bool {
+    bytes.iter().fold(0, |all, byte| all | byte) < 0x80 || std::str::from_utf8(bytes).is_ok()
+}
+
 /// How many bytes come before the first for which `stops` sets the highest bit; it looks at eight at
 /// a time, and has to set none before that one. A quote is always one.
 fn length(bytes: &[u8], stops: impl Fn(u64) -> u64) -> usize {
