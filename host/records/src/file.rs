@@ -1,6 +1,6 @@
 //! Writing and reading a records file.
 
-use crate::{Entry, Event, Header, Record, VersionError};
+use crate::{Entry, Event, Header, Record, VersionError, quick};
 use serde::Deserialize;
 use std::io::{self, BufRead, Write};
 
@@ -142,7 +142,10 @@ impl<R: BufRead> Reader<R> {
                     Err(source) => return Err(at_line(source)),
                 }
             } else {
-                let record = serde_json::from_slice(&self.buffer).map_err(at_line)?;
+                let record = match quick::record(&self.buffer) {
+                    Some(record) => record,
+                    None => serde_json::from_slice(&self.buffer).map_err(at_line)?,
+                };
                 return Ok(Some(Entry::Record(Box::new(record))));
             }
         }

@@ -10,6 +10,7 @@ mod event;
 mod file;
 mod header;
 mod merge;
+mod quick;
 mod record;
 
 pub use event::{

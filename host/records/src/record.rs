@@ -235,11 +235,15 @@ fn write_differences<S: Serializer>(times: &[u64], serializer: S) -> Result<S::O
 }
 
 fn read_differences<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
-    let mut times = Vec::<u64>::deserialize(deserializer)?;
+    Vec::deserialize(deserializer).map(summed)
+}
+
+/// Times, of differences.
+pub(crate) fn summed(mut times: Vec<u64>) -> Vec<u64> {
     let mut sum: u64 = 0;
     for time in &mut times {
         sum = sum.saturating_add(*time);
         *time = sum;
     }
-    Ok(times)
+    times
 }
