@@ -68,12 +68,10 @@ pub(crate) fn halved(pixels: &[u8], wide: usize) -> Vec<u8> {
     let row = wide * 3;
     let mut half = Vec::with_capacity(pixels.len() / 4);
     for rows in pixels.chunks_exact(2 * row) {
-        for x in (0..row).step_by(6) {
-            for channel in x..x + 3 {
-                let four = [channel, channel + 3, row + channel, row + channel + 3];
-                let sum: u16 = four.iter().map(|&i| u16::from(rows[i])).sum();
-                half.push((sum / 4) as u8);
-            }
+        let (upper, lower) = rows.split_at(row);
+        for (upper, lower) in upper.as_chunks::<6>().0.iter().zip(lower.as_chunks::<6>().0) {
+            let sum = |i: usize| [upper[i], upper[i + 3], lower[i], lower[i + 3]].map(u16::from);
+            half.extend([0, 1, 2].map(|i| (sum(i).iter().sum::<u16>() / 4) as u8));
         }
     }
     half
