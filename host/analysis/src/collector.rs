@@ -260,13 +260,17 @@ impl Stage {
     fn take(&mut self, record: &Record) -> usize {
         let before = self.gaps.len();
         let carried = |chunk: usize| record.chunk_tokens.get(chunk).copied().unwrap_or(1);
-        let mut from = record.tokens.first().copied().unwrap_or(0);
-        for (chunk, &at) in record.tokens.iter().enumerate().skip(1) {
-            let tokens = carried(chunk);
-            // A chunk of no token lends its time to the next one that has any.
-            if tokens > 0 {
-                self.gaps.push(at.saturating_sub(from) as f64 / f64::from(tokens), tokens);
-                from = at;
+        if record.chunk_tokens.is_empty() {
+            self.gaps.extend(record.tokens.windows(2).map(|pair| pair[1].saturating_sub(pair[0])));
+        } else {
+            let mut from = record.tokens.first().copied().unwrap_or(0);
+            for (chunk, &at) in record.tokens.iter().enumerate().skip(1) {
+                let tokens = carried(chunk);
+                // A chunk of no token lends its time to the next one that has any.
+                if tokens > 0 {
+                    self.gaps.push(at.saturating_sub(from) as f64 / f64::from(tokens), tokens);
+                    from = at;
+                }
             }
         }
         let counts = &mut self.counts;

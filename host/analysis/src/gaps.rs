@@ -41,10 +41,19 @@ impl Gaps {
                 self.push(nanos, count);
             }
             Self::Exact(values) => {
-                let ms = (nanos / 1e6) as f32;
-                values.extend(std::iter::repeat_n(ms, count as usize));
+                values.extend(std::iter::repeat_n(in_ms(nanos), count as usize));
             }
             Self::Counted(counted) => counted.push(nanos, count),
+        }
+    }
+
+    /// Adds gaps of so many nanoseconds.
+    pub(crate) fn extend(&mut self, nanos: impl ExactSizeIterator<Item = u64>) {
+        match self {
+            Self::Exact(values) if values.len() + nanos.len() <= Self::EXACT => {
+                values.extend(nanos.map(|nanos| in_ms(nanos as f64)));
+            }
+            _ => nanos.for_each(|nanos| self.push(nanos as f64, 1)),
         }
     }
 
@@ -90,6 +99,54 @@ impl Gaps {
     }
 }
 
+fn in_ms(nanos: f64) -> f32 {
+    (nanos / 1e6) as f32
+}
+
+/// Gaps in rising order. There are millions of them, and none is negative or not a number, so that their bits rise as
+/// they do: sorting them by one byte after the other takes half as long as comparing them.
+pub(crate) fn sorted(gaps: &[f32]) -> Vec<f32> {
+    // Tokens that one read brought have none between them: often most gaps, and in their places from the start.
+    let positive = || gaps.iter().copied().filter(|gap| *gap > 0.0);
+    let mut counts = [[0_usize; 256]; 4];
+    for gap in positive() {
+        for (counts, byte) in counts.iter_mut().zip(gap.to_bits().to_le_bytes()) {
+            counts[usize::from(byte)] += 1;
+        }
+    }
+    let n = counts[0].iter().sum();
+    let mut sorted = vec![0.0; gaps.len()];
+    let mut room = vec![0.0; n];
+    let (mut from, mut to) = (&mut room[..], &mut sorted[gaps.len() - n..]);
+    let mut is_in_place = false;
+    for (i, places) in counts.iter_mut().enumerate() {
+        // All have the same byte.
+        if i > 0 && places.contains(&n) {
+            continue;
+        }
+        let mut place = 0;
+        for count in &mut *places {
+            place += std::mem::replace(count, place);
+        }
+        let put = |gap: f32| {
+            let place = &mut places[usize::from(gap.to_bits().to_le_bytes()[i])];
+            to[*place] = gap;
+            *place += 1;
+        };
+        if i == 0 {
+            positive().for_each(put)
+        } else {
+            from.iter().copied().for_each(put)
+        }
+        std::mem::swap(&mut from, &mut to);
+        is_in_place = !is_in_place;
+    }
+    if !is_in_place {
+        to.copy_from_slice(from);
+    }
+    sorted
+}
+
 impl Counted {
     fn new() -> Self {
         // From a microsecond to an hour, three digits: 24,576 buckets, 192 KiB.
@@ -115,6 +172,38 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sorting_by_bytes_is_sorting(
+            nanos in prop::collection::vec(prop_oneof![Just(0), 0..300_u64, 0..10_000_000_u64, any::<u64>()], 0..300),
+        ) {
+            let gaps: Vec<f32> = nanos.into_iter().map(|nanos| in_ms(nanos as f64)).collect();
+            let mut wanted = gaps.clone();
+            wanted.sort_by(f32::total_cmp);
+            prop_assert_eq!(sorted(&gaps), wanted);
+        }
+    }
+
+    #[test]
+    fn gaps_are_the_same_added_together_or_one_by_one() {
+        for before in [0, Gaps::EXACT - 1] {
+            let mut one_by_one = Gaps::default();
+            one_by_one.push(5e6, before as u32);
+            let mut together = one_by_one.clone();
+            let nanos = [0, 1, 5_000_001];
+            nanos.iter().for_each(|nanos| one_by_one.push(*nanos as f64, 1));
+            together.extend(nanos.into_iter());
+            match (one_by_one, together) {
+                (Gaps::Exact(a), Gaps::Exact(b)) => assert_eq!(a, b),
+                (Gaps::Counted(a), Gaps::Counted(b)) => {
+                    assert_eq!((a.sum, a.buckets), (b.sum, b.buckets))
+                }
+                _ => panic!("one of them was counted"),
+            }
+        }
+    }
 
     #[test]
     fn counting_keeps_number_and_sum_and_values_to_a_thousandth() {

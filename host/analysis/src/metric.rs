@@ -245,7 +245,8 @@ missing, never 0.
 
 /// Milliseconds from one time to another, both in nanoseconds. Negative if it lies before.
 pub(crate) fn ms(from: u64, to: u64) -> f64 {
-    (i128::from(to) - i128::from(from)) as f64 / 1e6
+    let nanos = if from <= to { (to - from) as f64 } else { -((from - to) as f64) };
+    nanos / 1e6
 }
 
 fn latency(r: &Request) -> Option<f64> {

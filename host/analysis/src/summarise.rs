@@ -2,12 +2,12 @@
 
 use crate::analysis::Curve;
 use crate::collector::{Counts, Request, Run, Stage};
-use crate::gaps::{Counted, Gaps};
+use crate::gaps::{self, Counted, Gaps};
 use crate::metric::{METRICS, Measure, Metric};
 use crate::slo::Slo;
 use crate::statistics::{
     BATCHES, P50, PERCENTILES, Percentile, batch, effective_size, interval_ranks, mean_interval,
-    tidy, too_short_by,
+    sorted, tidy, too_short_by,
 };
 use crate::summary::{AllSent, Distribution, Measured, Pace, Single, StageSummary};
 use records::{EndReason, FailureKind, LoopKind};
@@ -268,41 +268,67 @@ fn metrics(
     slo: &Slo,
     window_s: f64,
 ) -> (BTreeMap<String, Measured>, BTreeMap<&'static str, Curve>) {
-    let mut results = BTreeMap::new();
-    let mut curves = BTreeMap::new();
     let of_one_stage = parts.len() == 1;
     let tallies: Vec<[Tally; BATCHES]> = parts.iter().map(|part| part.tallies(slo)).collect();
-    for metric in METRICS {
-        let requests = || parts.iter().flat_map(Part::measured);
+    let requests = || parts.iter().flat_map(Part::measured);
+    let measured = |metric: &Metric| {
         let distribution = match metric.measure {
             Measure::Request(value) => {
                 let values: Vec<f64> =
                     requests().filter(|r| r.counts()).filter_map(value).collect();
+                let sorted = sorted(values.clone());
                 let failed = failed(metric, requests());
-                distribution(metric.unit, &values, of_one_stage, failed)
+                distribution(metric.unit, &values, &sorted, of_one_stage, failed)
             }
             Measure::Sent(value) => {
                 let values: Vec<f64> = requests().filter_map(value).collect();
-                distribution(metric.unit, &values, of_one_stage, 0)
+                let sorted = sorted(values.clone());
+                distribution(metric.unit, &values, &sorted, of_one_stage, 0)
             }
-            Measure::Gaps => match Gaps::pooled(parts.iter().map(|part| &part.stage.gaps)) {
-                Gaps::Exact(values) => distribution(metric.unit, &values, of_one_stage, 0),
-                Gaps::Counted(counted) => counted_distribution(metric.unit, &counted),
-            },
+            Measure::Gaps => gaps_distribution(metric.unit, parts),
             Measure::Rate(count) => {
-                if let Some(single) = rate(metric.unit, count, &tallies, window_s) {
-                    results.insert(metric.name.to_owned(), Measured::Single(single));
-                }
-                None
+                let single = rate(metric.unit, count, &tallies, window_s)?;
+                return Some((Measured::Single(single), None));
             }
         };
-        if let Some((distribution, curve)) = distribution {
-            let distribution = Measured::Distribution(Box::new(distribution));
-            results.insert(metric.name.to_owned(), distribution);
-            curves.insert(metric.name, curve);
+        let (distribution, curve) = distribution?;
+        Some((Measured::Distribution(Box::new(distribution)), Some(curve)))
+    };
+    let (gaps, others): (Vec<&Metric>, Vec<&Metric>) =
+        METRICS.iter().partition(|metric| matches!(metric.measure, Measure::Gaps));
+    let all = |metrics: Vec<&'static Metric>| -> Vec<_> {
+        metrics.into_iter().map(|metric| (metric.name, measured(metric))).collect()
+    };
+    // Gaps are many times as many as all other values together, and so get a thread.
+    let found = std::thread::scope(|scope| {
+        let gaps = scope.spawn(|| all(gaps));
+        let others = all(others);
+        gaps.join().map(|gaps| others.into_iter().chain(gaps))
+    });
+    let mut results = BTreeMap::new();
+    let mut curves = BTreeMap::new();
+    for (name, found) in found.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+        if let Some((measured, curve)) = found {
+            results.insert(name.to_owned(), measured);
+            curves.extend(curve.map(|curve| (name, curve)));
         }
     }
     (results, curves)
+}
+
+fn gaps_distribution(unit: &str, parts: &[Part]) -> Option<(Distribution, Curve)> {
+    let pooled;
+    let gaps = match parts {
+        [part] => &part.stage.gaps,
+        _ => {
+            pooled = Gaps::pooled(parts.iter().map(|part| &part.stage.gaps));
+            &pooled
+        }
+    };
+    match gaps {
+        Gaps::Exact(gaps) => distribution(unit, gaps, &gaps::sorted(gaps), parts.len() == 1, 0),
+        Gaps::Counted(counted) => counted_distribution(unit, counted),
+    }
 }
 
 /// How many requests count as infinitely late ones of a latency. 0: the metric is none.
@@ -341,31 +367,28 @@ fn rate(
     Some(Single { unit: unit.to_owned(), value: tidy(value), interval })
 }
 
-/// What `series`, in order of time, is distributed like, beside which so many requests failed.
+/// What `series`, in order of time and `sorted`, is distributed like, beside which so many requests failed.
 /// None: there are no values.
 fn distribution<T: Copy + PartialOrd + Into<f64>>(
     unit: &str,
     series: &[T],
+    sorted: &[T],
     of_one_stage: bool,
     failed: u64,
 ) -> Option<(Distribution, Curve)> {
     let n = series.len();
-    let mut sorted = series.to_vec();
-    sorted.sort_unstable_by(|a, b| {
-        a.partial_cmp(b).expect("differences of whole numbers are never not a number")
-    });
     let (least, most) = ((*sorted.first()?).into(), (*sorted.last()?).into());
     let mean = series.iter().map(|&x| x.into()).sum::<f64>() / n as f64;
     let squares: f64 = series.iter().map(|&x| (x.into() - mean).powi(2)).sum();
     let mut result = empty(unit, n as u64, mean, least, most);
     result.stddev = (n > 1).then(|| tidy((squares / (n as f64 - 1.0)).sqrt()));
-    set_percentiles(&mut result, |p| p.of(&sorted).map_or(0.0, Into::into));
-    result.all_sent = (failed > 0).then(|| all_sent(&sorted, failed));
+    set_percentiles(&mut result, |p| p.of(sorted).map_or(0.0, Into::into));
+    result.all_sent = (failed > 0).then(|| all_sent(sorted, failed));
     // Stages differ by design: how they scatter around their common percentile is no error.
     if of_one_stage {
-        intervals(&mut result, series, &sorted);
+        intervals(&mut result, series, sorted);
     }
-    Some((result, Curve::of(&sorted)))
+    Some((result, Curve::of(sorted)))
 }
 
 /// The same for values that were counted in buckets, whose order is not known.
@@ -450,7 +473,7 @@ fn intervals<T: Copy + PartialOrd + Into<f64>>(
     let size = |p: Percentile| p.of(sorted).map_or(0.0, |at| effective_size(series, p, &at));
     let n_eff_p50 = size(P50);
     for p in PERCENTILES.into_iter().filter(|p| result.n >= p.plain) {
-        let n_eff = size(p);
+        let n_eff = if p == P50 { n_eff_p50 } else { size(p) };
         if let Some(factor) = too_short_by(n_eff_p50, n_eff, p) {
             result.too_short_by.insert(p.name.to_owned(), tidy(factor));
             continue;
