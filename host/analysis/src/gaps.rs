@@ -177,7 +177,9 @@ mod tests {
     proptest! {
         #[test]
         fn sorting_by_bytes_is_sorting(
-            nanos in prop::collection::vec(prop_oneof![Just(0), 0..300_u64, 0..10_000_000_u64, any::<u64>()], 0..300),
+            nanos in prop::collection::vec(
+                prop_oneof![Just(0), 0..300_u64, 0..10_000_000_u64, any::<u64>()], 0..300,
+            ),
         ) {
             let gaps: Vec<f32> = nanos.into_iter().map(|nanos| in_ms(nanos as f64)).collect();
             let mut wanted = gaps.clone();
