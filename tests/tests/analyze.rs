@@ -8,6 +8,7 @@ use records::{
     ClientSample, EndReason, Event, Failure, FailureKind, Header, LoopKind, Record, StageBegin,
     StageEnd, StageInfo, StagePhase, UsageSource, Writer,
 };
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -99,6 +100,37 @@ fn an_analysis_ends_as_its_run_did() {
     check(records(0, None, &end(EndReason::Completed, "")), 4, "nothing was sent");
     let killed = Event::Client(ClientSample::default());
     check(records(0, None, &killed), 7, "no request was measured");
+}
+
+#[test]
+fn records_are_judged_again_by_other_objectives() {
+    let bench = Bench::new();
+    let file = String::from_utf8(records(30, None, &end(EndReason::Completed, ""))).unwrap();
+    // Answers begin 9 ms after they were sent, and take 10.
+    let header = file.replacen("\"seed\":1,", "\"seed\":1,\"slo\":{\"ttft\":5.0},", 1);
+    bench.write("old/records.jsonl", header);
+    let judged = |args: &[&str]| {
+        let ended = bench.run(&[&["analyze", "old"], args].concat()).expect(0);
+        let summary = bench.json("old/analysis/data/summary.json");
+        let report = bench.read("old/analysis/report.html");
+        let note =
+            "The objectives were given to the analysis. The run was made with: ttft at most 5 ms.";
+        assert_eq!(report.contains(note), summary["slo"] != json!({"ttft": 5.0}), "{report}");
+        assert_eq!(
+            ended.stdout.contains("goodput"),
+            summary["slo"] != json!({}),
+            "{}",
+            ended.stdout
+        );
+        (summary["slo"].clone(), summary["total"]["goodput_share"].clone())
+    };
+    let of_the_run = (json!({"ttft": 5.0}), json!(0.0));
+    assert_eq!(judged(&[]), of_the_run);
+    assert_eq!(judged(&["--slo", "ttft=9ms"]), (json!({"ttft": 9.0}), json!(1.0)));
+    let both = json!({"ttft": 9.0, "latency": 9.5});
+    assert_eq!(judged(&["--slo", "ttft=9ms,latency=9.5ms"]), (both, json!(0.0)));
+    assert_eq!(judged(&["--slo", ""]), (json!({}), Value::Null));
+    assert_eq!(judged(&[]), of_the_run);
 }
 
 #[test]

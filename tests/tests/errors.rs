@@ -459,3 +459,47 @@ fn a_secret_in_the_address_of_a_metrics_page() {
     exit 2
     "#);
 }
+
+#[test]
+fn options_of_a_load_where_none_is_made() {
+    let run = |args: &[&str]| said(&[], &[], &[&["run"], args].concat());
+    assert_snapshot!(run(&["-z", "--rate", "1,2", "--duration", "3s", "--endpoint", "http://127.0.0.1:9", "-m", "m"]), @r#"
+    error: --skip makes no load, and --rate, --duration, --endpoint would do nothing
+      hint: leave --skip out to make this load, or the others to see what was measured
+    exit 2
+    "#);
+    assert_snapshot!(run(&["--attach", "--dataset", "d.json", "--warmup", "3", "--seed", "4"]), @r#"
+    error: --attach makes no load, and --warmup, --seed, --dataset would do nothing
+      hint: leave --attach out to make this load, or the others to see what was measured
+    exit 2
+    "#);
+    // What says which stack ran, and how it is to be judged, is no load.
+    assert_snapshot!(run(&["-z", "-m", "m", "-c", "none", "--slo", "ttft=1s"]), @r#"
+    error: there is no folder `w`
+    exit 2
+    "#);
+}
+
+#[test]
+fn objectives_that_an_analysis_cannot_judge_by() {
+    let analyze = |slo: &str| {
+        let file =
+            ("old/LMBench_a_qps1.csv", "prompt_tokens,generation_tokens,ttft,generation_time\n");
+        said(&[file], &[], &["analyze", "old", "--slo", slo])
+    };
+    assert_snapshot!(analyze("tpto=5ms"), @r#"
+    error: --slo: `analyze.slo.tpto`: there is no objective of this name
+      hint: the nearest name is `tpot`
+      hint: objectives are ttft, scheduled_ttft, answer_ttft, tpot, ntpot, latency, scheduled_latency
+    exit 2
+    "#);
+    assert_snapshot!(analyze("ttft=5"), @r#"
+    error: --slo: `analyze.slo.ttft`: `5` has no unit: write `5s`, `5ms` or `5m`
+    exit 2
+    "#);
+    assert_snapshot!(analyze("ttft=5ms"), @r#"
+    error: `old` holds LMBench CSV files and no records: no objectives can be judged of them
+      hint: leave --slo out, or name the folder of a run
+    exit 2
+    "#);
+}

@@ -367,14 +367,6 @@ impl Experiment {
             }
         }
         let text = |path: &str| settings.text(path).unwrap_or_default().to_owned();
-        let slo = settings.get("analyze.slo").as_object().map(|map| {
-            map.iter()
-                .filter_map(|(name, value)| {
-                    let limit = unit::duration(value.as_str()?).ok()?;
-                    Some((name.clone(), limit.as_secs_f64() * 1e3))
-                })
-                .collect()
-        });
         let wanted = settings.get("load.shards").as_u64().unwrap_or(1);
         let shards = u32::try_from(wanted).ok().filter(|shards| (1..=1000).contains(shards));
         let shards = shards.unwrap_or_else(|| {
@@ -435,7 +427,7 @@ impl Experiment {
                 Some("warm") => CacheWish::Warm,
                 _ => CacheWish::AsIs,
             },
-            slo: slo.unwrap_or_default(),
+            slo: objectives(settings),
             seed: settings.get("seed").as_u64().unwrap_or(1),
         }
     }
@@ -454,6 +446,16 @@ impl Experiment {
     pub(crate) fn tls(&self) -> load::Tls {
         load::Tls { ca_file: self.target.ca_file.clone(), insecure: self.target.insecure }
     }
+}
+
+/// The service-level objectives in milliseconds, by metric.
+pub(crate) fn objectives(settings: &Settings) -> BTreeMap<String, f64> {
+    let limits = settings.get("analyze.slo").as_object();
+    let limit = |(name, value): (&String, &Value)| {
+        let limit = unit::duration(value.as_str()?).ok()?;
+        Some((name.clone(), limit.as_secs_f64() * 1e3))
+    };
+    limits.into_iter().flatten().filter_map(limit).collect()
 }
 
 impl Deploy {

@@ -159,6 +159,15 @@ impl Layer {
         self.value.pointer(pointer)
     }
 
+    /// What was set by name: the JSON pointer, and the flag or variable that gave it.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = match &self.places {
+            Places::Names(names) => Some(names),
+            Places::File(_) => None,
+        };
+        names.into_iter().flatten().map(|(pointer, name)| (pointer.as_str(), name.as_str()))
+    }
+
     /// The folder that relative paths in it start from. None: the current one.
     pub(crate) fn folder(&self) -> Option<&Path> {
         match &self.places {

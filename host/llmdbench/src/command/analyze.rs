@@ -3,14 +3,17 @@
 use crate::chosen::{self, Use};
 use crate::cli::Global;
 use crate::error::{Error, Exit, Result};
+use crate::experiment;
 use crate::outcome::Outcome;
 use crate::phase;
 use crate::plan::Plan;
 use crate::plugins::Plugins;
 use crate::printer::Printer;
 use crate::run_dir::{Results, RunDir};
+use crate::settings::{self, Layer, Source, from_text};
 use clap::Args;
 use plugin_host::Kind;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Options of `analyze` and `report`.
@@ -19,28 +22,39 @@ pub(crate) struct AnalyzeArgs {
     /// The folder of a run, one of its results folders, a records.jsonl, or a folder of LMBench*.csv files [default: the newest run]
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Judge by these service-level objectives and not by the run's: ttft=500ms,tpot=50ms; '': by none
+    #[arg(long, value_name = "LIMITS")]
+    slo: Option<String>,
 }
 
 /// Analyses records and writes everything that follows from them; of a folder that holds the
 /// original's CSV files instead, what the original made of them.
 pub(crate) fn analyze(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    let slo = objectives(args.slo.as_deref())?;
     let found = find(args, global);
     if let (Err(_), Some(dir)) = (&found, args.dir.as_deref().filter(|dir| dir.is_dir())) {
         let files = phase::lmbench::files(dir)?;
+        if !files.is_empty() && slo.is_some() {
+            let what = format!("`{}` holds LMBench CSV files and no records", dir.display());
+            return Err(Error::usage(format!("{what}: no objectives can be judged of them"))
+                .hint("leave --slo out, or name the folder of a run"));
+        }
         if !files.is_empty() {
             phase::lmbench::foreign(dir, &files, printer)?;
             return Ok(Exit::Ok);
         }
     }
-    Ok(results(&found?, 0, global, printer)?.tell(printer))
+    Ok(results(&found?, slo.as_ref(), 0, global, printer)?.tell(printer))
 }
 
 /// Writes the report alone.
 pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
+    let slo = objectives(args.slo.as_deref())?;
     let results = find(args, global)?;
     let plan = plan_of(&results);
     let analyzers = analyzers(plan.as_ref(), global, printer)?;
-    let found = phase::analyze::read(&results, plan.as_ref(), &analyzers, 0, printer)?;
+    let found =
+        phase::analyze::read(&results, plan.as_ref(), &analyzers, slo.as_ref(), 0, printer)?;
     phase::analyze::report(&found.analysis, &results)?;
     let path = results.report();
     printer.result(
@@ -50,17 +64,27 @@ pub(crate) fn report(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> 
     Ok(failed(&found.failures).tell(printer))
 }
 
-/// Analyses the records of a results folder; gives how the run ended and is to be judged. `heeded` is how often the
-/// user asked for an end of what was before.
+/// The objectives that were typed, in milliseconds by metric; read as every command reads them.
+pub(crate) fn objectives(typed: Option<&str>) -> Result<Option<BTreeMap<String, f64>>> {
+    let Some(text) = typed else { return Ok(None) };
+    let mut layer = Layer::named(Source::Flag);
+    layer.set("analyze.slo", "--slo", from_text("analyze.slo", text));
+    let settings = settings::all_or_error(settings::resolve(vec![layer]))?;
+    Ok(Some(experiment::objectives(&settings)))
+}
+
+/// Analyses the records of a results folder, by objectives of their own unless there are others; gives how the run
+/// ended and is to be judged. `heeded` is how often the user asked for an end of what was before.
 pub(crate) fn results(
     results: &Results,
+    slo: Option<&BTreeMap<String, f64>>,
     heeded: usize,
     global: &Global,
     printer: &Printer,
 ) -> Result<Outcome> {
     let plan = plan_of(results);
     let analyzers = analyzers(plan.as_ref(), global, printer)?;
-    let found = phase::analyze::read(results, plan.as_ref(), &analyzers, heeded, printer)?;
+    let found = phase::analyze::read(results, plan.as_ref(), &analyzers, slo, heeded, printer)?;
     let mut outcome = found.load;
     outcome.join(failed(&found.failures));
     outcome.join(phase::analyze::conclude(&found.analysis, results, heeded, printer)?);

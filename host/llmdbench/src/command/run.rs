@@ -1,8 +1,8 @@
 //! `run`: load against what stands, or against an endpoint.
 
-use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs};
+use crate::cli::{ExperimentArgs, Global, LoadArgs, TargetArgs, flags};
 use crate::command::{dry_run, plan, work_dir};
-use crate::error::{Exit, Result};
+use crate::error::{Error, Exit, Result};
 use crate::interrupt;
 use crate::kubernetes::{Inventory, Kubernetes};
 use crate::outcome::Outcome;
@@ -36,12 +36,16 @@ pub(crate) struct RunArgs {
 /// Drives the load and analyses it.
 pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     if args.attach {
-        return attach(global, printer);
+        no_load(args, "--attach")?;
+        return attach(args, global, printer);
     }
     if args.skip {
+        no_load(args, "--skip")?;
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
-        return Ok(super::analyze::results(&results, 0, global, printer)?.tell(printer));
+        let slo = super::analyze::objectives(args.load.slo.as_deref())?;
+        let found = super::analyze::results(&results, slo.as_ref(), 0, global, printer)?;
+        return Ok(found.tell(printer));
     }
     let (mut experiment, mut target) = (args.experiment.clone(), args.target.clone());
     // Without a run folder the settings that are missing are what there is to say, and with one
@@ -80,6 +84,41 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
     Ok(load_and_analyze(&prepared, &target, &dir, printer)?.tell(printer))
 }
 
+/// Options that a command without load takes: objectives, by which it judges, and the stack, which calls of the
+/// original's `run.sh -z` name and which is the one that ran.
+const WITHOUT_LOAD: [&str; 5] = ["--scenario", "--model", "--method", "--platform", "--slo"];
+
+/// Refuses options of a load that will not be made: whoever typed them expects to see what they do.
+fn no_load(args: &RunArgs, because: &str) -> Result<()> {
+    let load = &args.load;
+    let mut layer = flags(&args.experiment, &args.target, load)?;
+    load.fill_dataset(&mut layer, false);
+    // Stages have one name there, and are made of several options.
+    let stages = [
+        ("--rate", !load.rate.is_empty()),
+        ("--concurrency", !load.concurrency.is_empty()),
+        ("--duration", load.duration.is_some()),
+        ("--requests", load.requests.is_some()),
+        ("--arrival", load.arrival.is_some()),
+        ("--speed", load.speed.is_some()),
+    ];
+    let others = layer.names().filter(|(pointer, _)| *pointer != "/harness/settings/stages");
+    let others = others.map(|(_, name)| name).filter(|name| !WITHOUT_LOAD.contains(name));
+    let mut idle: Vec<&str> = Vec::new();
+    for name in stages.iter().filter_map(|(name, typed)| typed.then_some(*name)).chain(others) {
+        if !idle.contains(&name) {
+            idle.push(name);
+        }
+    }
+    if idle.is_empty() {
+        return Ok(());
+    }
+    let what = format!("{because} makes no load, and {} would do nothing", idle.join(", "));
+    Err(Error::usage(what).hint(format!(
+        "leave {because} out to make this load, or the others to see what was measured"
+    )))
+}
+
 /// Drives the load from this process. What only a cluster reaches is reached through a port that the API server
 /// forwards, and the results say so.
 fn here(
@@ -106,12 +145,15 @@ fn here(
 }
 
 /// Collects what agents have that were left alone, and analyses it.
-fn attach(global: &Global, printer: &Printer) -> Result<Exit> {
+fn attach(args: &RunArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
     let settings = super::from_environment()?;
+    // What was typed wrong is told before anything is waited for.
+    let slo = super::analyze::objectives(args.load.slo.as_deref())?;
     let (results, mut outcome) = phase::inside::attach(&dir, &settings, printer)?;
     let heeded = interrupt::count();
-    outcome.join_new(&super::analyze::results(&results, heeded, global, printer)?);
+    let found = super::analyze::results(&results, slo.as_ref(), heeded, global, printer)?;
+    outcome.join_new(&found);
     Ok(outcome.tell(printer))
 }
 
@@ -138,7 +180,7 @@ fn analyze(prepared: &Prepared, results: &Results, printer: &Printer) -> Result<
     let (plan, analyzers) = (&prepared.plan, &prepared.chosen.analyzers);
     // What was interrupted is analysed, unless the user asks for an end of that, too.
     let heeded = interrupt::count();
-    let found = phase::analyze::read(results, Some(plan), analyzers, heeded, printer)?;
+    let found = phase::analyze::read(results, Some(plan), analyzers, None, heeded, printer)?;
     let mut outcome = Outcome::default();
     for failure in &found.failures {
         outcome.fail(failure.exit, failure);

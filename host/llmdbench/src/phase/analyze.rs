@@ -14,6 +14,7 @@ use crate::run_dir::{self, Results};
 use analysis::{About, Analysis, Calibration, Collector, Note, Options, Severity, Slo, Verdict};
 use records::{EndReason, Entry, Event};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// What records tell.
 pub(crate) struct Analysed {
@@ -25,16 +26,20 @@ pub(crate) struct Analysed {
 }
 
 /// Reads the records, lets the analyzers look at them, and reckons. Without a plan there are no analyzers.
-/// What the user interrupted before, `heeded` times, is analysed; once more ends the analysis.
+/// Objectives that are given take the place of those of the records. What the user interrupted before, `heeded`
+/// times, is analysed; once more ends the analysis.
 pub(crate) fn read(
     results: &Results,
     plan: Option<&Plan>,
     analyzers: &[Use],
+    slo: Option<&BTreeMap<String, f64>>,
     heeded: usize,
     printer: &Printer,
 ) -> Result<Analysed> {
     let mut records = Records::open(results)?;
-    let header = records.header().clone();
+    let mut header = records.header().clone();
+    let judged_anew = slo.filter(|slo| **slo != header.slo).map(|_| judged_anew(&header.slo));
+    header.slo = slo.cloned().unwrap_or(header.slo);
     let mut collector = Collector::new(&header);
     let mut course = Course::default();
     while let Some(entry) = records.next()? {
@@ -54,6 +59,7 @@ pub(crate) fn read(
     let by_agents = results.agents_record().is_file();
     let uncalibrated = plan.filter(|_| calibration.is_none()).map(|_| not_calibrated(by_agents));
     let notes = plan.map(plan_notes).into_iter().flatten().chain(found.notes).chain(uncalibrated);
+    let notes = notes.chain(judged_anew);
     // Missing where the run was killed.
     let run = run_dir::read_json::<Value>(&results.run()).ok().flatten().unwrap_or_default();
     let options = Options {
@@ -203,6 +209,16 @@ fn not_calibrated(by_agents: bool) -> Note {
          far its values err and how much it can send."
     };
     Note { severity: Severity::Info, source: "llmdbench".to_owned(), text: text.to_owned() }
+}
+
+/// What is said where objectives are not those that the run was made with.
+fn judged_anew(of_run: &BTreeMap<String, f64>) -> Note {
+    let of_run: Vec<String> =
+        of_run.iter().map(|(metric, ms)| format!("{metric} at most {ms} ms")).collect();
+    let of_run = if of_run.is_empty() { "none".to_owned() } else { of_run.join(", ") };
+    let text =
+        format!("The objectives were given to the analysis. The run was made with: {of_run}.");
+    Note { severity: Severity::Info, source: "llmdbench".to_owned(), text }
 }
 
 /// What the plan has to say to the reader of the report.
