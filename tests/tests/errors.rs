@@ -503,3 +503,18 @@ fn objectives_that_an_analysis_cannot_judge_by() {
     exit 2
     "#);
 }
+
+#[test]
+fn endpoints_that_cannot_all_be_used() {
+    let run = |endpoints: &str| {
+        said(&[], &[], &["run", "--endpoint", endpoints, "-m", "m", "--requests", "1"])
+    };
+    assert_snapshot!(run("http://127.0.0.1:9,127.0.0.1:10"), @r#"
+    error: --endpoint: failed to parse the endpoint `127.0.0.1:10`: relative URL without a base; write it like http://host:8000
+    exit 2
+    "#);
+    assert_snapshot!(run("http://127.0.0.1:9,http://127.0.0.1:9/v1"), @r#"
+    error: --endpoint: the endpoint http://127.0.0.1:9 is given twice, and would get twice the load
+    exit 2
+    "#);
+}

@@ -412,3 +412,55 @@ fn requests_that_the_client_had_no_files_for_are_its_own_failure() {
         assert!(shown.contains(text), "{text}: {shown}");
     }
 }
+
+#[test]
+fn sessions_take_turns_over_several_endpoints() {
+    let servers = [Server::start(&[]), Server::start(&[])];
+    let [first, second] = servers.each_ref().map(|server| server.url.as_str());
+    let file = format!("deploy: {{endpoint: [{first}/v1, {second}], model: m}}\n");
+    let with_commas = format!("{first},{second}/");
+    let of_variable = [("LLMDBENCH_DEPLOY_ENDPOINT", with_commas.as_str())];
+    let model = ["--model", "m"];
+    for (variables, args) in [
+        (&[][..], &["--endpoint", first, "--endpoint", second, "--model", "m"][..]),
+        (&[], &["--endpoint", &with_commas, "--model", "m"]),
+        (&of_variable, &model),
+        (&[], &["e.yaml"]),
+    ] {
+        let asked =
+            || servers.each_ref().map(|s| s.truth().iter().filter(|l| l.id.is_some()).count());
+        let bench = Bench::new();
+        bench.write("e.yaml", &file);
+        let before = asked();
+        let load = ["--requests", "10", "--output-tokens", "2"];
+        bench.run_with(variables, &[&["run"], args, &load].concat()).expect(0);
+        let after = asked();
+        assert_eq!([after[0] - before[0], after[1] - before[1]], [5, 5], "{args:?}");
+        assert_eq!(bench.log().header.endpoint, format!("{first} {second}"));
+    }
+    let bench = Bench::new();
+    let both = ["--endpoint", &with_commas, "--model", "m"];
+    let checked = bench.run(&[&["smoketest"], &both[..]].concat()).expect(0);
+    for url in [first, second] {
+        assert!(checked.stderr.contains(&format!("{url} answers as m")), "{}", checked.stderr);
+    }
+    let planned =
+        bench.run(&[&["plan"], &both[..], &["--requests", "1"]].concat()).expect(0).stdout;
+    assert!(planned.contains(&format!("endpoint   {first}\n  endpoint   {second}\n")), "{planned}");
+    // What stands is asked again as it was.
+    bench.run(&["run", "--requests", "4"]).expect(0);
+    assert_eq!(bench.log().header.endpoint, format!("{first} {second}"));
+}
+
+#[test]
+fn each_of_several_endpoints_must_have_the_model() {
+    let (server, bench) = (Server::start(&[]), Bench::new());
+    let mut other = bench.start(&["sim", "--port", "0", "--model", "n"]);
+    let line = other.wait_for("simulated server: ");
+    let url = line.rsplit_once(" at ").unwrap().1;
+    let both = format!("{},{url}", server.url);
+    let ended =
+        bench.run(&["run", "--endpoint", &both, "--model", "m", "--requests", "1"]).expect(2);
+    ended.says("the target has no model `m`").says(&format!("{url} was asked"));
+    assert_eq!(server.truth().len(), 0, "no load was made");
+}

@@ -161,9 +161,10 @@ pub(crate) struct ExperimentArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Target")]
 pub(crate) struct TargetArgs {
-    /// Base URL of an inference API that is up already, with or without /v1
-    #[arg(long, value_name = "URL")]
-    pub(crate) endpoint: Option<String>,
+    /// Base URL of an inference API that is up already, with or without /v1; sessions take turns
+    /// over several, given with commas or by the option again
+    #[arg(long = "endpoint", value_name = "URL", value_delimiter = ',')]
+    pub(crate) endpoints: Vec<String>,
     /// The API: chat or completions
     #[arg(long, value_name = "API")]
     pub(crate) api: Option<String>,
@@ -288,7 +289,9 @@ impl ExperimentArgs {
 impl TargetArgs {
     /// Puts the options into the layer of the command line.
     pub(crate) fn fill(&self, layer: &mut Layer) -> Result<()> {
-        put(layer, "deploy.endpoint", "--endpoint", self.endpoint.as_deref());
+        if !self.endpoints.is_empty() {
+            layer.set("deploy.endpoint", "--endpoint", json!(self.endpoints));
+        }
         put(layer, "target.api", "--api", self.api.as_deref());
         put(layer, "target.api_key_env", "--api-key-env", self.api_key_env.as_deref());
         put(layer, "target.extra_body", "--extra-body", self.extra_body.as_deref());

@@ -77,14 +77,14 @@ fn aim(
     global: &Global,
 ) -> Result<Option<(RunDir, Target)>> {
     let variables = from_environment()?;
-    let endpoint = target.endpoint.is_some() || variables.is_set("deploy.endpoint");
+    let endpoint = !target.endpoints.is_empty() || variables.is_set("deploy.endpoint");
     if experiment.file.is_some() || endpoint {
         return Ok(None);
     }
     let dir = RunDir::open(work_dir(global, &variables))?;
     let mut standing = phase::standup::standing(&dir)?;
     standing.model = experiment.model.get_or_insert(standing.model).clone();
-    target.endpoint = standing.endpoints.first().cloned();
+    target.endpoints.clone_from(&standing.endpoints);
     experiment.standing = Some(dir.root().to_owned());
     Ok(Some((dir, standing)))
 }

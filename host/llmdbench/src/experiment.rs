@@ -1,6 +1,8 @@
 //! [`Experiment`]: what the user wants, validated and typed; made from [`Settings`] and nothing
 //! else. It holds no secret.
 
+mod addresses;
+
 use crate::document::Document;
 use crate::error::{Error, Problem, Result};
 pub(crate) use crate::model::Model;
@@ -10,14 +12,12 @@ use crate::secrets::Secrets;
 use crate::settings::{self, Layer, SETTINGS, Settings, Source};
 use crate::{embedded, unit};
 use analysis::CacheWish;
-use load::Endpoint;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use url::Url;
 
 /// What the user wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub(crate) struct Deploy {
     pub(crate) platform: String,
     /// The normalised base URL of a stack that stands already.
     pub(crate) endpoint: Option<String>,
+    /// Those of further servers of the same model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) further_endpoints: Vec<String>,
     pub(crate) settings: Value,
     /// The folder of the file that holds the settings: relative paths in them start there.
     pub(crate) folder: Option<PathBuf>,
@@ -314,13 +317,8 @@ impl Experiment {
             let folder = settings.folder(&settings::pointer(path));
             settings.text(path).map(|text| locate(text, folder))
         };
-        let endpoint = settings.text("deploy.endpoint").map(|text| match Endpoint::parse(text) {
-            Ok(endpoint) => endpoint.to_string(),
-            Err(error) => {
-                problems.push(at(settings, "deploy.endpoint", &format!("failed to {error}")));
-                text.to_owned()
-            }
-        });
+        let mut further_endpoints = addresses::endpoints(settings, problems);
+        let endpoint = (!further_endpoints.is_empty()).then(|| further_endpoints.remove(0));
         // A server that stands has models of its own: a default would ask for the wrong one.
         let models = Model::list(settings.text("deploy.model").unwrap_or_default());
         if models.is_empty() || endpoint.is_some() && !settings.is_set("deploy.model") {
@@ -347,7 +345,7 @@ impl Experiment {
             }
         }
         for url in texts(settings.get("target.metrics")) {
-            if let Some(wrong) = wrong_page(&url) {
+            if let Some(wrong) = addresses::wrong_page(&url) {
                 problems.push(at(settings, "target.metrics", &wrong));
             }
         }
@@ -382,6 +380,7 @@ impl Experiment {
                 methods,
                 platform: platform(settings).to_owned(),
                 endpoint,
+                further_endpoints,
                 settings: settings.get("deploy.settings").clone(),
                 folder: settings
                     .folder("/deploy/settings")
@@ -459,6 +458,11 @@ pub(crate) fn objectives(settings: &Settings) -> BTreeMap<String, f64> {
 }
 
 impl Deploy {
+    /// The base URLs of a stack that stands already. None: it is to be stood up.
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = &str> {
+        self.endpoint.iter().chain(&self.further_endpoints).map(String::as_str)
+    }
+
     /// The first of the models.
     pub(crate) fn model(&self) -> Model {
         self.models.first().cloned().unwrap_or_else(|| Model::named(""))
@@ -551,29 +555,6 @@ fn texts(list: &Value) -> Vec<String> {
 fn header_map(settings: &Settings) -> BTreeMap<String, String> {
     let Some(map) = settings.get("target.headers").as_object() else { return BTreeMap::new() };
     map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
-}
-
-/// Why a metrics page cannot be read from this address. None: it can be tried.
-fn wrong_page(text: &str) -> Option<String> {
-    let hidden = text.rsplit_once('@').map_or(text, |(_, rest)| rest);
-    let hidden = hidden.split_once('?').map_or(hidden, |(front, _)| front);
-    let said = format!("`target.metrics`: a page cannot be read from `{hidden}`");
-    let Ok(url) = Url::parse(text) else {
-        return Some(format!("{said}: it is no URL; write it like http://node:9400/metrics"));
-    };
-    if !["http", "https"].contains(&url.scheme()) {
-        return Some(format!("{said}: it must begin with http:// or https://"));
-    }
-    // The address stands in files.
-    if !url.username().is_empty() || url.password().is_some() {
-        return Some(format!("{said}: a user name or password has no place in it"));
-    }
-    let is_secret = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        ["token", "key", "secret", "password", "auth"].iter().any(|word| name.contains(word))
-    };
-    let (name, _) = url.query_pairs().find(|(name, _)| is_secret(name))?;
-    Some(format!("{said}: a secret such as `{name}` has no place in it"))
 }
 
 fn at(settings: &Settings, path: &str, message: &str) -> Problem {

@@ -121,7 +121,7 @@ pub(crate) fn pack(prepared: &Prepared, target: &Target, out: impl Write) -> Res
     let mut archive = Archive { tar: tar::Builder::new(out), files: 0 };
     let mut values = theirs(&prepared.settings);
     let mut set = |path: &str, value: Value| put(&mut values, path, value);
-    set("deploy.endpoint", target.endpoints.first().cloned().into());
+    set("deploy.endpoint", target.endpoints.clone().into());
     set("deploy.model", target.model.clone().into());
     let (harness, workload) = (&prepared.chosen.harness, &prepared.chosen.workload);
     for (kind, used) in [("harness", harness), ("workload", workload)] {

@@ -46,7 +46,7 @@ fn text(plan: &Plan, selected: Option<&[u8]>) -> String {
     for model in &plan.experiment.deploy.models {
         line("model", &model.to_string());
     }
-    if let Some(endpoint) = &plan.experiment.deploy.endpoint {
+    for endpoint in plan.experiment.deploy.endpoints() {
         line("endpoint", endpoint);
     }
     for used in &plan.plugins {

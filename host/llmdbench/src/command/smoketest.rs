@@ -29,10 +29,11 @@ pub(crate) fn run(args: &SmoketestArgs, global: &Global, printer: &Printer) -> R
     let prepared = phase::plan::prepare(global, &experiment, &target_args, None, printer)?;
     if dry_run(args.dry_run, &prepared.settings) {
         let deploy = &prepared.plan.experiment.deploy;
-        let whom = deploy.endpoint.as_deref().unwrap_or("what stands");
+        let urls: Vec<&str> = deploy.endpoints().collect();
+        let whom = if urls.is_empty() { "what stands".to_owned() } else { urls.join(", ") };
         printer.result(
             || format!("would ask {whom} for a completion as {}", deploy.model().id),
-            || json!({"endpoint": deploy.endpoint, "model": deploy.model().id}),
+            || json!({"endpoint": deploy.endpoint, "endpoints": urls, "model": deploy.model().id}),
         );
         return Ok(Exit::Ok);
     }

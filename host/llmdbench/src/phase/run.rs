@@ -50,15 +50,21 @@ pub(crate) fn run(
     let plan = &prepared.plan;
     let experiment = &plan.experiment;
     let endpoints = target.endpoints.iter().map(|url| parse(url)).collect::<Result<Vec<_>>>()?;
-    let probe = Probe::new(
-        endpoints.first().ok_or_else(|| Error::unexpected("the target has no endpoint"))?,
-        &prepared.secrets,
-        &experiment.tls(),
-        experiment.timeout(),
-    )?;
-    if let Some(note) = check_model(&probe, &target.model)? {
-        printer.warning(&note);
+    let probes = probes(prepared, &endpoints)?;
+    for (probe, endpoint) in probes.iter().zip(&endpoints) {
+        // With one endpoint there is no doubt which is meant.
+        let one_of_several = endpoints.len() > 1;
+        let found = check_model(probe, &target.model).map_err(|error| match one_of_several {
+            true => error.cause(format!("{endpoint} was asked")),
+            false => error,
+        })?;
+        match found {
+            Some(note) if one_of_several => printer.warning(&format!("{endpoint}: {note}")),
+            Some(note) => printer.warning(&note),
+            None => {}
+        }
     }
+    let probe = probes.first().ok_or_else(|| Error::unexpected("the target has no endpoint"))?;
     // Afterwards the server may be gone, or busy.
     let server_version = probe.version();
     let is_first = agent.is_none_or(|agent| agent.shard().index == 0);
@@ -75,7 +81,7 @@ pub(crate) fn run(
     if let Some(calibration) = &calibration {
         calibration::foresee(calibration, &stages, &plan.workload, printer);
     }
-    let words = words(prepared, &supply, &probe, target, printer)?;
+    let words = words(prepared, &supply, probe, target, printer)?;
     let exact_output = experiment
         .target
         .exact_output
@@ -173,7 +179,10 @@ pub(crate) fn run(
         outcome.fail(Exit::Run, error);
     }
     if let Some(not_found) = &ended.not_found {
-        outcome.fail(Exit::Run, &explain_not_found(not_found, &probe, target));
+        let mut all = probes.iter().zip(&endpoints);
+        let asked = all.find(|(_, endpoint)| not_found.url.starts_with(&endpoint.url("/v1/")));
+        let asked = asked.map_or(probe, |(probe, _)| probe);
+        outcome.fail(Exit::Run, &explain_not_found(not_found, asked, target));
     } else if ended.reason == EndReason::Aborted {
         let what = Error::new(Exit::Run, format!("the run was aborted: {}", ended.message));
         outcome.fail(Exit::Run, &with_first_failure(what, records));
@@ -353,6 +362,14 @@ fn words(
             Ok(words)
         }
     }
+}
+
+/// A way to ask each endpoint.
+fn probes<'a>(prepared: &'a Prepared, endpoints: &'a [Endpoint]) -> Result<Vec<Probe<'a>>> {
+    let experiment = &prepared.plan.experiment;
+    let probe =
+        |endpoint| Probe::new(endpoint, &prepared.secrets, &experiment.tls(), experiment.timeout());
+    endpoints.iter().map(probe).collect()
 }
 
 fn load_target(

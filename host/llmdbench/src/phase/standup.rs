@@ -162,9 +162,9 @@ pub(crate) fn locate(prepared: &Prepared, dir: &RunDir) -> Result<Target> {
 
 fn locate_in(prepared: &Prepared, kubernetes: Option<&Kubernetes>, dir: &RunDir) -> Result<Target> {
     let plan = &prepared.plan;
-    if let Some(endpoint) = &plan.experiment.deploy.endpoint {
+    if plan.experiment.deploy.endpoint.is_some() {
         return Ok(Target {
-            endpoints: vec![endpoint.clone()],
+            endpoints: plan.experiment.deploy.endpoints().map(str::to_owned).collect(),
             model: plan.experiment.deploy.model().id,
             metrics: Vec::new(),
             facts: BTreeMap::new(),

@@ -155,9 +155,9 @@ const OWN: &[Setting] = &[
         "deploy.endpoint",
         "LLMDBENCH_DEPLOY_ENDPOINT",
         "--endpoint",
-        Text,
+        List,
         "",
-        "Base URL of an inference API that is up already, with or without /v1; replaces standup.",
+        "Base URL of an inference API that is up already, with or without /v1, or several over which sessions take turns; replaces standup.",
     ),
     setting(
         "deploy.settings",
