@@ -211,7 +211,10 @@ impl Log {
         };
         while let Some(entry) = reader.next_entry().unwrap() {
             match entry {
-                Entry::Record(record) => log.records.push(*record),
+                Entry::Record(record) => {
+                    assert_eq!(record.contradiction(), None, "{record:?}");
+                    log.records.push(*record);
+                }
                 Entry::Event(Event::Client(sample)) => log.samples.push(sample),
                 Entry::Event(Event::End { reason, .. }) => log.end = Some(reason),
                 Entry::Event(Event::Stage(_) | Event::Astray(_)) => {}

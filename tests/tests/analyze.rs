@@ -134,6 +134,23 @@ fn records_are_judged_again_by_other_objectives() {
 }
 
 #[test]
+fn records_that_were_damaged_are_left_out_and_their_first_line_is_named() {
+    let bench = Bench::new();
+    let file = String::from_utf8(records(30, None, &end(EndReason::Completed, ""))).unwrap();
+    let damaged = file
+        // A difference of token times that no sum can hold.
+        .replacen("\"tokens\":[14000000]", "\"tokens\":[14000000,18446744073709551615]", 1)
+        .replacen("\"finished\":27000000", "\"finished\":2700000", 1)
+        // An empty line and an event of a newer version are no entries, and are lines.
+        .replacen("{\"id\":0", "\n{\"event\":\"later\"}\n{\"id\":0", 1);
+    bench.write("old/records.jsonl", damaged);
+    let ended = bench.run(&["analyze", "old"]).expect(7);
+    ended.says("(the first is line 10: it ended before its last token arrived): 2, limit 0");
+    let total = bench.json("old/analysis/data/summary.json")["total"].clone();
+    assert_eq!((&total["sent"], &total["metrics"]["latency"]["min"]), (&json!(28), &json!(10.0)));
+}
+
+#[test]
 fn an_analysis_ends_soon_when_it_is_asked_to() {
     let bench = Bench::new();
     bench.write("old/records.jsonl", records(300_000, None, &end(EndReason::Completed, "")));

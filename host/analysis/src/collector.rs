@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 pub struct Collector {
     run: Run,
     gaps: usize,
+    /// Of the file, the last that was taken.
+    line: u64,
 }
 
 /// A run as far as results need it.
@@ -30,10 +32,20 @@ pub(crate) struct Run {
     pub(crate) last_seen: u64,
     /// Entries of stages that the header does not know.
     pub(crate) strays: u64,
+    /// Records whose times cannot be, which are left out.
+    pub(crate) damaged: Damaged,
     /// Output tokens that arrived in each [`TOKEN_BIN`] of the run.
     pub(crate) tokens: Vec<u32>,
     /// Up to [`MESSAGES`] different ones of each kind.
     pub(crate) messages: BTreeMap<FailureKind, Vec<String>>,
+}
+
+/// Records whose times cannot be.
+#[derive(Debug, Default)]
+pub(crate) struct Damaged {
+    pub(crate) count: u64,
+    /// "line 7: it ended before it was sent".
+    pub(crate) first: String,
 }
 
 /// Nanoseconds into which arrivals of tokens are gathered for time lines.
@@ -173,16 +185,27 @@ impl Collector {
             astray: Vec::new(),
             last_seen: 0,
             strays: 0,
+            damaged: Damaged::default(),
             tokens: Vec::new(),
             messages: BTreeMap::new(),
         };
-        Self { run, gaps: 0 }
+        Self { run, gaps: 0, line: 1 }
     }
 
     /// Takes the next entry.
     pub fn add(&mut self, entry: Entry) {
+        // After a header each entry has a line as a rule.
+        self.add_line(self.line + 1, entry);
+    }
+
+    /// Takes the next entry, which stands in this line of its file.
+    pub fn add_line(&mut self, line: u64, entry: Entry) {
+        self.line = line;
         match entry {
-            Entry::Record(record) => self.record(&record),
+            Entry::Record(record) => match record.contradiction() {
+                None => self.record(&record),
+                Some(what) => self.run.damaged.take(line, what),
+            },
             Entry::Event(event) => self.run.event(event),
         }
     }
@@ -299,6 +322,15 @@ impl Stage {
         counts.retries += u64::from(record.retries);
         counts.cache.take(record);
         self.gaps.len() - before
+    }
+}
+
+impl Damaged {
+    fn take(&mut self, line: u64, what: &str) {
+        self.count += 1;
+        if self.count == 1 {
+            self.first = format!("line {line}: {what}");
+        }
     }
 }
 

@@ -35,6 +35,11 @@ impl Records {
         self.reader.next_entry().map_err(|error| unusable(&self.path, &error))
     }
 
+    /// The number of the line that the last entry stood in.
+    pub(crate) fn line(&self) -> u64 {
+        self.reader.line()
+    }
+
     /// Whether the last line was cut off.
     pub(crate) fn truncated(&self) -> bool {
         self.reader.truncated()

@@ -118,6 +118,11 @@ impl<R: BufRead> Reader<R> {
         self.truncated
     }
 
+    /// The number of the line that was read last, from 1.
+    pub fn line(&self) -> u64 {
+        self.line
+    }
+
     /// The next entry. None: the end.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, ReadError> {
         loop {

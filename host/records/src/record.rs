@@ -92,6 +92,33 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Record {
+    /// What cannot be in its times, for something reads earlier than what came before it. None: they can be, as far as
+    /// they tell by themselves. All are of one clock, on which things may happen in the same moment.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<&'static str> {
+        // A refusal may come while a long request is still being sent.
+        let asked = self.sent.filter(|_| self.error.is_none()).unwrap_or(self.started);
+        let (first, last) = (self.tokens.first().copied(), self.tokens.last().copied());
+        let asked_or_answered = asked.max(self.first_byte.unwrap_or(0));
+        let before = |at: Option<u64>, other: u64| at.is_some_and(|at| at < other);
+        let after_its_end = |at: Option<u64>| at.is_some_and(|at| at > self.finished);
+        [
+            (before(self.sent, self.started), "it was sent before it was started"),
+            (before(self.first_byte, self.started), "its answer began before it was started"),
+            (before(first, asked_or_answered), "its first token arrived before its answer began"),
+            (before(self.first_answer, asked), "its first token arrived before it was sent"),
+            (after_its_end(Some(self.started)), "it ended before it was started"),
+            (after_its_end(self.sent), "it ended before it was sent"),
+            (after_its_end(self.first_byte), "it ended before its answer began"),
+            // A sum of differences that is too large is the largest number.
+            (after_its_end(last.max(self.first_answer)), "it ended before its last token arrived"),
+        ]
+        .into_iter()
+        .find_map(|(is_so, what)| is_so.then_some(what))
+    }
+}
+
 /// Who counted the tokens of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -393,6 +393,11 @@ pub(super) fn strays(whole: &Whole) -> Found {
     Some((whole.run.strays as f64, 1))
 }
 
+/// Records whose times cannot be.
+pub(super) fn damaged(whole: &Whole) -> Found {
+    Some((whole.run.damaged.count as f64, 1))
+}
+
 /// 1, where the server is on this machine.
 pub(super) fn same_host(whole: &Whole) -> Found {
     whole.same_host.then_some((1.0, 1))

@@ -153,11 +153,11 @@ pub(crate) fn judge(
                 reasons.extend(
                     evidence
                         .iter()
-                        .filter_map(|stage| rule.judge(measure(stage)?, Some(stage.part))),
+                        .filter_map(|stage| rule.judge(measure(stage)?, Some(stage.part), run)),
                 );
             }
             Measure::Run(measure) => {
-                reasons.extend(measure(&whole).and_then(|found| rule.judge(found, None)));
+                reasons.extend(measure(&whole).and_then(|found| rule.judge(found, None, run)));
             }
         }
     }
@@ -208,7 +208,7 @@ impl crate::Distribution {
 }
 
 impl Rule {
-    fn judge(&self, (value, n): (f64, usize), part: Option<&Part>) -> Option<Reason> {
+    fn judge(&self, (value, n): (f64, usize), part: Option<&Part>, run: &Run) -> Option<Reason> {
         if n < self.least {
             return None;
         }
@@ -218,8 +218,9 @@ impl Rule {
             (self.note, Verdict::Note),
         ];
         let (limit, verdict) = limits.into_iter().find(|(limit, _)| value > *limit)?;
-        let limit_in_flight = match part.and_then(limit_in_flight) {
+        let more = match part.and_then(limit_in_flight) {
             Some(limit) if self.name == "limit_in_flight" => format!(" ({limit})"),
+            _ if self.name == rules::DAMAGED => format!(" (the first is {})", run.damaged.first),
             _ => String::new(),
         };
         let stage = part.map_or_else(String::new, |part| part.stage.info.name.clone());
@@ -230,7 +231,7 @@ impl Rule {
                 format!(": {}, limit {}", shown.write_over(value, limit), shown.write(limit))
             }
         };
-        let text = format!("{place}{}{limit_in_flight}{measured}: {}", self.what, self.cure);
+        let text = format!("{place}{}{more}{measured}: {}", self.what, self.cure);
         Some(Reason {
             rule: self.name.to_owned(),
             about: self.about,

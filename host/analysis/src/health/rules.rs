@@ -57,6 +57,8 @@ pub(super) enum Shown {
 pub(super) const NEVER: f64 = f64::INFINITY;
 /// The rule that says that there is nothing to judge.
 pub(super) const NOTHING_MEASURED: &str = "nothing_measured";
+/// The rule that names where it first found what it counts.
+pub(super) const DAMAGED: &str = "damaged_records";
 const FEWER_REQUESTS: &str = "lower the rate, give the load generator more cores, or leave it a \
     machine with nothing else on it";
 const OVERLOADED: &str = "the server, not the client, is overloaded: its latencies depend on the \
@@ -309,6 +311,19 @@ pub(super) const RULES: &[Rule] = &[
         shown: Count,
         measure: Run(evidence::strays),
         cure: "requests are missing from every number: use the file as the run left it",
+        ..RULE
+    },
+    Rule {
+        name: DAMAGED,
+        about: Load,
+        what: "records whose times cannot be, for something ends before it begins",
+        suspect: 0.0,
+        invalid: 0.0,
+        least: 0,
+        shown: Count,
+        measure: Run(evidence::damaged),
+        cure: "they are left out of every number, and others may be damaged so that it does not show: use the file as \
+            the run left it, or run it again",
         ..RULE
     },
     Rule {

@@ -60,6 +60,7 @@ fn a_stage_is_not_judged_by_the_load_of_the_one_before() {
                     due: r.due.map(shift),
                     started: shift(r.started),
                     sent: r.sent.map(shift),
+                    first_byte: r.first_byte.map(shift),
                     tokens: r.tokens.iter().map(|&at| shift(at)).collect(),
                     first_answer: r.first_answer.map(shift),
                     finished: shift(r.finished),

@@ -75,7 +75,11 @@ fn slots_that_a_limit_in_flight_leaves_empty_are_no_gaps() {
 fn the_pauses_within_the_sessions_of_a_closed_loop_are_no_gaps() {
     let turn = |session: u64, turn: u32| {
         let at = session * 1_500 + u64::from(turn) * 500;
-        Record { session, turn, ..answer(at, &[at + 80, at + 90], at + 500 * u64::from(turn) / 2) }
+        Record {
+            session,
+            turn,
+            ..answer(at, &[at + 80, at + 90], at + 100 + 200 * u64::from(turn))
+        }
     };
     let records = (0..40).flat_map(|session| (0..3).map(move |t| turn(session, t)));
     check(&closed_loop(1, records.collect()).analyse(&slo(&[])).summary.health, &[]);

@@ -23,6 +23,7 @@ pub(crate) fn requests(lateness_ms: impl Fn(u64) -> f64) -> Vec<Record> {
         shift(Record {
             started: sent,
             sent: Some(sent),
+            first_byte: Some(at(100)),
             tokens: vec![at(100), at(110)],
             first_answer: Some(at(100)),
             finished: at(120),
@@ -91,6 +92,55 @@ fn records_of_stages_that_the_header_does_not_know_make_the_run_invalid() {
     let health = health(records, []);
     check(&health, &[("stray_entries", Verdict::Invalid)]);
     assert!(health.reasons[0].text.contains("does not know: 1, limit 0: "), "{:?}", health.reasons);
+}
+
+#[test]
+fn records_whose_times_go_back_are_left_out_and_make_the_run_invalid() {
+    type Damage = fn(&mut Record);
+    let damages: [(Damage, &str); 9] = [
+        (|r| r.sent = Some(r.started - 1), "it was sent before it was started"),
+        (|r| r.first_byte = Some(r.started - 1), "its answer began before it was started"),
+        (
+            |r| r.first_byte = Some(r.tokens[0] + 1),
+            "its first token arrived before its answer began",
+        ),
+        (
+            |r| (r.first_byte, r.tokens) = (None, vec![r.started - 1]),
+            "its first token arrived before its answer began",
+        ),
+        (|r| r.first_answer = Some(r.started - 1), "its first token arrived before it was sent"),
+        (|r| r.finished = r.started - 1, "it ended before it was started"),
+        (|r| r.sent = Some(r.finished + 1), "its first token arrived before its answer began"),
+        (|r| r.tokens[1] = r.finished + 1, "it ended before its last token arrived"),
+        (|r| r.tokens[1] = u64::MAX, "it ended before its last token arrived"),
+    ];
+    for (damage, what) in damages {
+        let mut records = requests(|_| 0.0);
+        damage(&mut records[7]);
+        damage(&mut records[9]);
+        let run = Run::open(20_200, records);
+        let analysis = run.analyse(&slo(&[]));
+        check(&analysis.summary.health, &[("damaged_records", Verdict::Invalid)]);
+        let text = &analysis.summary.health.reasons[0].text;
+        // The header and the beginning of the stage come first.
+        assert!(text.contains(&format!(" (the first is line 10: {what}): 2, limit 0: ")), "{text}");
+        let total = &analysis.summary.total;
+        assert_eq!((total.sent, values(total, "latency").min), (198, 120.0));
+    }
+}
+
+#[test]
+fn records_whose_times_are_equal_or_missing_are_whole() {
+    let mut records = requests(|_| 0.0);
+    let at = records[7].started;
+    let at_once = Record { tokens: vec![at, at], finished: at, ..records[7].clone() };
+    records[7] = Record { sent: Some(at), first_byte: Some(at), first_answer: Some(at), ..at_once };
+    let unsent = Record { sent: None, first_byte: None, ..records[8].clone() };
+    records[8] = Record { tokens: Vec::new(), first_answer: None, ..unsent };
+    // A server may refuse what it has not heard to its end.
+    let refused = Record { sent: Some(records[9].first_byte.unwrap() + MS), ..records[9].clone() };
+    records[9] = failure(Record { tokens: Vec::new(), ..refused }, FailureKind::HttpStatus, "413");
+    check(&health(records, []), &[]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(crate) fn read(
     while let Some(entry) = records.next()? {
         interrupt::check_beyond(heeded)?;
         course.take(&entry);
-        collector.add(entry);
+        collector.add_line(records.line(), entry);
     }
     let slo = Slo::from_header(&header).map_err(|error| records.unusable(&error))?;
     let found = match plan {

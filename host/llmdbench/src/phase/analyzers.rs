@@ -99,6 +99,7 @@ fn one(
         let is_end = entry.is_none();
         if let Some(Entry::Record(record)) = entry
             && (needs.warm_up || !record.warmup)
+            && record.contradiction().is_none()
         {
             batch.push(*record);
         }
