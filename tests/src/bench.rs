@@ -217,7 +217,7 @@ impl Log {
                 }
                 Entry::Event(Event::Client(sample)) => log.samples.push(sample),
                 Entry::Event(Event::End { reason, .. }) => log.end = Some(reason),
-                Entry::Event(Event::Stage(_) | Event::Astray(_)) => {}
+                Entry::Event(Event::Stage(_) | Event::Astray(_) | Event::BrokeDown(_)) => {}
             }
         }
         log.truncated = reader.truncated();

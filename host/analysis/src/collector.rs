@@ -4,8 +4,8 @@ use crate::cache::CacheCounts;
 use crate::gaps::Gaps;
 use crate::{Analysis, Options};
 use records::{
-    Astray, ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header, LoopKind,
-    Record, StageEnd, StageInfo, StagePhase, UsageSource,
+    Astray, BROKE_DOWN, ClientSample, Connection, EndReason, Entry, Event, FailureKind, Header,
+    LoopKind, Record, StageEnd, StageInfo, StagePhase, UsageSource,
 };
 use std::collections::BTreeMap;
 
@@ -28,6 +28,8 @@ pub(crate) struct Run {
     pub(crate) end: Option<(EndReason, String)>,
     /// What load generators did not send as planned.
     pub(crate) astray: Vec<Astray>,
+    /// A thread of a load generator broke down.
+    pub(crate) broke_down: bool,
     /// The latest time in any entry.
     pub(crate) last_seen: u64,
     /// Entries of stages that the header does not know.
@@ -183,6 +185,7 @@ impl Collector {
             samples: Vec::new(),
             end: None,
             astray: Vec::new(),
+            broke_down: false,
             last_seen: 0,
             strays: 0,
             damaged: Damaged::default(),
@@ -362,7 +365,13 @@ impl Run {
                 self.astray.push(part);
                 at
             }
+            Event::BrokeDown(broken) => {
+                self.broke_down = true;
+                broken.at
+            }
             Event::End { at, reason, message } => {
+                // Files of before that event tell it so, where it was the first reason to end.
+                self.broke_down |= reason == EndReason::Aborted && message == BROKE_DOWN;
                 self.end = Some((reason, message));
                 at
             }

@@ -9,8 +9,9 @@ use crate::run::{Ending, Shared};
 use crate::stage::{Active, StageNow, is_closed};
 use crate::together::Readiness;
 use crate::worker::{Command, Commands, Countdown};
-use records::{EndReason, Entry, Event, StageBegin, StageEnd, StagePhase};
-use std::cell::Cell;
+use records::{BrokeDown, EndReason, Entry, Event, StageBegin, StageEnd, StagePhase};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::SyncSender;
@@ -41,6 +42,8 @@ pub(crate) struct Conductor {
     writer: Thread,
     pub(crate) loads: Vec<LoadThread>,
     failing: Cell<Failing>,
+    /// Load threads of which the records say that they broke down.
+    broken: RefCell<BTreeSet<usize>>,
 }
 
 /// What has failed since the server last showed that it lives.
@@ -69,6 +72,11 @@ impl Failing {
     }
 }
 
+/// The name of a load thread.
+pub(crate) fn load_thread(index: usize) -> String {
+    format!("load-{index}")
+}
+
 /// A load thread.
 pub(crate) struct LoadThread {
     pub(crate) commands: Commands,
@@ -84,7 +92,14 @@ impl Conductor {
         writer: Thread,
         loads: Vec<LoadThread>,
     ) -> Self {
-        Self { shared, journal, writer, loads, failing: Cell::default() }
+        Self {
+            shared,
+            journal,
+            writer,
+            loads,
+            failing: Cell::default(),
+            broken: RefCell::default(),
+        }
     }
 
     /// Runs all stages and ends the journal. Why load ended.
@@ -103,10 +118,10 @@ impl Conductor {
             self.stage(&Arc::new(stage));
             self.pause(self.shared.clock.now().saturating_add(cool_down));
         }
-        for load in self.loads.drain(..) {
+        for (index, load) in std::mem::take(&mut self.loads).into_iter().enumerate() {
             drop(load.commands);
             if !matches!(load.handle.join(), Ok(Ok(()))) {
-                self.shared.end(EndReason::Aborted, records::BROKE_DOWN.into(), true);
+                self.broke_down(index);
             }
         }
         let (reason, message) = self.shared.ending().map_or_else(
@@ -259,8 +274,10 @@ impl Conductor {
 
     fn watch(&self) {
         let (live, abort) = (&self.shared.live, self.shared.plan.abort);
-        if self.loads.iter().any(|load| load.handle.is_finished()) {
-            self.shared.end(EndReason::Aborted, records::BROKE_DOWN.into(), true);
+        for (index, load) in self.loads.iter().enumerate() {
+            if load.handle.is_finished() {
+                self.broke_down(index);
+            }
         }
         let mut failing = self.failing.get();
         let (signs, broken) = (live.signs_of_life(), live.broken());
@@ -288,6 +305,16 @@ impl Conductor {
                 100.0 * most,
             );
             self.shared.end(EndReason::Aborted, message, true);
+        }
+    }
+
+    /// Ends the run, which may be ending for another reason: what the thread had under way is missing all the same, and
+    /// the records say so, once.
+    fn broke_down(&self, index: usize) {
+        self.shared.end(EndReason::Aborted, records::BROKE_DOWN.into(), true);
+        if self.broken.borrow_mut().insert(index) {
+            let (at, thread) = (self.shared.clock.now(), load_thread(index));
+            self.write(Event::BrokeDown(BrokeDown { at, thread }));
         }
     }
 

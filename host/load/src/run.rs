@@ -1,7 +1,7 @@
 //! [`start`] and [`Run`]: load from its first thread to its outcome.
 
 use crate::clock::Clock;
-use crate::conductor::{Conductor, LoadThread};
+use crate::conductor::{Conductor, LoadThread, load_thread};
 use crate::health::Threads;
 use crate::journal;
 use crate::live::{Live, Progress};
@@ -119,7 +119,7 @@ pub fn start<W: Write + Send + 'static>(
             let (commands, inbox) = worker::inbox()?;
             let (shared, journal) = (shared.clone(), journal.clone());
             let handle =
-                spawn(format!("load-{index}"), move || worker::run(index, shared, journal, inbox))?;
+                spawn(load_thread(index), move || worker::run(index, shared, journal, inbox))?;
             Ok(LoadThread { commands, handle, sessions: Arc::default() })
         })
         .collect::<io::Result<Vec<_>>>()?;

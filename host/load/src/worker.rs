@@ -2,6 +2,7 @@
 
 use crate::alarm::Alarm;
 use crate::client::Client;
+use crate::conductor::load_thread;
 use crate::journal::Note;
 use crate::plan::{Arrival, Nanos};
 use crate::run::Shared;
@@ -121,7 +122,7 @@ pub(crate) fn run(
     journal: SyncSender<Note>,
     inbox: Inbox,
 ) -> io::Result<()> {
-    shared.threads.register(&format!("load-{index}"));
+    shared.threads.register(&load_thread(index));
     let outcome = serve(index, shared.clone(), journal, inbox);
     shared.threads.leave();
     outcome

@@ -13,6 +13,8 @@ pub enum Event {
     Client(ClientSample),
     /// Of several load generators one did not send its part as planned.
     Astray(Astray),
+    /// A thread of the load path broke down.
+    BrokeDown(BrokeDown),
     /// Load ended. A file without this line comes from a run that was killed.
     End {
         /// When.
@@ -79,6 +81,15 @@ pub struct Astray {
     pub of: u32,
     /// Index in [`crate::Header::stages`] of the first stage that it did not bring to its end, or began by itself.
     pub stage: u32,
+}
+
+/// A thread of the load path broke down: what it had under way is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokeDown {
+    /// When that was noticed.
+    pub at: u64,
+    /// "load-0", as samples name it.
+    pub thread: String,
 }
 
 /// How the load generator fared since the sample before.
@@ -151,7 +162,8 @@ pub enum EndReason {
     PluginFailed,
 }
 
-/// The message of a run that was aborted because a thread of its load generator broke down.
+/// The message of a run that was aborted because a thread of its load generator broke down. Files of before the event
+/// of that name have it alone.
 pub const BROKE_DOWN: &str = "a load thread broke down";
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

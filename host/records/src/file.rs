@@ -170,6 +170,6 @@ fn is_unknown_event(line: &[u8]) -> bool {
     struct Name {
         event: String,
     }
-    let known = ["stage", "client", "astray", "end"];
+    let known = ["stage", "client", "astray", "broke_down", "end"];
     serde_json::from_slice::<Name>(line).is_ok_and(|name| !known.contains(&name.event.as_str()))
 }

@@ -14,8 +14,8 @@ mod quick;
 mod record;
 
 pub use event::{
-    Astray, BROKE_DOWN, ClientSample, EndReason, Event, StageBegin, StageEnd, StagePhase,
-    ThreadSample,
+    Astray, BROKE_DOWN, BrokeDown, ClientSample, EndReason, Event, StageBegin, StageEnd,
+    StagePhase, ThreadSample,
 };
 pub use file::{ReadError, Reader, Writer};
 pub use header::{FORMAT, Header, LoopKind, StageInfo, VERSION, VersionError};

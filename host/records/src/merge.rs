@@ -4,8 +4,8 @@
 //! stages of all files become one each, and samples of their health count for all of them.
 
 use crate::{
-    Astray, ClientSample, EndReason, Entry, Event, Header, ReadError, Reader, StageBegin, StageEnd,
-    StagePhase, Writer,
+    Astray, BrokeDown, ClientSample, EndReason, Entry, Event, Header, ReadError, Reader,
+    StageBegin, StageEnd, StagePhase, Writer,
 };
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
@@ -79,6 +79,10 @@ pub fn merge<R: BufRead, W: Write>(
             Some(Entry::Event(Event::Stage(StagePhase::End(end)))) => merge.end(end, with_file)?,
             Some(Entry::Event(Event::Client(sample))) => merge.sample(shard, sample)?,
             Some(Entry::Event(Event::Astray(part))) => merge.out.event(&Event::Astray(part))?,
+            Some(Entry::Event(Event::BrokeDown(broken))) => {
+                let thread = of_shard(shard, &broken.thread);
+                merge.out.event(&Event::BrokeDown(BrokeDown { thread, ..broken }))?;
+            }
             Some(Entry::Event(Event::End { reason, message, .. })) => ends.push((reason, message)),
             None => {}
         }
@@ -111,8 +115,14 @@ fn time(entry: &Entry) -> u64 {
         Entry::Event(Event::Stage(StagePhase::End(end))) => end.at,
         Entry::Event(Event::Client(sample)) => sample.at,
         Entry::Event(Event::Astray(part)) => part.at,
+        Entry::Event(Event::BrokeDown(broken)) => broken.at,
         Entry::Event(Event::End { at, .. }) => *at,
     }
+}
+
+/// The name of a thread, which says whose it is.
+fn of_shard(shard: usize, thread: &str) -> String {
+    format!("{shard}/{thread}")
 }
 
 struct Source<R> {
@@ -217,7 +227,7 @@ impl<W: Write> Merge<W> {
         }
         whole.generator = u32::try_from(shard).ok();
         for thread in &mut whole.threads {
-            thread.name = format!("{shard}/{}", thread.name);
+            thread.name = of_shard(shard, &thread.name);
         }
         self.out.event(&Event::Client(whole))
     }
@@ -413,5 +423,15 @@ mod tests {
             Reader::new(whole.as_slice()).unwrap().map(|entry| entry.unwrap()).collect();
         let astray = Event::Astray(Astray { at: 71, generator: 1, of: 2, stage: 1 });
         assert_eq!(whole[whole.len() - 2..], [Entry::Event(astray), over(71)]);
+    }
+
+    #[test]
+    fn a_thread_that_broke_down_is_told_of_with_its_generator() {
+        let of = |thread: &str| {
+            Entry::Event(Event::BrokeDown(BrokeDown { at: 20, thread: thread.to_owned() }))
+        };
+        let whole =
+            merged(&[file(&[begin(), over(61)]), file(&[begin(), of("load-1"), over(61)])], &[]);
+        assert!(whole.contains(&of("1/load-1")), "{whole:?}");
     }
 }

@@ -3,8 +3,9 @@
 
 use proptest::prelude::*;
 use records::{
-    Connection, EndReason, Entry, Event, FORMAT, Failure, FailureKind, Header, LoopKind, ReadError,
-    Reader, Record, StageBegin, StageInfo, StagePhase, UsageSource, VERSION, VersionError, Writer,
+    BrokeDown, Connection, EndReason, Entry, Event, FORMAT, Failure, FailureKind, Header, LoopKind,
+    ReadError, Reader, Record, StageBegin, StageInfo, StagePhase, UsageSource, VERSION,
+    VersionError, Writer,
 };
 
 fn header() -> Header {
@@ -118,14 +119,17 @@ fn events_are_told_from_records() {
     let mut writer = Writer::new(&mut bytes, &header()).unwrap();
     let end = Event::End { at: 9, reason: EndReason::Completed, message: String::new() };
     let begin = Event::Stage(StagePhase::Begin(StageBegin { at: 3, stage: 0 }));
+    let broken = Event::BrokeDown(BrokeDown { at: 7, thread: "load-1".into() });
     writer.event(&begin).unwrap();
     writer.record(&record(1)).unwrap();
+    writer.event(&broken).unwrap();
     writer.event(&end).unwrap();
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.contains(r#"{"event":"stage","phase":"begin","at":3,"stage":0}"#), "{text}");
+    assert!(text.contains(r#"{"event":"broke_down","at":7,"thread":"load-1"}"#), "{text}");
     let entries: Vec<Entry> = Reader::new(&bytes[..]).unwrap().collect::<Result<_, _>>().unwrap();
     let record = Entry::Record(Box::new(record(1)));
-    assert_eq!(entries, [Entry::Event(begin), record, Entry::Event(end)]);
+    assert_eq!(entries, [Entry::Event(begin), record, Entry::Event(broken), Entry::Event(end)]);
 }
 
 #[test]

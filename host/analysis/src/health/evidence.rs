@@ -9,9 +9,7 @@ use crate::statistics::{P50, P90, P95, P99, Percentile, sorted};
 use crate::steady::{self, Trend};
 use crate::summarise::{Part, limit_in_flight};
 use crate::summary::{Pace, StageSummary};
-use records::{
-    BROKE_DOWN, ClientSample, Connection, EndReason, FailureKind, LoopKind, ThreadSample,
-};
+use records::{ClientSample, Connection, EndReason, FailureKind, LoopKind, ThreadSample};
 use std::collections::BTreeMap;
 
 /// A stage.
@@ -381,11 +379,7 @@ pub(super) fn nothing_measured(whole: &Whole) -> Found {
 
 /// 1, where a thread of the load generator broke down.
 pub(super) fn broken_down(whole: &Whole) -> Found {
-    let end = whole.run.end.as_ref();
-    let broken = |(reason, message): &(EndReason, String)| {
-        *reason == EndReason::Aborted && message == BROKE_DOWN
-    };
-    end.is_some_and(broken).then_some((1.0, 1))
+    whole.run.broke_down.then_some((1.0, 1))
 }
 
 /// Entries that belong to no stage of the run.

@@ -3,7 +3,9 @@
 use crate::health::{check, health, requests};
 use crate::run::{MS, Run, slo, stage};
 use analysis::Verdict;
-use records::{ClientSample, EndReason, Entry, Event, LoopKind, Record, StageEnd, ThreadSample};
+use records::{
+    BrokeDown, ClientSample, EndReason, Entry, Event, LoopKind, Record, StageEnd, ThreadSample,
+};
 
 fn thread(cpu: f64, waiting: f64) -> impl Iterator<Item = ClientSample> {
     (1..=20).map(move |second| ClientSample {
@@ -222,14 +224,23 @@ fn what_the_machine_takes_away_is_judged_by_its_mean() {
 
 #[test]
 fn a_load_generator_that_broke_down_makes_the_run_invalid() {
-    let of = |message: &str| {
+    let of = |event: Option<BrokeDown>, reason: EndReason, message: &str| {
         let mut run = Run::open(20_200, requests(|_| 0.0));
         run.entries.pop();
-        let (at, reason, message) = (20_200 * MS, EndReason::Aborted, message.to_owned());
+        run.entries.extend(event.map(|broken| Entry::Event(Event::BrokeDown(broken))));
+        let (at, message) = (20_200 * MS, message.to_owned());
         run.entries.push(Entry::Event(Event::End { at, reason, message }));
         run.analyse(&slo(&[])).summary.health
     };
-    check(&of("a load thread broke down"), &[("broken_down", Verdict::Invalid)]);
+    let broken = [("broken_down", Verdict::Invalid)];
+    let event = || Some(BrokeDown { at: 300 * MS, thread: "load-1".to_owned() });
+    let others = "requests fail and none has ended well for 30.0 s";
+    // It need not be why the run ended.
+    check(&of(event(), EndReason::Completed, ""), &broken);
+    check(&of(event(), EndReason::Interrupted, ""), &broken);
+    check(&of(event(), EndReason::Aborted, others), &broken);
+    // Of files of before the event the reason alone tells it.
+    check(&of(None, EndReason::Aborted, "a load thread broke down"), &broken);
     // What the server did is no fault of the load generator.
-    check(&of("requests fail and none has ended well for 30.0 s"), &[]);
+    check(&of(None, EndReason::Aborted, others), &[]);
 }
