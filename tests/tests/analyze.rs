@@ -151,6 +151,28 @@ fn records_that_were_damaged_are_left_out_and_their_first_line_is_named() {
 }
 
 #[test]
+fn of_a_folder_with_several_runs_one_has_to_be_named() {
+    let bench = Bench::new();
+    let csv = "prompt_tokens,generation_tokens,ttft,generation_time\n75,20,0.1,0.9\n";
+    for run in ["runs/a/results", "runs/b/results/2", "runs/deep/c"] {
+        bench.write(
+            &format!("{run}/records.jsonl"),
+            records(30, None, &end(EndReason::Completed, "")),
+        );
+        // Rows of one rate, which are not to become one run's.
+        bench.write(&format!("{run}/LMBench_a_qps1.csv"), csv);
+    }
+    bench.write("runs/b/results/records.jsonl", records(30, None, &end(EndReason::Completed, "")));
+    for command in ["analyze", "report"] {
+        let ended = bench.run(&[command, "runs"]).expect(2);
+        ended.says("error: `runs` is no run, and has runs in it: `runs/a`, `runs/b`, `runs/deep/c`\n  hint: name one of them");
+    }
+    assert!(!bench.path("runs/analysis").exists());
+    bench.run(&["analyze", "runs/b"]).expect(0);
+    assert!(bench.path("runs/b/analysis/2/report.html").is_file());
+}
+
+#[test]
 fn an_analysis_ends_soon_when_it_is_asked_to() {
     let bench = Bench::new();
     bench.write("old/records.jsonl", records(300_000, None, &end(EndReason::Completed, "")));

@@ -1,6 +1,7 @@
 //! [`RunDir`]: the folder of a run. The only place that decides where a file lies.
 
 use crate::error::{Error, Result};
+use crate::interrupt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fs;
@@ -244,6 +245,34 @@ pub(crate) fn calibration(data_dir: Option<&str>, host: &str) -> Option<PathBuf>
     let safe = |c: char| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' };
     let name: String = host.chars().map(safe).collect();
     Some(self::data_dir(data_dir)?.join("calibration").join(format!("{name}.json")))
+}
+
+/// The runs that lie below a folder, sorted by path: run folders, and folders with records.
+///
+/// # Errors
+/// When the user asked for an end.
+pub(crate) fn runs_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    const DEPTH: usize = 8;
+    fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            interrupt::check()?;
+            let path = entry.path();
+            // Links are not followed: `workdir/latest` is one.
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if path.join(RECORDS).is_file() || RunDir::at(&path).newest_results().is_some() {
+                found.push(path);
+            } else if depth > 0 {
+                collect(&path, depth - 1, found)?;
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    collect(folder, DEPTH, &mut found)?;
+    found.sort();
+    Ok(found)
 }
 
 impl Results {

@@ -9,12 +9,12 @@ use crate::phase;
 use crate::plan::Plan;
 use crate::plugins::Plugins;
 use crate::printer::Printer;
-use crate::run_dir::{Results, RunDir};
+use crate::run_dir::{self, Results, RunDir};
 use crate::settings::{self, Layer, Source, from_text};
 use clap::Args;
 use plugin_host::Kind;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options of `analyze` and `report`.
 #[derive(Debug, Args)]
@@ -32,7 +32,9 @@ pub(crate) struct AnalyzeArgs {
 pub(crate) fn analyze(args: &AnalyzeArgs, global: &Global, printer: &Printer) -> Result<Exit> {
     let slo = objectives(args.slo.as_deref())?;
     let found = find(args, global);
-    if let (Err(_), Some(dir)) = (&found, args.dir.as_deref().filter(|dir| dir.is_dir())) {
+    if let (Err(_), Some(dir)) = (&found, args.dir.as_deref().filter(|dir| dir.is_dir()))
+        && run_dir::runs_below(dir)?.is_empty()
+    {
         let files = phase::lmbench::files(dir)?;
         if !files.is_empty() && slo.is_some() {
             let what = format!("`{}` holds LMBench CSV files and no records", dir.display());
@@ -147,7 +149,22 @@ fn find(args: &AnalyzeArgs, global: &Global) -> Result<Results> {
         Some(dir) => dir.clone(),
         None => RunDir::open(super::chosen_work_dir(global)?.as_deref())?.root().to_owned(),
     };
-    Results::find(&dir)
+    Results::find(&dir).or_else(|error| {
+        let runs = run_dir::runs_below(&dir)?;
+        Err(if runs.is_empty() { error } else { several_runs(&dir, &runs) })
+    })
+}
+
+/// Which of the runs in a folder is meant, the user has to say: results of several are not those of one.
+fn several_runs(dir: &Path, runs: &[PathBuf]) -> Error {
+    const SHOWN: usize = 5;
+    let mut names: Vec<String> =
+        runs.iter().take(SHOWN).map(|run| format!("`{}`", run.display())).collect();
+    if runs.len() > SHOWN {
+        names.push(format!("{} more", runs.len() - SHOWN));
+    }
+    let what = format!("`{}` is no run, and has runs in it: {}", dir.display(), names.join(", "));
+    Error::usage(what).hint("name one of them")
 }
 
 /// The plan that the records belong to: the one beside them, or the run folder's.
