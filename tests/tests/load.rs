@@ -421,21 +421,19 @@ fn sessions_take_turns_over_several_endpoints() {
     let with_commas = format!("{first},{second}/");
     let of_variable = [("LLMDBENCH_DEPLOY_ENDPOINT", with_commas.as_str())];
     let model = ["--model", "m"];
-    for (variables, args) in [
+    let ways = [
         (&[][..], &["--endpoint", first, "--endpoint", second, "--model", "m"][..]),
         (&[], &["--endpoint", &with_commas, "--model", "m"]),
         (&of_variable, &model),
         (&[], &["e.yaml"]),
-    ] {
-        let asked =
-            || servers.each_ref().map(|s| s.truth().iter().filter(|l| l.id.is_some()).count());
+    ];
+    for (before, (variables, args)) in ways.into_iter().enumerate() {
         let bench = Bench::new();
         bench.write("e.yaml", &file);
-        let before = asked();
         let load = ["--requests", "10", "--output-tokens", "2"];
         bench.run_with(variables, &[&["run"], args, &load].concat()).expect(0);
-        let after = asked();
-        assert_eq!([after[0] - before[0], after[1] - before[1]], [5, 5], "{args:?}");
+        let asked = |server: &Server| server.truth().iter().filter(|l| l.id.is_some()).count();
+        assert_eq!(servers.each_ref().map(asked), [5 * (before + 1); 2], "{args:?}");
         assert_eq!(bench.log().header.endpoint, format!("{first} {second}"));
     }
     let bench = Bench::new();
@@ -463,4 +461,17 @@ fn each_of_several_endpoints_must_have_the_model() {
         bench.run(&["run", "--endpoint", &both, "--model", "m", "--requests", "1"]).expect(2);
     ended.says("the target has no model `m`").says(&format!("{url} was asked"));
     assert_eq!(server.truth().len(), 0, "no load was made");
+}
+
+#[test]
+fn a_plain_endpoint_needs_no_certificate_authorities() {
+    let (server, bench) = (Server::start(&[]), Bench::new());
+    // As in a container without them.
+    let none = [("SSL_CERT_FILE", "/no/such/file"), ("SSL_CERT_DIR", "/no/such/folder")];
+    let to = |url: &str| {
+        bench.run_with(&none, &["run", "--endpoint", url, "--model", "m", "--requests", "2"])
+    };
+    to(&server.url).expect(0);
+    assert_eq!(bench.log().records.len(), 2);
+    to("https://127.0.0.1:9").expect(1).says("cannot set up HTTP");
 }

@@ -12,7 +12,6 @@ use reqwest::redirect::Policy;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -59,20 +58,22 @@ pub(crate) struct Completion {
     pub(crate) body: String,
 }
 
-/// TLS and patience for the control plane.
-pub(crate) fn client(timeout: Duration) -> Result<Client> {
-    client_for(timeout, None, false)
+/// Patience for the control plane, and TLS as far as these URLs, the only ones that are asked, need it.
+pub(crate) fn client(urls: &[&str], timeout: Duration) -> Result<Client> {
+    client_of(&load::Tls::default(), urls, timeout)
 }
 
 /// The same, checking certificates as the user wants.
-pub(crate) fn client_of(tls: &load::Tls, timeout: Duration) -> Result<Client> {
-    client_for(timeout, tls.ca_file.as_ref(), tls.insecure)
-}
-
-fn client_for(timeout: Duration, ca_file: Option<&PathBuf>, insecure: bool) -> Result<Client> {
+pub(crate) fn client_of(tls: &load::Tls, urls: &[&str], timeout: Duration) -> Result<Client> {
     let failed = || Error::unexpected("cannot set up HTTP");
-    let mut builder = Client::builder().timeout(timeout).tls_danger_accept_invalid_certs(insecure);
-    if let Some(path) = ca_file {
+    let mut builder =
+        Client::builder().timeout(timeout).tls_danger_accept_invalid_certs(tls.insecure);
+    if !urls.iter().any(|url| needs_tls(url)) {
+        // The system's authorities take some 10 ms to read. No redirect is followed to where they would be needed, and
+        // there nothing would be trusted.
+        builder = builder.tls_certs_only([]);
+    }
+    if let Some(path) = &tls.ca_file {
         let pem = std::fs::read(path).map_err(|error| {
             Error::usage(format!("cannot read the CA file `{}`", path.display())).because(error)
         })?;
@@ -91,6 +92,12 @@ fn client_for(timeout: Duration, ca_file: Option<&PathBuf>, insecure: bool) -> R
     }
     // Another address might be somebody else's, and the headers hold secrets.
     builder.no_proxy().redirect(Policy::none()).build().map_err(|error| failed().because(error))
+}
+
+/// Whether a URL is, or may be, that of an encrypted connection.
+fn needs_tls(url: &str) -> bool {
+    let plain = "http://";
+    !url.get(..plain.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(plain))
 }
 
 /// A request with the user's key and headers.
@@ -113,7 +120,7 @@ impl<'a> Probe<'a> {
         tls: &load::Tls,
         timeout: Duration,
     ) -> Result<Self> {
-        let client = client_of(tls, timeout.min(PATIENCE))?;
+        let client = client_of(tls, &[&endpoint.to_string()], timeout.min(PATIENCE))?;
         Ok(Self { client, endpoint, secrets })
     }
 

@@ -265,7 +265,7 @@ fn wait_ready(
     waiting: &mut dyn FnMut(String),
 ) -> Result<()> {
     let begin = Instant::now();
-    let client = crate::probe::client(Duration::from_secs(2))?;
+    let client = crate::probe::client(url.as_slice(), Duration::from_secs(2))?;
     loop {
         interrupt::check()?;
         if let Ok(Some(status)) = child.try_wait() {

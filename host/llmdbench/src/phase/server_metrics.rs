@@ -112,7 +112,6 @@ pub(crate) fn watched(
     secrets: &Secrets,
     printer: &Printer,
 ) -> Result<Watched> {
-    let client = probe::client_of(&experiment.tls(), PATIENCE)?;
     let endpoints: Vec<Endpoint> =
         target.endpoints.iter().filter_map(|url| Endpoint::parse(url).ok()).collect();
     let beside: Vec<String> = endpoints.iter().map(|endpoint| endpoint.url("/metrics")).collect();
@@ -120,8 +119,11 @@ pub(crate) fn watched(
     let by_backend = target.metrics.iter().map(|source| (&source.url, Source::Backend));
     let by_user = wanted.iter().map(|url| (url, Source::User));
     let by_api = beside.iter().filter(|_| target.metrics.is_empty()).map(|url| (url, Source::Api));
+    let pages: Vec<(&String, Source)> = by_user.chain(by_backend).chain(by_api).collect();
+    let urls: Vec<&str> = pages.iter().map(|(url, _)| url.as_str()).collect();
+    let client = probe::client_of(&experiment.tls(), &urls, PATIENCE)?;
     let mut watched = Watched::default();
-    for (url, source) in by_user.chain(by_backend).chain(by_api) {
+    for (url, source) in pages {
         if watched.pages.iter().any(|page| page.url == *url) {
             continue;
         }
