@@ -63,7 +63,7 @@ CASES = {
         ["--ttft", "0ms", "--itl", "0ms"],
         "count",
         (12000, 12000),
-        0.75,
+        None,
     ),
 }
 # Cases in which server and clients share a processor, and the server goes first.

@@ -464,8 +464,8 @@ fn a_secret_in_the_address_of_a_metrics_page() {
 fn options_of_a_load_where_none_is_made() {
     let run = |args: &[&str]| said(&[], &[], &[&["run"], args].concat());
     assert_snapshot!(run(&["-z", "--rate", "1,2", "--duration", "3s", "--endpoint", "http://127.0.0.1:9", "-m", "m"]), @r#"
-    error: --skip makes no load, and --rate, --duration, --endpoint would do nothing
-      hint: leave --skip out to make this load, or the others to see what was measured
+    error: -z (--skip) makes no load, and --rate, --duration, --endpoint would do nothing
+      hint: leave -z (--skip) out to make this load, or the others to see what was measured
     exit 2
     "#);
     assert_snapshot!(run(&["--attach", "--dataset", "d.json", "--warmup", "3", "--seed", "4"]), @r#"
@@ -509,6 +509,11 @@ fn endpoints_that_cannot_all_be_used() {
     let run = |endpoints: &str| {
         said(&[], &[], &["run", "--endpoint", endpoints, "-m", "m", "--requests", "1"])
     };
+    // A password with a comma in it is not shown in part.
+    assert_snapshot!(run("http://user:hid,den@127.0.0.1:9"), @r#"
+    error: --endpoint: failed to use the endpoint `127.0.0.1:9`: a user name or password has no place in it; an API key is given by a setting
+    exit 2
+    "#);
     assert_snapshot!(run("http://127.0.0.1:9,127.0.0.1:10"), @r#"
     error: --endpoint: failed to parse the endpoint `127.0.0.1:10`: relative URL without a base; write it like http://host:8000
     exit 2

@@ -101,8 +101,9 @@ pub struct Headroom {
 impl Calibration {
     /// The name of the format.
     pub const FORMAT: &str = "llmdbench.calibration";
-    /// The version that is written.
-    pub const VERSION: &str = "1.1";
+    /// The version that is written. Those before 2 told the error of values whose arrivals the client stamped
+    /// when it read them.
+    pub const VERSION: &str = "2.0";
 
     /// This one, with the sessions of earlier ones of the same machine, and what they come to.
     #[must_use]

@@ -29,7 +29,7 @@ impl Default for Gaps {
 }
 
 impl Gaps {
-    /// Most gaps of a run that are kept as they are: 80 MB.
+    /// Most gaps of a run that are kept as they are: 80 MB, and as much twice more while they are sorted.
     pub(crate) const EXACT: usize = 20_000_000;
 
     /// Adds `count` gaps of so many nanoseconds each.

@@ -322,8 +322,10 @@ mod tests {
         assert_eq!(now, "the kernel was 6.1 and is 6.2");
         let now = differs(Machine { cores: 4, ..machine() });
         assert_eq!(now, "the number of cores was 2 and is 4");
-        let newer = Calibration { version: "2.0".into(), ..calibration() };
-        assert!(difference(&newer, &machine()).is_some());
+        for other in ["1.1", "3.0"] {
+            let other = Calibration { version: other.into(), ..calibration() };
+            assert!(difference(&other, &machine()).is_some());
+        }
     }
 
     #[test]

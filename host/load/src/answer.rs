@@ -134,7 +134,7 @@ impl Answer {
         }
     }
 
-    /// Takes what a read that returned at `at` has brought. Whether the answer is complete.
+    /// Takes what a read has brought that arrived at `at`. Whether the answer is complete.
     pub(crate) fn take(
         &mut self,
         reader: &mut Reader,

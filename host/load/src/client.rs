@@ -214,12 +214,13 @@ impl Client {
         !self.unfinished.borrow().is_empty()
     }
 
-    /// Counts the output that has come: for many events at once, for other threads count, too.
-    pub(crate) fn count(&self) {
-        let tokens = self.tokens.take();
-        if tokens > 0 {
-            self.shared.live.output_tokens.fetch_add(tokens, Relaxed);
+    /// Counts the chunks of output that have come since: for many events at once, for other threads count, too.
+    pub(crate) fn count(&self) -> u64 {
+        let chunks = self.tokens.take();
+        if chunks > 0 {
+            self.shared.live.output_tokens.fetch_add(chunks, Relaxed);
         }
+        chunks
     }
 
     /// How many requests are under way.

@@ -46,14 +46,49 @@ impl Clock {
         }
     }
 
-    /// How long ago it was so late by the wall clock.
-    pub(crate) fn age(at: TimeSpec) -> Nanos {
-        read(ClockId::CLOCK_REALTIME).saturating_sub(nanos(at))
-    }
-
     /// `at` as the operating system counts it.
     pub(crate) fn timespec(&self, at: Nanos) -> TimeSpec {
         TimeSpec::from_duration(Duration::from_nanos(self.origin.saturating_add(at)))
+    }
+}
+
+/// Tells when it was that the wall clock said a time. That clock may be set meanwhile: then nobody knows.
+#[derive(Debug)]
+pub(crate) struct Wall {
+    clock: Clock,
+    /// By how much the wall clock is ahead of the other; of 0 it is never.
+    ahead: Nanos,
+}
+
+/// A wall clock that is kept right moves by less between two reads; one that is set moves by more.
+const STEP: Nanos = 2_000_000;
+
+impl Wall {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self { clock, ahead: 0 }
+    }
+
+    /// When the wall clock said `stamp`, a moment ago.
+    pub(crate) fn time_of(&mut self, stamp: TimeSpec) -> Option<Nanos> {
+        let clock = self.clock;
+        self.told(nanos(stamp), || (read(ClockId::CLOCK_REALTIME), clock.now()))
+    }
+
+    /// `clocks` reads both, the wall clock first, so that nothing seems to have come too early.
+    fn told(&mut self, stamp: Nanos, mut clocks: impl FnMut() -> (Nanos, Nanos)) -> Option<Nanos> {
+        // The thread may have lost the processor between the two: then the second try tells.
+        for is_last in [false, true] {
+            let (wall, now) = clocks();
+            let ahead = wall.saturating_sub(now);
+            let is_same = ahead.abs_diff(self.ahead) < STEP;
+            if is_same || is_last {
+                self.ahead = ahead;
+            }
+            if is_same {
+                return Some(now.saturating_sub(wall.saturating_sub(stamp)));
+            }
+        }
+        None
     }
 }
 
@@ -68,4 +103,31 @@ fn read(clock: ClockId) -> Nanos {
 /// Seconds since boot, or since 1970: neither negative nor near the 584 years that nanoseconds can count.
 fn nanos(time: TimeSpec) -> Nanos {
     time.tv_sec() as Nanos * 1_000_000_000 + time.tv_nsec() as Nanos
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_it_was_is_told_by_the_wall_clock_unless_that_was_set_meanwhile() {
+        let day = 86_400_000_000_000;
+        let mut wall = Wall { clock: Clock::start(), ahead: 5_000 };
+        let mut told = |stamp, readings: &[(Nanos, Nanos)]| {
+            let mut readings = readings.iter().copied();
+            let told = wall.told(stamp, || readings.next().unwrap());
+            assert_eq!(readings.next(), None, "not every reading was wanted");
+            told
+        };
+        assert_eq!(told(6_000, &[(6_100, 1_100)]), Some(1_000));
+        // It drifts by a microsecond.
+        assert_eq!(told(7_900, &[(8_000, 2_000)]), Some(1_900));
+        // The thread loses the processor.
+        assert_eq!(told(8_000, &[(8_100, 9_002_100), (9_009_000, 9_003_000)]), Some(2_000));
+        // It is set to a day later, and back.
+        assert_eq!(told(9_009_100, &[(day, 9_003_100), (day + 9, 9_003_109)]), None);
+        assert_eq!(told(day + 50, &[(day + 100, 9_003_200)]), Some(9_003_150));
+        assert_eq!(told(day + 150, &[(9_009_300, 9_003_300), (9_009_400, 9_003_400)]), None);
+        assert_eq!(told(9_009_450, &[(9_009_500, 9_003_500)]), Some(9_003_450));
+    }
 }

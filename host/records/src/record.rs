@@ -32,11 +32,12 @@ pub struct Record {
     /// Just before the write that handed its last byte to the socket. None: it never got that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sent: Option<u64>,
-    /// When the read returned that carried the first byte of the answer's body.
+    /// When the first byte of the answer's body arrived: of what one read brought, the kernel's receive time
+    /// of its last packet, or the return of the read where the kernel gives none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_byte: Option<u64>,
-    /// When each output chunk arrived: the time at which the read that carried it returned. In
-    /// the file the first is absolute, the others are differences.
+    /// When each output chunk arrived, likewise. In the file the first is absolute, the others are
+    /// differences.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -100,13 +101,16 @@ impl Record {
         // A refusal may come while a long request is still being sent.
         let asked = self.sent.filter(|_| self.error.is_none()).unwrap_or(self.started);
         let (first, last) = (self.tokens.first().copied(), self.tokens.last().copied());
-        let asked_or_answered = asked.max(self.first_byte.unwrap_or(0));
         let before = |at: Option<u64>, other: u64| at.is_some_and(|at| at < other);
         let after_its_end = |at: Option<u64>| at.is_some_and(|at| at > self.finished);
         [
             (before(self.sent, self.started), "it was sent before it was started"),
             (before(self.first_byte, self.started), "its answer began before it was started"),
-            (before(first, asked_or_answered), "its first token arrived before its answer began"),
+            (before(first, asked), "its first token arrived before it was sent"),
+            (
+                before(first, self.first_byte.unwrap_or(0)),
+                "its first token arrived before its answer began",
+            ),
             (before(self.first_answer, asked), "its first token arrived before it was sent"),
             (after_its_end(Some(self.started)), "it ended before it was started"),
             (after_its_end(self.sent), "it ended before it was sent"),

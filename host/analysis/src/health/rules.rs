@@ -165,7 +165,7 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule {
         name: "stamp_lag",
-        what: "wait of arrivals for their time stamps (p99) against the ITL p50",
+        what: "time by which arrivals may have been stamped late (p99) against the ITL p50",
         suspect: 0.10,
         invalid: 0.30,
         least: 100,
@@ -217,7 +217,7 @@ pub(super) const RULES: &[Rule] = &[
         of: "samples",
         touches: LATENCIES,
         measure: Stage(evidence::stopped),
-        cure: "what arrived meanwhile was stamped afterwards: find what held the process or its machine up, \
+        cure: "what arrived meanwhile was read together, and may have been stamped late: find what held the process or its machine up, \
             if no other reason names it (a debugger, a suspended container, a migration)",
         ..RULE
     },

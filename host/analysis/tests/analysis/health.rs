@@ -106,11 +106,11 @@ fn records_whose_times_go_back_are_left_out_and_make_the_run_invalid() {
         ),
         (
             |r| (r.first_byte, r.tokens) = (None, vec![r.started - 1]),
-            "its first token arrived before its answer began",
+            "its first token arrived before it was sent",
         ),
         (|r| r.first_answer = Some(r.started - 1), "its first token arrived before it was sent"),
         (|r| r.finished = r.started - 1, "it ended before it was started"),
-        (|r| r.sent = Some(r.finished + 1), "its first token arrived before its answer began"),
+        (|r| r.sent = Some(r.finished + 1), "its first token arrived before it was sent"),
         (|r| r.tokens[1] = r.finished + 1, "it ended before its last token arrived"),
         (|r| r.tokens[1] = u64::MAX, "it ended before its last token arrived"),
     ];

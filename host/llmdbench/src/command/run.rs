@@ -40,10 +40,14 @@ pub(crate) fn run(args: &RunArgs, global: &Global, printer: &Printer) -> Result<
         return attach(args, global, printer);
     }
     if args.skip {
-        no_load(args, "--skip")?;
+        no_load(args, "-z (--skip)")?;
         let dir = RunDir::open(super::chosen_work_dir(global)?.as_deref())?;
         let results = Results::find(dir.root())?;
         let slo = super::analyze::objectives(args.load.slo.as_deref())?;
+        if args.dry_run {
+            printer.step(&format!("would analyse {}", results.records().display()));
+            return Ok(Exit::Ok);
+        }
         let found = super::analyze::results(&results, slo.as_ref(), 0, global, printer)?;
         return Ok(found.tell(printer));
     }

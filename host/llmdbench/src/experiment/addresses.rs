@@ -9,7 +9,12 @@ use url::Url;
 /// The base URLs of servers that are up, each once.
 pub(super) fn endpoints(settings: &Settings, problems: &mut Vec<Problem>) -> Vec<String> {
     let mut found = Vec::new();
-    for text in texts(settings.get("deploy.endpoint")) {
+    let mut given = texts(settings.get("deploy.endpoint"));
+    // A password with a comma in it was cut in two, of which only the end is known for one when it is hidden.
+    if given.iter().any(|text| !text.contains("://") && text.contains('@')) {
+        given = vec![given.join(",")];
+    }
+    for text in given {
         let wrong = match Endpoint::parse(&text).map(|endpoint| endpoint.to_string()) {
             _ if text.is_empty() => continue,
             Ok(url) if !found.contains(&url) => {
