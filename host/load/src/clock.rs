@@ -111,23 +111,26 @@ mod tests {
 
     #[test]
     fn when_it_was_is_told_by_the_wall_clock_unless_that_was_set_meanwhile() {
-        let day = 86_400_000_000_000;
-        let mut wall = Wall { clock: Clock::start(), ahead: 5_000 };
+        const AHEAD: Nanos = 1_700_000_000_000_000_000;
+        const DAY: Nanos = 86_400_000_000_000;
+        let mut wall = Wall { clock: Clock::start(), ahead: AHEAD };
         let mut told = |stamp, readings: &[(Nanos, Nanos)]| {
-            let mut readings = readings.iter().copied();
-            let told = wall.told(stamp, || readings.next().unwrap());
+            let mut readings = readings.iter().map(|&(wall, now)| (AHEAD + wall, now));
+            let told = wall.told(AHEAD + stamp, || readings.next().unwrap());
             assert_eq!(readings.next(), None, "not every reading was wanted");
             told
         };
-        assert_eq!(told(6_000, &[(6_100, 1_100)]), Some(1_000));
+        assert_eq!(told(1_000, &[(1_100, 1_100)]), Some(1_000));
         // It drifts by a microsecond.
-        assert_eq!(told(7_900, &[(8_000, 2_000)]), Some(1_900));
-        // The thread loses the processor.
-        assert_eq!(told(8_000, &[(8_100, 9_002_100), (9_009_000, 9_003_000)]), Some(2_000));
+        assert_eq!(told(2_900, &[(3_000, 2_000)]), Some(1_900));
+        // The thread loses the processor between the two.
+        assert_eq!(told(3_050, &[(3_100, 9_002_100), (9_003_200, 9_002_200)]), Some(2_050));
         // It is set to a day later, and back.
-        assert_eq!(told(9_009_100, &[(day, 9_003_100), (day + 9, 9_003_109)]), None);
-        assert_eq!(told(day + 50, &[(day + 100, 9_003_200)]), Some(9_003_150));
-        assert_eq!(told(day + 150, &[(9_009_300, 9_003_300), (9_009_400, 9_003_400)]), None);
-        assert_eq!(told(9_009_450, &[(9_009_500, 9_003_500)]), Some(9_003_450));
+        let later = DAY + 9_003_300;
+        assert_eq!(told(9_003_250, &[(later, 9_002_300), (later + 1, 9_002_301)]), None);
+        assert_eq!(told(later + 50, &[(later + 100, 9_002_400)]), Some(9_002_350));
+        let back = 9_003_500;
+        assert_eq!(told(later + 150, &[(back, 9_002_500), (back + 1, 9_002_501)]), None);
+        assert_eq!(told(back + 50, &[(back + 100, 9_002_600)]), Some(9_002_550));
     }
 }
