@@ -10,7 +10,7 @@ use url::Url;
 pub(super) fn endpoints(settings: &Settings, problems: &mut Vec<Problem>) -> Vec<String> {
     let mut found = Vec::new();
     let mut given = texts(settings.get("deploy.endpoint"));
-    // A password with a comma in it was cut in two, of which only the end is known for one when it is hidden.
+    // Commas have cut a password into parts, which can be hidden only as a whole.
     if given.iter().any(|text| !text.contains("://") && text.contains('@')) {
         given = vec![given.join(",")];
     }
