@@ -1,10 +1,11 @@
 //! Load against the simulated server: counts, times against the server's own log, memory.
 
-use acceptance::{Bench, Reply, Server, Stub, TruthLine, ms, wait_until};
+use acceptance::{Bench, Ended, Reply, Server, Stub, TruthLine, ms, wait_until};
 use nix::sys::signal::Signal;
 use records::{Connection, FailureKind, LoopKind, Record};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::iter;
 use std::time::Duration;
 
 /// Records with what the server says of them, by number.
@@ -396,20 +397,49 @@ fn a_request_that_takes_longer_than_the_flag_says_has_failed() {
     assert_eq!(bench.log().records.len(), 2);
 }
 
+/// Load at 400/s by a program that may have so many files open.
+fn short_of_files(server: &Server, bench: &Bench, files: u32, duration: &str) -> Ended {
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &format!(r#"ulimit -n {files}; exec "$0" "$@""#)])
+        .arg(acceptance::program());
+    command.args(["run", "--endpoint", &server.url, "--model", "m", "--workdir", "w"]);
+    command.args([
+        "--rate",
+        "400",
+        "--duration",
+        duration,
+        "--output-tokens",
+        "2",
+        "--threads",
+        "2",
+    ]);
+    acceptance::Running::start(command.current_dir(bench.path(""))).wait()
+}
+
 #[test]
 fn requests_that_the_client_had_no_files_for_are_its_own_failure() {
     let server = Server::start(&["--ttft", "300ms", "--itl", "1ms"]);
     let bench = Bench::new();
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", r#"ulimit -n 60; exec "$0" "$@""#]).arg(acceptance::program());
-    command.args(["run", "--endpoint", &server.url, "--model", "m", "--workdir", "w"]);
-    command.args(["--rate", "400", "--duration", "1s", "--output-tokens", "2"]);
-    let ended = acceptance::Running::start(command.current_dir(bench.path(""))).wait().expect(7);
+    let ended = short_of_files(&server, &bench, 60, "1s").expect(7);
     let failed = bench.summary()["total"]["errors"]["client"].as_u64().unwrap();
     assert!(failed > 100, "{failed}");
     let shown = ended.output();
     for text in ["lacked open files", "ulimit -n"] {
         assert!(shown.contains(text), "{text}: {shown}");
+    }
+}
+
+#[test]
+fn a_client_short_of_files_says_so_and_does_not_break_down() {
+    let server = Server::start(&["--ttft", "300ms", "--itl", "1ms"]);
+    for files in iter::once(8).chain(31..48) {
+        let bench = Bench::new();
+        let ended = short_of_files(&server, &bench, files, "150ms");
+        let shown = ended.output();
+        assert!(shown.contains("ulimit -n"), "{files}: {shown}");
+        assert!(!shown.contains("broke down"), "{files}: {shown}");
+        assert!([1, 4, 7].contains(&ended.code), "{files}: {} {shown}", ended.code);
     }
 }
 

@@ -1,10 +1,14 @@
 //! The program's error: what failed, why, what to do next, and the exit code that follows.
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The program's result.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// What to do where the operating system gives no more files.
+pub(crate) const MORE_FILES: &str = "raise the limit of open files (`ulimit -n`)";
 
 /// How the program ends. The numbers are part of its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,10 +146,14 @@ impl Error {
     }
 
     /// Adds why, with the causes behind it.
-    pub(crate) fn because(mut self, cause: impl std::error::Error) -> Self {
+    pub(crate) fn because(mut self, cause: impl std::error::Error + 'static) -> Self {
         if let Some(problem) = self.problems.last_mut() {
-            let mut next: Option<&dyn std::error::Error> = Some(&cause);
+            let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&cause);
             while let Some(error) = next {
+                let errno = error.downcast_ref().and_then(std::io::Error::raw_os_error);
+                if errno == Some(Errno::EMFILE as i32) {
+                    problem.hints.insert(0, MORE_FILES.to_owned());
+                }
                 let text = error.to_string();
                 // Many libraries repeat their source in their own message.
                 if !problem.causes.last().is_some_and(|last| last.contains(&text)) {

@@ -42,6 +42,7 @@ mod words;
 
 use clap::Parser;
 use error::{Error, Exit};
+use nix::sys::resource::{Resource, getrlimit};
 use printer::Printer;
 use std::process::ExitCode;
 
@@ -72,5 +73,19 @@ fn run(cli: &cli::Cli, printer: &Printer) -> error::Result<Exit> {
         .map_err(|_| Error::unexpected("a TLS provider is installed already"))?;
     interrupt::watch()
         .map_err(|error| Error::unexpected("cannot watch for Ctrl-C").because(error))?;
+    enough_files()?;
     command::run(cli, printer)
+}
+
+/// Without a few files nothing can be done, and libraries that get none panic.
+fn enough_files() -> error::Result<()> {
+    const FEWEST: u64 = 32;
+    // Where the operating system does not tell, what needs a file says so.
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+    if most < FEWEST {
+        let message =
+            format!("at most {most} files may be open at once, and at least {FEWEST} are needed");
+        return Err(Error::unexpected(message).hint(error::MORE_FILES));
+    }
+    Ok(())
 }

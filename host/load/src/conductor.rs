@@ -401,6 +401,7 @@ fn wants_more(stage: &Stage) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::worker;
     use std::io;
     use std::sync::mpsc::{self, Receiver};
@@ -421,7 +422,7 @@ mod tests {
     #[test]
     fn sessions_of_a_load_thread_that_broke_down_are_not_waited_for() {
         let thread = |sessions: usize, ends: Receiver<()>| LoadThread {
-            commands: worker::inbox().unwrap().0,
+            commands: worker::inbox(Clock::start()).unwrap().0,
             handle: thread::spawn(move || ends.recv().map_err(io::Error::other)),
             sessions: Arc::new(AtomicUsize::new(sessions)),
         };

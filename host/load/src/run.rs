@@ -116,7 +116,7 @@ pub fn start<W: Write + Send + 'static>(
     let (journal, entries) = mpsc::sync_channel(journal::QUEUE);
     let loads = (0..threads)
         .map(|index| {
-            let (commands, inbox) = worker::inbox()?;
+            let (commands, inbox) = worker::inbox(shared.clock)?;
             let (shared, journal) = (shared.clone(), journal.clone());
             let handle =
                 spawn(load_thread(index), move || worker::run(index, shared, journal, inbox))?;

@@ -2,6 +2,7 @@
 
 use crate::alarm::Alarm;
 use crate::client::Client;
+use crate::clock::Clock;
 use crate::conductor::load_thread;
 use crate::journal::Note;
 use crate::plan::{Arrival, Nanos};
@@ -10,7 +11,7 @@ use crate::session::{self, Job, before_close};
 use crate::stage::{Active, StageNow};
 use crate::tasks::{Bell, Tasks};
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Registry, Token};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use records::EndReason;
 use std::io::{self, ErrorKind};
@@ -84,19 +85,27 @@ impl Drop for Commands {
     }
 }
 
-/// What a load thread waits on.
+/// What a load thread waits on. All that it needs files for is here, so that they are open before any thread opens
+/// connections.
 pub(crate) struct Inbox {
     poll: Poll,
+    registry: Registry,
     bell: Arc<Bell>,
+    alarm: Alarm,
     commands: Receiver<Command>,
 }
 
 /// The way into a load thread, and what the thread is to run with.
-pub(crate) fn inbox() -> io::Result<(Commands, Inbox)> {
+pub(crate) fn inbox(clock: Clock) -> io::Result<(Commands, Inbox)> {
     let poll = Poll::new()?;
-    let bell = Arc::new(Bell::new(poll.registry(), BELL)?);
+    let registry = poll.registry().try_clone()?;
+    let bell = Arc::new(Bell::new(&registry, BELL)?);
+    let alarm = Alarm::new(clock)?;
+    let descriptor = alarm.descriptor().as_raw_fd();
+    registry.register(&mut SourceFd(&descriptor), TIMER, Interest::READABLE)?;
     let (sender, commands) = mpsc::channel();
-    Ok((Commands { sender: Some(sender), bell: bell.clone() }, Inbox { poll, bell, commands }))
+    let inbox = Inbox { poll, registry, bell: bell.clone(), alarm, commands };
+    Ok((Commands { sender: Some(sender), bell }, inbox))
 }
 
 /// What the sessions of a load thread share.
@@ -127,6 +136,9 @@ pub(crate) fn run(
 ) -> io::Result<()> {
     shared.threads.register(&load_thread(index));
     let outcome = serve(index, shared.clone(), journal, inbox);
+    if let Err(error) = &outcome {
+        shared.end(EndReason::Aborted, format!("{}: {error}", records::BROKE_DOWN), true);
+    }
     shared.threads.leave();
     outcome
 }
@@ -137,12 +149,9 @@ fn serve(
     journal: SyncSender<Note>,
     inbox: Inbox,
 ) -> io::Result<()> {
-    let Inbox { mut poll, bell, commands } = inbox;
-    let alarm = Rc::new(Alarm::new(shared.clock)?);
-    let descriptor = alarm.descriptor().as_raw_fd();
-    poll.registry().register(&mut SourceFd(&descriptor), TIMER, Interest::READABLE)?;
+    let Inbox { mut poll, registry, bell, alarm, commands } = inbox;
+    let alarm = Rc::new(alarm);
     let tasks = Rc::new(Tasks::new(bell.clone()));
-    let registry = poll.registry().try_clone()?;
     let client = Client::new(shared.clone(), alarm.clone(), tasks.clone(), registry);
     let client = Rc::new(client);
     let worker = Rc::new(Worker { index, shared, client, alarm, journal });
@@ -302,7 +311,6 @@ async fn next_job(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
 
     const LONG: Nanos = 60_000_000_000;
 
