@@ -440,6 +440,12 @@ fn a_client_short_of_files_says_so_and_does_not_break_down() {
         assert!(shown.contains("ulimit -n"), "{files}: {shown}");
         assert!(!shown.contains("broke down"), "{files}: {shown}");
         assert!([1, 4, 7].contains(&ended.code), "{files}: {} {shown}", ended.code);
+        if ended.code != 1 {
+            // What was opened before the load is read on.
+            let samples = bench.log().samples;
+            assert!(samples.iter().all(|sample| !sample.threads.is_empty()), "{files}");
+            assert!(bench.path("w/results/server_metrics.jsonl").exists(), "{files}");
+        }
     }
 }
 

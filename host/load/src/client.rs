@@ -498,7 +498,12 @@ impl Client {
     ) -> Result<Held, String> {
         let _place = self.opening.acquire().await;
         let addresses = &self.pools[endpoint].addresses;
-        let found = addresses.get(&self.shared.clock).await.map_err(|error| error.to_string())?;
+        let found = addresses.get(&self.shared.clock).await.map_err(|error| {
+            if is_own_lack(&error) {
+                *step = FailureKind::Client;
+            }
+            error.to_string()
+        })?;
         // One that says nothing leaves time for the others.
         let limit = (CONNECT_TIMEOUT / found.len().max(1) as Nanos).max(ADDRESS_TIMEOUT);
         let mut outcome = Err("the name has no address".to_owned());

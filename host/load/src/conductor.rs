@@ -104,7 +104,6 @@ impl Conductor {
 
     /// Runs all stages and ends the journal. Why load ended.
     pub(crate) fn run(mut self, supplies: Vec<Supply>) -> (EndReason, String) {
-        self.shared.threads.register("pacer");
         let stages = self.shared.plan.stages.clone();
         for (index, (plan, supply)) in (0..).zip(stages.into_iter().zip(supplies)) {
             if !self.prefill(&supply) {
@@ -128,7 +127,6 @@ impl Conductor {
             || (EndReason::Completed, String::new()),
             |ending| (ending.reason, ending.message),
         );
-        self.shared.threads.leave();
         let at = self.shared.clock.now();
         self.write(Event::End { at, reason, message: message.clone() });
         (reason, message)

@@ -2,11 +2,13 @@
 //! what arrives may be stamped.
 
 use crate::lengths::Lengths;
+use crate::machine::read_again;
 use crate::plan::Nanos;
 use records::ThreadSample;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The threads of the load path, each of which registers itself.
+/// The threads of the load path, each of which enters itself.
 #[derive(Debug, Default)]
 pub(crate) struct Threads {
     all: Mutex<Vec<Watched>>,
@@ -26,6 +28,9 @@ const LONGEST_LAG: Nanos = 3_600_000_000_000;
 struct Watched {
     name: String,
     id: i32,
+    /// What the operating system tells of it, if it does. It is opened when the thread begins, for later there may be no
+    /// more files.
+    told: Option<File>,
     before: Usage,
     /// What it came to when it ended.
     end: Option<Usage>,
@@ -40,11 +45,12 @@ struct Usage {
 
 impl Threads {
     /// Watches the calling thread from now on.
-    pub(crate) fn register(&self, name: &str) {
+    pub(crate) fn enter(&self, name: String) {
         let id = nix::unistd::gettid().as_raw();
-        let before = usage(id).unwrap_or_default();
+        let told = File::open(format!("/proc/self/task/{id}/schedstat")).ok();
+        let before = told.as_ref().and_then(usage).unwrap_or_default();
         let mut all = lock(&self.all);
-        all.push(Watched { name: name.to_owned(), id, before, end: None });
+        all.push(Watched { name, id, told, before, end: None });
         all.sort_by(|a, b| a.name.cmp(&b.name));
     }
 
@@ -53,7 +59,7 @@ impl Threads {
         let id = nix::unistd::gettid().as_raw();
         let mut all = lock(&self.all);
         for thread in all.iter_mut().filter(|thread| thread.id == id) {
-            thread.end = usage(id);
+            thread.end = thread.told.as_ref().and_then(usage);
         }
     }
 
@@ -63,7 +69,7 @@ impl Threads {
         let mut all = lock(&self.all);
         let share = |now: u64, before: u64| now.saturating_sub(before) as f64 / ago.max(1) as f64;
         let samples = all.iter_mut().filter_map(|thread| {
-            let now = thread.end.or_else(|| usage(thread.id))?;
+            let now = thread.end.or_else(|| usage(thread.told.as_ref()?))?;
             let before = std::mem::replace(&mut thread.before, now);
             Some(ThreadSample {
                 name: thread.name.clone(),
@@ -100,8 +106,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn usage(id: i32) -> Option<Usage> {
-    let text = std::fs::read_to_string(format!("/proc/self/task/{id}/schedstat")).ok()?;
+fn usage(told: &File) -> Option<Usage> {
+    let text = read_again(told)?;
     let mut fields = text.split_whitespace().map(|field| field.parse().ok());
     Some(Usage { ran: fields.next()??, waited: fields.next()?? })
 }

@@ -38,28 +38,32 @@ pub(crate) enum Note {
     },
 }
 
-/// Writes what it gets until all who send are gone.
+/// Writes what it gets until the run ends, or all who send are gone.
 pub(crate) fn write<W: Write>(
     writer: Writer<W>,
     notes: &Receiver<Note>,
     shared: &Shared,
+    machine: Machine,
 ) -> Option<io::Error> {
     let now = shared.clock.now();
-    let machine = Machine::watch();
     let mut journal =
         Journal { writer, shared, machine, flushed: now, sampled: now, stopped: 0, failed: None };
     loop {
         match notes.try_recv() {
-            Ok(note) => journal.take(note),
+            Ok(note) => {
+                // A load thread that broke down may never let go of its end.
+                let is_last = matches!(note, Note::Entry(Entry::Event(Event::End { .. })));
+                journal.take(note);
+                if is_last {
+                    return journal.end();
+                }
+            }
             Err(TryRecvError::Empty) => {
                 let from = shared.clock.now();
                 thread::park_timeout(PAUSE);
                 journal.woke(shared.clock.now() - from);
             }
-            Err(TryRecvError::Disconnected) => {
-                journal.flush(shared.clock.now());
-                return journal.failed;
-            }
+            Err(TryRecvError::Disconnected) => return journal.end(),
         }
         journal.look_at_clock();
     }
@@ -146,6 +150,12 @@ impl<W: Write> Journal<'_, W> {
     fn flush(&mut self, now: Nanos) {
         self.flushed = now;
         self.write(Writer::flush);
+    }
+
+    /// Why something is missing from the file.
+    fn end(mut self) -> Option<io::Error> {
+        self.flush(self.shared.clock.now());
+        self.failed
     }
 
     /// Does something with the file. What cannot be kept is not worth sending: the first failure

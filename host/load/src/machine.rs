@@ -2,14 +2,18 @@
 //! which the limit of a control group kept threads from running.
 
 use crate::plan::Nanos;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Reads what the operating system tells, and remembers what it told before.
+/// Reads what the operating system tells, and remembers what it told before. Its files stay open: when load runs there
+/// may be no more of them.
 #[derive(Debug)]
 pub(crate) struct Machine {
     /// `cpu.stat` of this process's control group and of those that hold it.
-    groups: Vec<PathBuf>,
+    groups: Vec<File>,
+    /// `/proc/stat`.
+    processors: Option<File>,
     throttled: Option<Nanos>,
     ticks: Option<Ticks>,
 }
@@ -26,9 +30,10 @@ impl Machine {
     pub(crate) fn watch() -> Self {
         let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let groups = groups(&membership, Path::new("/sys/fs/cgroup"));
-        let groups: Vec<PathBuf> = groups.into_iter().filter(|path| path.exists()).collect();
-        let (throttled, ticks) = (throttled(&groups), ticks());
-        Self { groups, throttled, ticks }
+        let groups: Vec<File> = groups.iter().filter_map(|path| File::open(path).ok()).collect();
+        let processors = File::open("/proc/stat").ok();
+        let (throttled, ticks) = (throttled(&groups), processors.as_ref().and_then(ticks));
+        Self { groups, processors, throttled, ticks }
     }
 
     /// The time throttled per time, and the share of processor time that was stolen, since the
@@ -39,7 +44,7 @@ impl Machine {
         let throttled = now
             .zip(before)
             .map(|(now, before)| now.saturating_sub(before) as f64 / ago.max(1) as f64);
-        let now = ticks();
+        let now = self.processors.as_ref().and_then(ticks);
         let before = std::mem::replace(&mut self.ticks, now);
         let steal = now.zip(before).and_then(|(now, before)| {
             let all = now.all.checked_sub(before.all).filter(|&all| all > 0)?;
@@ -68,8 +73,8 @@ fn groups(membership: &str, mount: &Path) -> Vec<PathBuf> {
 }
 
 /// None: no group has a limit.
-fn throttled(groups: &[PathBuf]) -> Option<Nanos> {
-    let texts = groups.iter().filter_map(|path| fs::read_to_string(path).ok());
+fn throttled(groups: &[File]) -> Option<Nanos> {
+    let texts = groups.iter().filter_map(read_again);
     texts.filter_map(|text| throttled_in(&text)).reduce(|sum, more| sum + more)
 }
 
@@ -81,8 +86,15 @@ fn throttled_in(text: &str) -> Option<Nanos> {
     })
 }
 
-fn ticks() -> Option<Ticks> {
-    ticks_in(&fs::read_to_string("/proc/stat").ok()?)
+fn ticks(processors: &File) -> Option<Ticks> {
+    ticks_in(&read_again(processors)?)
+}
+
+/// What a file of the operating system tells now, of which the first lines are wanted.
+pub(crate) fn read_again(file: &File) -> Option<String> {
+    let mut bytes = [0; 4096];
+    let length = file.read_at(&mut bytes, 0).ok()?;
+    Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
 }
 
 /// The first line: user, nice, system, idle, waiting, interrupts, soft interrupts, stolen. What

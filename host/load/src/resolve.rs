@@ -36,6 +36,23 @@ impl Addresses {
         {
             return Ok(addresses.clone());
         }
+        let addresses = match (self.look_up().await, &*found) {
+            (Ok(addresses), _) => addresses,
+            // Those of before have answered since, or they would be forgotten.
+            (Err(_), Some((_, before))) => return Ok(before.clone()),
+            (Err(error), None) => return Err(error),
+        };
+        // What is tried first stays so, as long as the name has it.
+        let first = found.as_ref().and_then(|(_, before)| before.first().copied());
+        let addresses = match first.filter(|first| addresses.contains(first)) {
+            Some(first) => with_first(first, &addresses),
+            None => addresses,
+        };
+        *found = Some((clock.now(), addresses.clone()));
+        Ok(addresses)
+    }
+
+    async fn look_up(&self) -> io::Result<Arc<[SocketAddr]>> {
         let (host, port) = (self.host.clone(), self.port);
         let (give, given) = oneshot::channel();
         std::thread::Builder::new().name("resolve".into()).spawn(move || {
@@ -45,17 +62,10 @@ impl Addresses {
         })?;
         let addresses: Arc<[SocketAddr]> =
             given.await.map_err(|_| io::Error::other("the lookup broke down"))??;
-        if addresses.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        match addresses.is_empty() {
+            true => Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+            false => Ok(addresses),
         }
-        // What is tried first stays so, as long as the name has it.
-        let first = found.as_ref().and_then(|(_, before)| before.first().copied());
-        let addresses = match first.filter(|first| addresses.contains(first)) {
-            Some(first) => with_first(first, &addresses),
-            None => addresses,
-        };
-        *found = Some((clock.now(), addresses.clone()));
-        Ok(addresses)
     }
 
     /// This one answered where those before it did not: it is tried first from now on.

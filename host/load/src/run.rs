@@ -5,6 +5,7 @@ use crate::conductor::{Conductor, LoadThread, load_thread};
 use crate::health::Threads;
 use crate::journal;
 use crate::live::{Live, Progress};
+use crate::machine::Machine;
 use crate::plan::{Nanos, Plan};
 use crate::prepare;
 use crate::ring::Supply;
@@ -117,17 +118,20 @@ pub fn start<W: Write + Send + 'static>(
     let loads = (0..threads)
         .map(|index| {
             let (commands, inbox) = worker::inbox(shared.clock)?;
-            let (shared, journal) = (shared.clone(), journal.clone());
-            let handle =
-                spawn(load_thread(index), move || worker::run(index, shared, journal, inbox))?;
+            let (of_thread, journal) = (shared.clone(), journal.clone());
+            let run = move || worker::run(index, of_thread, journal, inbox);
+            let handle = spawn(&shared, load_thread(index), run)?;
             Ok(LoadThread { commands, handle, sessions: Arc::default() })
         })
         .collect::<io::Result<Vec<_>>>()?;
     let writing = shared.clone();
-    let writer = spawn("records".into(), move || journal::write(writer, &entries, &writing))?;
+    let machine = Machine::watch();
+    let writer = thread::Builder::new()
+        .name("records".into())
+        .spawn(move || journal::write(writer, &entries, &writing, machine))?;
     let wake = writer.thread().clone();
     let conductor = Conductor::new(shared.clone(), journal, wake.clone(), loads);
-    let pacer = spawn("pacer".into(), move || {
+    let pacer = spawn(&shared, "pacer".into(), move || {
         let ended = conductor.run(supplies);
         // It would notice by itself, but up to its pause later.
         wake.unpark();
@@ -299,11 +303,24 @@ fn allow_many_connections() {
     }
 }
 
+/// Begins a thread of the load path, which is watched before anything else happens.
 fn spawn<T: Send + 'static>(
+    shared: &Arc<Shared>,
     name: String,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    thread::Builder::new().name(name).spawn(run)
+    let shared = shared.clone();
+    let (entered, has_entered) = mpsc::channel::<()>();
+    let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+        shared.threads.enter(name);
+        drop(entered);
+        let outcome = run();
+        shared.threads.leave();
+        outcome
+    })?;
+    // Nothing is ever sent: it ends when the thread has dropped it.
+    let _ = has_entered.recv();
+    Ok(thread)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -3,7 +3,6 @@
 use crate::alarm::Alarm;
 use crate::client::Client;
 use crate::clock::Clock;
-use crate::conductor::load_thread;
 use crate::journal::Note;
 use crate::plan::{Arrival, Nanos};
 use crate::run::Shared;
@@ -134,12 +133,10 @@ pub(crate) fn run(
     journal: SyncSender<Note>,
     inbox: Inbox,
 ) -> io::Result<()> {
-    shared.threads.register(&load_thread(index));
     let outcome = serve(index, shared.clone(), journal, inbox);
     if let Err(error) = &outcome {
         shared.end(EndReason::Aborted, format!("{}: {error}", records::BROKE_DOWN), true);
     }
-    shared.threads.leave();
     outcome
 }
 

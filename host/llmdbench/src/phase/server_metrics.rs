@@ -15,10 +15,10 @@ use load::Endpoint;
 use reqwest::blocking::{RequestBuilder, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ use std::time::{Duration, Instant};
 const EVERY: Duration = Duration::from_secs(1);
 /// A page that takes longer is not in a reading.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Load waits so long for the first reading, in which nothing of it shall be.
+const FIRST: Duration = Duration::from_millis(250);
 /// From one asking to the next of pages that have not answered yet: first, doubled each time, and at
 /// most.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -44,8 +46,10 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct Reading {
     wishes: Sender<Wish>,
-    thread: JoinHandle<Watched>,
+    /// What became of the pages, and how many readings were written.
+    thread: JoinHandle<(Watched, io::Result<u64>)>,
     waiting: Option<Waiting>,
+    path: PathBuf,
 }
 
 /// Pages that have not answered yet. They are asked apart, for what is read once a second is not to
@@ -161,6 +165,9 @@ pub(crate) fn begin(
         return Ok(None);
     }
     let path = results.server_metrics();
+    let file = File::create(&path).map_err(|error| {
+        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
+    })?;
     let failed = |error| Error::unexpected("cannot start a thread").because(error);
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
     let (silent, pages) = watched.pages.into_iter().partition(Page::is_silent);
@@ -176,10 +183,12 @@ pub(crate) fn begin(
         Some(Waiting { end, thread })
     };
     let (wishes, wished) = channel();
+    let (begun, has_begun) = sync_channel(1);
     let thread = thread("server-metrics")
-        .spawn(move || follow(watched, &new, &path, &redaction, start, &wished))
+        .spawn(move || follow(watched, &new, file, &redaction, start, &begun, &wished))
         .map_err(failed)?;
-    Ok(Some(Reading { wishes, thread, waiting }))
+    let _ = has_begun.recv_timeout(FIRST);
+    Ok(Some(Reading { wishes, thread, waiting, path }))
 }
 
 impl Reading {
@@ -196,7 +205,16 @@ impl Reading {
             drop(waiting.end);
             waiting.thread.join().ok()
         });
-        let Ok(watched) = self.thread.join() else { return };
+        let Ok((watched, written)) = self.thread.join() else { return };
+        match written {
+            // Where nothing was read, there is no file.
+            Ok(0) => drop(fs::remove_file(&self.path)),
+            Ok(_) => {}
+            Err(error) => printer.warning(&format!(
+                "`{}` could not be written, and what the server told after that is missing: {error}",
+                self.path.display()
+            )),
+        }
         let is_wanted = |page: &&Page| !watched.is_left_out(page);
         for page in watched.pages.iter().chain(silent.iter().flatten()).filter(is_wanted) {
             let Some(why) = page.missing() else { continue };
@@ -226,17 +244,17 @@ fn ask_again(mut silent: Vec<Page>, answered: &Sender<Page>, ended: &Receiver<()
     silent
 }
 
-/// Reads until it is told to end, and gives what became of the pages.
+/// Reads until it is told to end, and gives what became of the pages, and how many readings were written.
 fn follow(
     mut watched: Watched,
     answered: &Receiver<Page>,
-    path: &Path,
+    mut file: File,
     redaction: &Redaction,
     start: Instant,
+    begun: &SyncSender<()>,
     wished: &Receiver<Wish>,
-) -> Watched {
-    // Where there is nothing to write, there is no file.
-    let mut file = None;
+) -> (Watched, io::Result<u64>) {
+    let mut written = 0;
     let mut next = Instant::now();
     let mut is_last = false;
     loop {
@@ -248,15 +266,15 @@ fn follow(
             let line = serde_json::to_string(&Line { at, series }).unwrap_or_default();
             let line = redaction.clean(&line);
             // A file that cannot be written to loses readings of the server, and no measurement.
-            let kept = match file.take().map_or_else(|| File::create(path), Ok) {
-                Ok(mut open) => writeln!(open, "{line}").map(|()| open),
-                Err(error) => Err(error),
-            };
-            let Ok(open) = kept else { return watched };
-            file = Some(open);
+            if let Err(error) = writeln!(file, "{line}") {
+                return (watched, Err(error));
+            }
+            written += 1;
         }
+        // Nobody waits for others than the first.
+        let _ = begun.try_send(());
         if is_last {
-            return watched;
+            return (watched, Ok(written));
         }
         let now = Instant::now();
         if now >= next {
