@@ -108,6 +108,8 @@ pub(crate) fn run(
     let file = OpenOptions::new().write(true).create_new(true).open(records).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
     })?;
+    let redaction = prepared.secrets.redaction();
+    let before = server_metrics::before(watched, &results, redaction)?;
     let together = agent.map(Agent::start).transpose()?;
     let now = SystemTime::now();
     let zero = together.as_ref().map_or(now, |together| together.zero);
@@ -156,9 +158,9 @@ pub(crate) fn run(
         target.endpoints.join(", "),
         target.model
     ));
-    let redaction = prepared.secrets.redaction();
     let ahead = zero.duration_since(now).unwrap_or_default();
-    let reading = server_metrics::begin(watched, &results, redaction, Instant::now() + ahead)?;
+    let start = Instant::now() + ahead;
+    let reading = before.map(|before| server_metrics::begin(before, start)).transpose()?;
     let running = load::start(load_plan, supplies, journal)
         .map_err(|error| Error::unexpected("cannot start the load").because(error))?;
     let interrupted = follow(&running, stages.len(), reading.as_ref(), &failure, agent, printer);

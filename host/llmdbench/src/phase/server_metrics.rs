@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,6 @@ use std::time::{Duration, Instant};
 const EVERY: Duration = Duration::from_secs(1);
 /// A page that takes longer is not in a reading.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Load waits so long for the first reading, in which nothing of it shall be.
-const FIRST: Duration = Duration::from_millis(250);
 /// From one asking to the next of pages that have not answered yet: first, doubled each time, and at
 /// most.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -46,10 +44,25 @@ struct Line {
 #[derive(Debug)]
 pub(crate) struct Reading {
     wishes: Sender<Wish>,
-    /// What became of the pages, and how many readings were written.
-    thread: JoinHandle<(Watched, io::Result<u64>)>,
+    thread: JoinHandle<(Watched, Log, io::Result<()>)>,
     waiting: Option<Waiting>,
+}
+
+/// What was read before there is load.
+#[derive(Debug)]
+pub(crate) struct Before {
+    watched: Watched,
+    log: Log,
+}
+
+/// The file.
+#[derive(Debug)]
+struct Log {
+    file: File,
     path: PathBuf,
+    redaction: Redaction,
+    /// Readings in it.
+    written: u64,
 }
 
 /// Pages that have not answered yet. They are asked apart, for what is read once a second is not to
@@ -154,20 +167,27 @@ pub(crate) fn watched(
     Ok(watched)
 }
 
-/// Begins to read. `start` is when the run's clock reads 0. None: there is no page.
-pub(crate) fn begin(
+/// Reads for the first time, before there is load. None: there is no page.
+pub(crate) fn before(
     mut watched: Watched,
     results: &Results,
     redaction: Redaction,
-    start: Instant,
-) -> Result<Option<Reading>> {
+) -> Result<Option<Before>> {
     if watched.pages.is_empty() && watched.gpus.is_none() {
         return Ok(None);
     }
     let path = results.server_metrics();
-    let file = File::create(&path).map_err(|error| {
-        Error::unexpected(format!("cannot write `{}`", path.display())).because(error)
-    })?;
+    let failed =
+        |error| Error::unexpected(format!("cannot write `{}`", path.display())).because(error);
+    let file = File::create(&path).map_err(failed)?;
+    let mut log = Log { file, path: path.clone(), redaction, written: 0 };
+    log.add(0, watched.read()).map_err(failed)?;
+    Ok(Some(Before { watched, log }))
+}
+
+/// Goes on reading. `start` is when the run's clock reads 0.
+pub(crate) fn begin(before: Before, start: Instant) -> Result<Reading> {
+    let Before { mut watched, log } = before;
     let failed = |error| Error::unexpected("cannot start a thread").because(error);
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
     let (silent, pages) = watched.pages.into_iter().partition(Page::is_silent);
@@ -183,12 +203,10 @@ pub(crate) fn begin(
         Some(Waiting { end, thread })
     };
     let (wishes, wished) = channel();
-    let (begun, has_begun) = sync_channel(1);
     let thread = thread("server-metrics")
-        .spawn(move || follow(watched, &new, file, &redaction, start, &begun, &wished))
+        .spawn(move || follow(watched, &new, log, start, &wished))
         .map_err(failed)?;
-    let _ = has_begun.recv_timeout(FIRST);
-    Ok(Some(Reading { wishes, thread, waiting, path }))
+    Ok(Reading { wishes, thread, waiting })
 }
 
 impl Reading {
@@ -205,15 +223,16 @@ impl Reading {
             drop(waiting.end);
             waiting.thread.join().ok()
         });
-        let Ok((watched, written)) = self.thread.join() else { return };
-        match written {
-            // Where nothing was read, there is no file.
-            Ok(0) => drop(fs::remove_file(&self.path)),
-            Ok(_) => {}
-            Err(error) => printer.warning(&format!(
+        let Ok((watched, log, outcome)) = self.thread.join() else { return };
+        if let Err(error) = outcome {
+            printer.warning(&format!(
                 "`{}` could not be written, and what the server told after that is missing: {error}",
-                self.path.display()
-            )),
+                log.path.display()
+            ));
+        }
+        if log.written == 0 {
+            // Nothing was ever read. A file that is left is empty.
+            let _ = fs::remove_file(&log.path);
         }
         let is_wanted = |page: &&Page| !watched.is_left_out(page);
         for page in watched.pages.iter().chain(silent.iter().flatten()).filter(is_wanted) {
@@ -244,46 +263,45 @@ fn ask_again(mut silent: Vec<Page>, answered: &Sender<Page>, ended: &Receiver<()
     silent
 }
 
-/// Reads until it is told to end, and gives what became of the pages, and how many readings were written.
+/// Reads until it is told to end or the file cannot be written, and gives what became of the pages and the file.
 fn follow(
     mut watched: Watched,
     answered: &Receiver<Page>,
-    mut file: File,
-    redaction: &Redaction,
+    mut log: Log,
     start: Instant,
-    begun: &SyncSender<()>,
     wished: &Receiver<Wish>,
-) -> (Watched, io::Result<u64>) {
-    let mut written = 0;
-    let mut next = Instant::now();
-    let mut is_last = false;
+) -> (Watched, Log, io::Result<()>) {
+    let mut next = Instant::now() + EVERY;
     loop {
-        let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        watched.pages.extend(answered.try_iter());
-        watched.pages.sort_by_key(|page| page.source);
-        let series = watched.read();
-        if !series.is_empty() {
-            let line = serde_json::to_string(&Line { at, series }).unwrap_or_default();
-            let line = redaction.clean(&line);
-            // A file that cannot be written to loses readings of the server, and no measurement.
-            if let Err(error) = writeln!(file, "{line}") {
-                return (watched, Err(error));
-            }
-            written += 1;
-        }
-        // Nobody waits for others than the first.
-        let _ = begun.try_send(());
-        if is_last {
-            return (watched, Ok(written));
-        }
+        let now = Instant::now();
+        let is_last = match wished.recv_timeout(next.saturating_duration_since(now)) {
+            Ok(Wish::Now) | Err(RecvTimeoutError::Timeout) => false,
+            Ok(Wish::End) | Err(RecvTimeoutError::Disconnected) => true,
+        };
         let now = Instant::now();
         if now >= next {
             next = (next + EVERY).max(now);
         }
-        is_last = match wished.recv_timeout(next.saturating_duration_since(now)) {
-            Ok(Wish::Now) | Err(RecvTimeoutError::Timeout) => false,
-            Ok(Wish::End) | Err(RecvTimeoutError::Disconnected) => true,
-        };
+        let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        watched.pages.extend(answered.try_iter());
+        watched.pages.sort_by_key(|page| page.source);
+        // A file that cannot be written to loses readings of the server, and no measurement.
+        let outcome = log.add(at, watched.read());
+        if is_last || outcome.is_err() {
+            return (watched, log, outcome);
+        }
+    }
+}
+
+impl Log {
+    /// Adds a reading, if there is anything in it.
+    fn add(&mut self, at: u64, series: BTreeMap<String, f64>) -> io::Result<()> {
+        if series.is_empty() {
+            return Ok(());
+        }
+        let line = serde_json::to_string(&Line { at, series }).unwrap_or_default();
+        self.written += 1;
+        writeln!(self.file, "{}", self.redaction.clean(&line))
     }
 }
 
