@@ -16,7 +16,7 @@ mod stand;
 mod stub;
 
 pub use bench::{Bench, Log, ms};
-pub use program::{Ended, Running, lives, plugin, program, root, wait_until};
+pub use program::{Ended, Running, lives, plugin, program, root, until, wait_until};
 pub use relay::{Heard, Relay};
 pub use server::{Server, TruthLine, metric};
 pub use stand::{BrokenApi, Stand};

@@ -45,11 +45,22 @@ pub fn lives(pid: i32) -> bool {
 
 /// Waits, 30 s at most, for something that a command under way does.
 #[track_caller]
-pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(30);
+pub fn wait_until(what: &str, holds: impl FnMut() -> bool) {
+    wait_at_most(30, Duration::from_millis(10), what, holds);
+}
+
+/// Waits, 90 s at most, for something that happens in a cluster.
+#[track_caller]
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    wait_at_most(90, Duration::from_millis(50), what, holds);
+}
+
+#[track_caller]
+fn wait_at_most(seconds: u64, pause: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
     while !holds() {
-        assert!(Instant::now() < end, "{what}: not within 30 s");
-        std::thread::sleep(Duration::from_millis(10));
+        assert!(Instant::now() < end, "{what}: not within {seconds} s");
+        std::thread::sleep(pause);
     }
 }
 

@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
-use acceptance::{Stand, root};
+use acceptance::{Stand, root, until};
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -50,9 +50,7 @@ fn stand(name: &str) -> Option<Stand> {
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": stand.namespace}}),
     ]);
     // The namespace's account comes a moment after it.
-    while stand.get("v1", "ServiceAccount").is_empty() {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    until("an account", || !stand.get("v1", "ServiceAccount").is_empty());
     Some(stand)
 }
 

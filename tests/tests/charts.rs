@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
-use acceptance::{Bench, Stand, root};
+use acceptance::{Bench, Stand, root, until};
 use cluster::ObjectRef;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -202,9 +202,9 @@ fn of_a_chart_whose_pods_a_quota_forbids_it_is_said_soon() {
     let quota = |pods: &str| json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "of-the-admin"}, "spec": {"hard": {"pods": pods}}});
     stand.put(vec![quota("0")]);
     // Who admits pods hears of a quota a moment later.
-    while stand.get("v1", "ResourceQuota")[0]["status"]["hard"]["pods"] != "0" {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    until("the quota in force", || {
+        stand.get("v1", "ResourceQuota")[0]["status"]["hard"]["pods"] == "0"
+    });
     let ended = stand.standup("7").expect(3);
     let ended = ended.says("exceeded quota: of-the-admin").says("quota is used up");
     assert!(ended.took < Duration::from_secs(60), "{:?}", ended.took);
@@ -390,9 +390,8 @@ fn an_interrupted_installation_ends_helm_and_is_taken_down() {
     let variables = [("LLMDBENCH_CONTROL_HCMD", path.to_str().unwrap())];
     let mut running = bench.start_with(&variables, &["standup", "e.yaml", "-s", "7"]);
     running.wait_for("07_invoke_llm-d-deployer");
-    while !bench.path("w/pid").exists() || bench.read("w/pid").is_empty() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let pid = bench.path("w/pid");
+    until("helm at work", || std::fs::read_to_string(&pid).is_ok_and(|text| !text.is_empty()));
     running.signal(Signal::SIGINT);
     running.wait().expect(130).says("interrupted");
     let pid = bench.read("w/pid").trim().parse().unwrap();

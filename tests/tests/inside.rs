@@ -5,12 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
-use acceptance::{Ended, Log, Running, Stand, plugin};
+use acceptance::{Ended, Log, Running, Stand, plugin, until};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A stand with an experiment whose load is these stages.
 fn stand(name: &str, stages: &Value) -> Option<Stand> {
@@ -27,15 +27,6 @@ fn experiment(stand: &Stand, stages: &Value) {
             "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
         }),
     );
-}
-
-/// Waits for something that a command under way does.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let since = Instant::now();
-    while !is_so() {
-        assert!(since.elapsed() < Duration::from_secs(90), "{what} does not happen");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// Load that was made, whatever a busy machine makes of its verdict.
