@@ -4,7 +4,7 @@ use crate::program::{Ended, Running, program};
 use crate::server::Server;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use records::{ClientSample, EndReason, Entry, Event, Header, Reader, Record};
+use records::{ClientSample, EndReason, Entry, Event, Header, Reader, Record, StagePhase};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -30,6 +30,8 @@ pub struct Log {
     pub samples: Vec<ClientSample>,
     /// Why load ended. None: it was killed.
     pub end: Option<EndReason>,
+    /// Sessions that schedules had, and that were not sent before the clock ended their stage.
+    pub unsent: u64,
     /// It ends in the middle of a line.
     pub truncated: bool,
 }
@@ -207,6 +209,7 @@ impl Log {
             records: Vec::new(),
             samples: Vec::new(),
             end: None,
+            unsent: 0,
             truncated: false,
         };
         while let Some(entry) = reader.next_entry().unwrap() {
@@ -217,12 +220,22 @@ impl Log {
                 }
                 Entry::Event(Event::Client(sample)) => log.samples.push(sample),
                 Entry::Event(Event::End { reason, .. }) => log.end = Some(reason),
+                Entry::Event(Event::Stage(StagePhase::End(end))) => log.unsent += end.unsent,
                 Entry::Event(Event::Stage(_) | Event::Astray(_) | Event::BrokeDown(_)) => {}
             }
         }
         log.truncated = reader.truncated();
         log.records.sort_by_key(|record| record.id);
         log
+    }
+
+    /// Requests, of one turn each, that schedules which the clock ended had: those that were sent,
+    /// and the very last, which a busy machine may have had no time for.
+    #[track_caller]
+    #[must_use]
+    pub fn scheduled(&self) -> usize {
+        assert!(self.unsent <= 2, "{} were not sent", self.unsent);
+        self.records.len() + self.unsent as usize
     }
 }
 

@@ -71,7 +71,7 @@ fn in_a_pod_all_of_it_is_done_with_the_rights_that_are_documented() {
     stand.experiment(
         &json!({}),
         &json!({
-            "harness": {"settings": {"stages": [{"rate": 20, "for": "3s"}]}},
+            "harness": {"settings": {"stages": [{"rate": 20, "requests": 60}]}},
             "workload": {"settings": {"input_tokens": 32, "output_tokens": 8}},
         }),
     );

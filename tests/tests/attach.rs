@@ -12,7 +12,7 @@ use std::fs;
 fn left(lines: Option<usize>, lost: Option<&str>) -> Bench {
     let server = Server::start(&[]);
     let bench = Bench::new().env("KUBECONFIG", "/nowhere");
-    let ended = bench.load(&server, &["--rate", "20", "--duration", "2s"]);
+    let ended = bench.load(&server, &["--rate", "20", "--requests", "40"]);
     assert!([0, 7].contains(&ended.code), "{}", ended.output());
     let journal = bench.read("w/results/records.jsonl");
     let part: Vec<&str> = journal.lines().take(lines.unwrap_or(usize::MAX)).collect();

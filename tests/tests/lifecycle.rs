@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// An experiment with the local simulator: so many requests a second for so long.
-fn experiment(rate: u32, length: &str, simulator: &str) -> String {
+/// An experiment with the local simulator: so many requests a second until this ends them.
+fn experiment(rate: u32, end: &str, simulator: &str) -> String {
     format!(
         "name: life\n\
          deploy: {{method: local, model: sim-model, settings: {{simulator: {simulator}}}}}\n\
-         harness: {{settings: {{stages: [{{rate: {rate}, for: {length}}}]}}}}\n\
+         harness: {{settings: {{stages: [{{rate: {rate}, {end}}}]}}}}\n\
          workload: {{settings: {{input_tokens: 16, output_tokens: 8}}}}\n\
          load: {{give_up_after: 2s}}\n\
          analyze: {{slo: {{ttft: 500ms}}}}\n"
@@ -52,7 +52,7 @@ fn assert_torn_down(bench: &Bench, pid: i32) {
 
 #[test]
 fn several_models_get_a_run_each_whatever_becomes_of_the_others() {
-    let bench = bench(&experiment(20, "1s", "{ttft: 20ms, itl: 5ms}"));
+    let bench = bench(&experiment(20, "for: 1s", "{ttft: 20ms, itl: 5ms}"));
     let ended = bench.run(&["bench", "e.yaml", "-m", "a,b", "--output", "json"]).expect(0);
     let ended =
         ended.says("stack 1 of 2: local-a").says("stack 2 of 2: local-b").says("all runs: w");
@@ -80,7 +80,7 @@ fn several_models_get_a_run_each_whatever_becomes_of_the_others() {
 
 #[test]
 fn bench_does_it_all_and_leaves_every_file() {
-    let bench = bench(&experiment(20, "2s", "{ttft: 50ms, itl: 5ms}"));
+    let bench = bench(&experiment(20, "requests: 40", "{ttft: 50ms, itl: 5ms}"));
     let ended = bench.run(&["bench", "e.yaml"]).expect(0);
     for text in ["ttft", "itl", "latency"] {
         assert!(ended.stdout.to_lowercase().contains(text), "{}", ended.stdout);
@@ -148,7 +148,7 @@ fn bench_does_it_all_and_leaves_every_file() {
 #[test]
 fn without_a_folder_of_ones_own_the_newest_run_is_found_by_a_link() {
     let bench = Bench::new().env("LLMDBENCH_CONTROL_WORK_DIR", "");
-    bench.write("e.yaml", experiment(50, "200ms", "{ttft: 5ms, itl: 1ms}"));
+    bench.write("e.yaml", experiment(50, "for: 200ms", "{ttft: 5ms, itl: 1ms}"));
     bench.run(&["bench", "e.yaml"]).expect(0);
     let newest = std::fs::read_link(bench.path("workdir/latest")).unwrap();
     assert!(newest.to_string_lossy().starts_with("life-"), "{newest:?}");
@@ -158,7 +158,7 @@ fn without_a_folder_of_ones_own_the_newest_run_is_found_by_a_link() {
 
 #[test]
 fn the_phases_are_commands_of_their_own_and_a_second_run_has_its_own_folder() {
-    let bench = bench(&experiment(50, "500ms", "{ttft: 10ms, itl: 1ms}"));
+    let bench = bench(&experiment(50, "requests: 25", "{ttft: 10ms, itl: 1ms}"));
     bench.run(&["standup", "e.yaml"]).expect(0);
     let pid = stack(&bench);
     assert!(lives(pid), "the server outlives the command that started it");
@@ -193,7 +193,7 @@ fn the_phases_are_commands_of_their_own_and_a_second_run_has_its_own_folder() {
 
 #[test]
 fn a_dry_run_and_a_plan_do_nothing() {
-    let bench = bench(&experiment(1, "1s", "{}"));
+    let bench = bench(&experiment(1, "for: 1s", "{}"));
     for args in [
         &["plan", "e.yaml"][..],
         &["bench", "e.yaml", "--dry-run"],
@@ -212,7 +212,7 @@ fn a_dry_run_and_a_plan_do_nothing() {
 
 #[test]
 fn keep_leaves_the_stack() {
-    let bench = bench(&experiment(50, "200ms", "{ttft: 5ms, itl: 1ms}"));
+    let bench = bench(&experiment(50, "for: 200ms", "{ttft: 5ms, itl: 1ms}"));
     bench.run(&["bench", "e.yaml", "--keep"]).expect(0).says("the stack is kept");
     let pid = stack(&bench);
     assert!(lives(pid));
@@ -222,7 +222,7 @@ fn keep_leaves_the_stack() {
 
 #[test]
 fn a_run_that_is_killed_loses_at_most_a_second_and_can_be_torn_down() {
-    let text = experiment(100, "60s", "{ttft: 20ms, itl: 2ms, truth_log: truth.jsonl}");
+    let text = experiment(100, "for: 60s", "{ttft: 20ms, itl: 2ms, truth_log: truth.jsonl}");
     let bench = bench(&text);
     let running = bench.start(&["bench", "e.yaml"]);
     // Long enough that more than the last second is there to be lost.
@@ -272,7 +272,7 @@ fn a_run_that_is_killed_loses_at_most_a_second_and_can_be_torn_down() {
 #[test]
 fn an_interrupt_drains_analyses_tears_down_and_exits_with_130() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let bench = bench(&experiment(20, "60s", "{ttft: 100ms, itl: 50ms}"));
+        let bench = bench(&experiment(20, "for: 60s", "{ttft: 100ms, itl: 50ms}"));
         let running = bench.start(&["bench", "e.yaml"]);
         wait_for_records(&bench, 20);
         let pid = stack(&bench);
@@ -293,7 +293,7 @@ fn an_interrupt_drains_analyses_tears_down_and_exits_with_130() {
 #[test]
 fn a_second_interrupt_ends_at_once() {
     // An answer takes 40 s, and the drain lasts 30 s: only breaking it off can be quick.
-    let text = experiment(20, "60s", "{ttft: 10ms, itl: 400ms}");
+    let text = experiment(20, "for: 60s", "{ttft: 10ms, itl: 400ms}");
     let bench = bench(&text.replace("output_tokens: 8", "output_tokens: 100"));
     let mut running = bench.start(&["bench", "e.yaml"]);
     let path = bench.path("w/results/records.jsonl");
@@ -328,7 +328,7 @@ fn an_interrupt_during_standup_stops_what_was_started() {
 
 #[test]
 fn a_server_that_dies_ends_the_run_with_failures_by_kind() {
-    let bench = bench(&experiment(50, "60s", "{ttft: 20ms, itl: 5ms}"));
+    let bench = bench(&experiment(50, "for: 60s", "{ttft: 20ms, itl: 5ms}"));
     let running = bench.start(&["bench", "e.yaml"]);
     wait_for_records(&bench, 50);
     let pid = stack(&bench);
@@ -352,7 +352,7 @@ fn a_server_that_dies_ends_the_run_with_failures_by_kind() {
 #[test]
 fn a_server_that_crashes_by_itself_is_the_same() {
     // The fault befalls one request in twenty and ends the whole server.
-    let bench = bench(&experiment(50, "60s", "{ttft: 20ms, itl: 5ms, faults: {crash: 0.05}}"));
+    let bench = bench(&experiment(50, "for: 60s", "{ttft: 20ms, itl: 5ms, faults: {crash: 0.05}}"));
     let ended = bench.run(&["run", "e.yaml"]);
     ended.expect(2).says("there is no");
     let ended = bench.run(&["bench", "e.yaml"]);
@@ -362,7 +362,7 @@ fn a_server_that_crashes_by_itself_is_the_same() {
 
 #[test]
 fn without_one_success_the_run_has_failed() {
-    let bench = bench(&experiment(20, "1s", "{faults: {'http:503': 1}}"));
+    let bench = bench(&experiment(20, "requests: 20", "{faults: {'http:503': 1}}"));
     // The smoke test already meets the fault.
     bench.run(&["bench", "e.yaml"]).expect(3).says("503");
     assert_eq!(bench.standing(), Vec::<i32>::new());
@@ -449,7 +449,7 @@ fn a_process_that_ignores_the_request_to_end_is_made_to() {
 
 #[test]
 fn a_port_is_free_again_after_teardown() {
-    let bench = bench(&experiment(1, "1s", "{ttft: 1ms, itl: 1ms}"));
+    let bench = bench(&experiment(1, "for: 1s", "{ttft: 1ms, itl: 1ms}"));
     bench.run(&["standup", "e.yaml"]).expect(0);
     let url = bench.json("w/target.json")["endpoints"][0].as_str().unwrap().to_owned();
     assert!(get(&format!("{url}/v1/models")).contains("sim-model"));

