@@ -166,7 +166,8 @@ fn check_misbehaviour(how: &str, part: &str) {
     for part in ["misbehave", part] {
         assert!(ended.stderr.contains(part), "{how}: no `{part}` in {}", ended.stderr);
     }
-    assert!(ended.peak_mib < 300.0, "{how} took {} MiB", ended.peak_mib);
+    // The guest may take 256 MiB; a machine of many cores needs a hundred more to compile plugins.
+    assert!(ended.peak_mib < 450.0, "{how} took {} MiB", ended.peak_mib);
     let log = bench.log();
     assert_eq!(log.end, Some(EndReason::PluginFailed), "{how}");
     let good = log.records.iter().filter(|record| record.error.is_none()).count();
