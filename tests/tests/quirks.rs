@@ -38,6 +38,13 @@ impl Played {
 }
 
 fn play(api: &str, args: &[&str]) -> Played {
+    let played = (0..3).find_map(|_| try_to_play(api, args));
+    played.expect("in one of three runs whatever met a closed connection is sent again")
+}
+
+/// None: on a busy machine the end of a kept connection came so late that the server might have had
+/// the request, which was not sent again then.
+fn try_to_play(api: &str, args: &[&str]) -> Option<Played> {
     let name = format!("{} {api}", args.join(" "));
     let delays = ["--ttft", "50ms", "--itl", "20ms"];
     let server = Server::start(&[&delays[..], args].concat());
@@ -47,18 +54,25 @@ fn play(api: &str, args: &[&str]) -> Played {
     let lengths = ["--input-tokens", "12", "--output-tokens", &tokens];
     let ended = bench.load(&server, &[&load[..], &lengths].concat());
     assert!([0, 4, 7].contains(&ended.code), "{name}: {}", ended.output());
+    let records = bench.log().records;
+    let is_cut = |record: &Record| {
+        let failure = record.error.as_ref();
+        record.retries == 0 && failure.is_some_and(|f| f.kind == FailureKind::StreamCut)
+    };
+    if args.iter().any(|arg| arg.starts_with("close_")) && records.iter().any(is_cut) {
+        return None;
+    }
     let mut truth: BTreeMap<u64, TruthLine> = BTreeMap::new();
     for line in server.truth() {
         let id = line.id.unwrap_or_else(|| panic!("{name}: {line:?} is none of ours"));
         assert!(truth.insert(id, line).is_none(), "{name}: request {id} was answered twice");
     }
-    let records = bench.log().records;
     assert_eq!((records.len(), truth.len()), (REQUESTS, REQUESTS), "{name}");
     let pairs = records.into_iter().map(|record| {
         let line = truth.remove(&record.id).unwrap();
         (record, line)
     });
-    Played { name, pairs: pairs.collect(), exit: ended.code, summary: bench.summary() }
+    Some(Played { name, pairs: pairs.collect(), exit: ended.code, summary: bench.summary() })
 }
 
 /// How late the records of runs are against the truth, in milliseconds: of each class of requests
