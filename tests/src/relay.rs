@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::thread::spawn;
+use std::thread::{sleep, spawn};
+use std::time::Duration;
 
 /// Passes bytes on as they come. It listens until the test ends.
 #[derive(Debug)]
@@ -32,7 +33,12 @@ impl Relay {
         let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
         let keep = Arc::clone(&heard);
         spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
+            for client in listener.incoming() {
+                // Where there is no descriptor for it, there may be one soon.
+                let Ok(client) = client else {
+                    sleep(Duration::from_millis(1));
+                    continue;
+                };
                 // Without a server the client sees its connection closed, as it would without us.
                 let Ok(server) = TcpStream::connect(&address) else { continue };
                 let (client, server) = (Arc::new(client), Arc::new(server));

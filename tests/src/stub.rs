@@ -165,7 +165,12 @@ impl Stub {
             wrap(stream).map_or(Ok(()), |stream| converse(stream, &answer, &keep))
         });
         std::thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for stream in listener.incoming() {
+                // Where there is no descriptor for it, there may be one soon.
+                let Ok(stream) = stream else {
+                    std::thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
                 let serve = Arc::clone(&serve);
                 std::thread::spawn(move || serve(stream));
             }

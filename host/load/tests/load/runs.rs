@@ -550,7 +550,8 @@ fn output_that_comes_densely_is_all_read_and_what_is_due_meanwhile_is_sent() {
     let script = Script::stream().write(0, chunk.repeat(TOKENS).as_bytes()).finish(0);
     let server = Server::start(vec![script.usage(0, 5, TOKENS as u32).done(0)]);
     let dense = Stage { concurrency: Some(64), ..closed(500) };
-    let scheduled = Stage { settle: 0, ..open(2_000.0, sessions(500)) };
+    // Fewer at a time than a process may have open files.
+    let scheduled = Stage { max_in_flight: Some(128), ..open(2_000.0, sessions(500)) };
     let done = run(plan(&server.url(), vec![dense, scheduled]));
     assert_sound(&done);
     assert_eq!(done.outcome.succeeded, 1_000);

@@ -168,8 +168,13 @@ impl Server {
         let (scripts, turn) = (Arc::new(scripts), Arc::new(AtomicUsize::new(0)));
         thread::spawn(move || {
             for (connection, stream) in listener.incoming().enumerate() {
+                // Where there is no descriptor for it, there may be one soon.
+                let Ok(stream) = stream else {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
                 let (scripts, turn, seen) = (scripts.clone(), turn.clone(), seen.clone());
-                let (stream, wrap) = (stream.unwrap(), wrap.clone());
+                let wrap = wrap.clone();
                 thread::spawn(move || {
                     stream.set_nodelay(true).unwrap();
                     serve(wrap(stream)?, connection, &scripts, &turn, &seen)
