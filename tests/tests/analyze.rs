@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 
-use acceptance::Bench;
+use acceptance::{Bench, wait_until};
 use nix::sys::signal::Signal;
 use records::{
     ClientSample, EndReason, Event, Failure, FailureKind, Header, LoopKind, Record, StageBegin,
@@ -175,14 +175,21 @@ fn of_a_folder_with_several_runs_one_has_to_be_named() {
 #[test]
 fn an_analysis_ends_soon_when_it_is_asked_to() {
     let bench = Bench::new();
-    bench.write("old/records.jsonl", records(300_000, None, &end(EndReason::Completed, "")));
+    let few = String::from_utf8(records(1_000, None, &end(EndReason::Completed, ""))).unwrap();
+    let lines: Vec<&str> = few.split_inclusive('\n').collect();
+    // After two lines of other kinds a million requests, which take more than a second.
+    let many = lines[2..1_002].concat().repeat(1_000);
+    bench.write("old/records.jsonl", lines[..2].concat() + &many);
+    let file = bench.path("old/records.jsonl").canonicalize().unwrap();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let running = bench.start(&["analyze", "old"]);
-        std::thread::sleep(Duration::from_millis(300));
+        wait_until("the records are open", || {
+            let open = std::fs::read_dir(format!("/proc/{}/fd", running.pid())).unwrap();
+            open.flatten().any(|one| std::fs::read_link(one.path()).is_ok_and(|to| to == file))
+        });
         let since = Instant::now();
         running.signal(signal);
         drop(running.wait().expect(130).says("interrupted"));
-        // All of it would take much longer.
         assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     }
 }
