@@ -1,10 +1,9 @@
 //! C23: requests that wait in the client for a limit in flight.
 
-use acceptance::{Bench, Server, ms};
-use serde_json::Value;
+use acceptance::{Bench, Ended, Server, ms};
 
 /// Ten requests a second, one at a time, against a server that needs half a second for each.
-fn capped(limit: &str) -> (Bench, Value) {
+fn capped(limit: &str) -> (Bench, Ended) {
     let bench = Bench::new();
     bench.write(
         "e.yaml",
@@ -15,21 +14,20 @@ fn capped(limit: &str) -> (Bench, Value) {
         ),
     );
     let server = Server::start(&["--ttft", "250ms", "--itl", "250ms"]);
-    bench.run(&["run", "e.yaml", "--endpoint", &server.url]).expect(0);
-    let summary = bench.summary();
-    (bench, summary)
+    let ended = bench.run(&["run", "e.yaml", "--endpoint", &server.url]).expect(0);
+    (bench, ended)
 }
 
 /// How late things may be on a busy machine, in milliseconds. What has waited for others may be
 /// late by what they were, too.
 const LATE: f64 = 15.0;
 
-/// Whether nothing was late; nothing may ever be early.
-fn is_in_time(bench: &Bench, summary: &Value) -> bool {
+/// Whether nothing was late, the load generator neither; nothing may ever be early.
+fn is_in_time(bench: &Bench, ended: &Ended) -> bool {
     let records = bench.log().records;
     assert_eq!(records.len(), 8);
     let begin = records[0].due.unwrap();
-    let mut in_time = true;
+    let mut in_time = ended.code == 0;
     for (i, record) in (0_u64..).zip(&records) {
         assert_eq!(record.due, Some(begin + i * 100_000_000), "request {i} is due at 0.1 i");
         let mut check = |what: &str, got: f64, right: f64, waited: u64| {
@@ -39,7 +37,7 @@ fn is_in_time(bench: &Bench, summary: &Value) -> bool {
         check("sent", ms(begin, record.sent.unwrap()), 500.0 * i as f64, i);
         check("latency", ms(record.sent.unwrap(), record.finished), 500.0, 0);
     }
-    let metrics = &summary["stages"][0]["metrics"];
+    let metrics = &bench.summary()["stages"][0]["metrics"];
     // Means over the eight; the last one has waited for seven.
     for (metric, of, right, waited) in [
         ("latency", "mean", 500.0, 0.0),
@@ -56,10 +54,11 @@ fn is_in_time(bench: &Bench, summary: &Value) -> bool {
 }
 
 fn check(limit: &str) {
-    let (_, summary) = (0..5)
+    let (bench, _) = (0..5)
         .map(|_| capped(limit))
-        .find(|(bench, summary)| is_in_time(bench, summary))
+        .find(|(bench, ended)| is_in_time(bench, ended))
         .expect("one of five runs is in time");
+    let summary = bench.summary();
     let stage = &summary["stages"][0];
     assert_eq!(stage["loop"], "capped");
     let offered = stage["offered_rate"].as_f64().unwrap();
@@ -84,18 +83,20 @@ fn c23_requests_that_wait_for_a_place_keep_their_due_time() {
 
 #[test]
 fn c23_without_a_limit_nothing_waits() {
-    let bench = Bench::new();
-    let server = Server::start(&["--ttft", "250ms", "--itl", "250ms"]);
-    bench
-        .load(
-            &server,
-            &["--rate", "10", "--requests", "8", "--output-tokens", "2", "--input-tokens", "8"],
-        )
-        .expect(0);
-    let stage = bench.summary()["stages"][0].clone();
-    assert_eq!(stage["loop"], "open");
-    let lateness = stage["metrics"]["lateness"]["max"].as_f64().unwrap();
-    assert!((0.0..100.0).contains(&lateness), "{lateness}");
-    let records = bench.log().records;
-    assert!(records.iter().all(|record| record.sent.unwrap() >= record.due.unwrap()));
+    let lateness = || {
+        let bench = Bench::new();
+        let server = Server::start(&["--ttft", "250ms", "--itl", "250ms"]);
+        let load = ["--rate", "10", "--requests", "8"];
+        let lengths = ["--output-tokens", "2", "--input-tokens", "8"];
+        bench.load(&server, &[load, lengths].concat()).expect(0);
+        let stage = bench.summary()["stages"][0].clone();
+        assert_eq!(stage["loop"], "open");
+        let records = bench.log().records;
+        assert!(records.iter().all(|record| record.sent.unwrap() >= record.due.unwrap()));
+        let lateness = stage["metrics"]["lateness"]["max"].as_f64().unwrap();
+        assert!(lateness >= 0.0, "{lateness}");
+        lateness
+    };
+    let is_in_time = (0..3).any(|_| lateness() < 100.0);
+    assert!(is_in_time, "in each of three runs something was late");
 }

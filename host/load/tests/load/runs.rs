@@ -288,7 +288,7 @@ fn every_turn_of_a_stage_with_a_quantum_starts_on_it_and_lateness_does_not_carry
 
 #[test]
 fn turns_keep_to_the_plan_unless_they_were_kept_waiting_for_a_place() {
-    let server = Server::start(vec![Script::answer(1, 300), Script::answer(1, 2)]);
+    let server = Server::start(vec![Script::answer(1, 600), Script::answer(1, 2)]);
     let session_with = |id, gap: u64| {
         let mut turns: Vec<_> = (0..3).map(|_| turn(request("a"), 0)).collect();
         for turn in &mut turns[1..] {
@@ -297,7 +297,7 @@ fn turns_keep_to_the_plan_unless_they_were_kept_waiting_for_a_place() {
         session_of(id, turns)
     };
     // The second session comes while the answer to the first one holds the only place.
-    let sessions = [session_with(0, 450 * MS), session_with(1, 390 * MS)];
+    let sessions = [session_with(0, 900 * MS), session_with(1, 780 * MS)];
     let stage = Stage { max_in_flight: Some(1), ..open(100.0, Stop::default()) };
     let done = begin(plan(&server.url(), vec![stage]), vec![feed(sessions)]).finish();
     assert_sound(&done);
@@ -309,12 +309,12 @@ fn turns_keep_to_the_plan_unless_they_were_kept_waiting_for_a_place() {
         all
     };
     let due: Vec<u64> = of(0).iter().map(|record| record.due.unwrap() - begin).collect();
-    assert_eq!(due, [0, 450 * MS, 900 * MS], "however late they left");
+    assert_eq!(due, [0, 900 * MS, 1_800 * MS], "however late they left");
     let second = of(1);
     assert_eq!(second[0].due, Some(begin + 10 * MS));
-    assert!(second[0].started >= begin + 300 * MS, "it waited");
-    assert_eq!(second[1].due, Some(second[0].started + 390 * MS));
-    assert_eq!(second[2].due, Some(second[0].started + 780 * MS));
+    assert!(second[0].started >= begin + 600 * MS, "it waited");
+    assert_eq!(second[1].due, Some(second[0].started + 780 * MS));
+    assert_eq!(second[2].due, Some(second[0].started + 1_560 * MS));
 }
 
 #[test]
@@ -461,7 +461,7 @@ fn a_wrong_address_stops_load_at_once() {
         "application/json",
         r#"{"detail":"Not Found"}"#,
     )]);
-    let done = run(plan(&format!("{}/ns", server.url()), vec![open(20.0, Stop::default())]));
+    let done = run(plan(&format!("{}/ns", server.url()), vec![open(2.0, Stop::default())]));
     assert_eq!(done.outcome.reason, EndReason::Aborted);
     let found = done.outcome.not_found.unwrap();
     assert_eq!(found.url, format!("{}/ns/v1/chat/completions", server.url()));

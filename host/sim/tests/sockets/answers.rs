@@ -217,18 +217,23 @@ fn jitter_spreads_delays_and_the_load_slows_them() {
 
     let slope = Behavior { itl_ms: 1.0, itl_ms_per_running: 3.0, ..instant() };
     let server = Server::start(slope);
+    // So many that the second comes long before the first has ended.
+    let body = chat("a", json!({"max_tokens": 200, "ignore_eos": true}));
     let mut clients = [server.connect(), server.connect()];
     clients.iter_mut().for_each(|client| client.send_post(CHAT, "", &body));
     clients.iter_mut().for_each(|client| assert_eq!(client.read().end, End::Clean));
     let (_, truth) = server.stop();
-    let shortest = truth.iter().map(|line| line.tokens_ns[39] - line.tokens_ns[0]).max().unwrap();
+    let longest = truth.iter().map(|line| line.tokens_ns[199] - line.tokens_ns[0]).max().unwrap();
     // While both run, a token takes 1 + 3 ms.
-    assert!(shortest > 39 * 2 * MS, "{shortest}");
+    assert!(longest > 199 * 2 * MS, "{longest}");
 }
 
 #[test]
 fn requests_beyond_the_capacity_wait_in_order() {
-    let server = Server::start(Behavior { max_running: 1, ttft_ms: 60.0, ..instant() });
+    // Long enough that all come while the first runs.
+    const TTFT_MS: u32 = 300;
+    let server =
+        Server::start(Behavior { max_running: 1, ttft_ms: f64::from(TTFT_MS), ..instant() });
     let body = chat("a", json!({"max_tokens": 1}));
     let mut clients: Vec<Client> = Vec::new();
     for number in 0..4_u32 {
@@ -255,7 +260,8 @@ fn requests_beyond_the_capacity_wait_in_order() {
     let order: Vec<_> = done.iter().map(|line| line.x_request_id.as_deref().unwrap()).collect();
     assert_eq!(order, ["0", "1", "3"]);
     for pair in done.windows(2) {
-        assert!(pair[1].tokens_ns[0] >= pair[0].tokens_ns[0] + 60 * MS, "two at once");
+        let apart = pair[1].tokens_ns[0] - pair[0].tokens_ns[0];
+        assert!(apart >= u64::from(TTFT_MS) * MS, "two at once");
     }
 }
 
