@@ -8,7 +8,8 @@ use std::fmt;
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// What to do where the operating system gives no more files.
-pub(crate) const MORE_FILES: &str = "raise the limit of open files (`ulimit -n`)";
+pub(crate) const MORE_FILES: &str =
+    "raise the limit of open files (`ulimit -n`; the hard one, `ulimit -Hn`, takes root)";
 
 /// How the program ends. The numbers are part of its interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

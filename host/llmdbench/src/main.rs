@@ -42,7 +42,7 @@ mod words;
 
 use clap::Parser;
 use error::{Error, Exit};
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use printer::Printer;
 use std::process::ExitCode;
 
@@ -81,11 +81,16 @@ fn run(cli: &cli::Cli, printer: &Printer) -> error::Result<Exit> {
 fn enough_files() -> error::Result<()> {
     const FEWEST: u64 = 32;
     // Where the operating system does not tell, what needs a file says so.
-    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
-    if most < FEWEST {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return Ok(()) };
+    if hard < FEWEST {
         let message =
-            format!("at most {most} files may be open at once, and at least {FEWEST} are needed");
+            format!("at most {hard} files may be open at once, and at least {FEWEST} are needed");
         return Err(Error::unexpected(message).hint(error::MORE_FILES));
+    }
+    if soft < FEWEST {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|error| {
+            Error::unexpected("cannot raise the limit of open files").because(error)
+        })?;
     }
     Ok(())
 }

@@ -266,10 +266,8 @@ fn wait_ready(
 ) -> Result<()> {
     let begin = Instant::now();
     let client = crate::probe::client(url.as_slice(), Duration::from_secs(2))?;
-    let mut is_ready = false;
     loop {
         interrupt::check()?;
-        // Whoever answered may be another one where the port was taken meanwhile.
         if let Ok(Some(status)) = child.try_wait() {
             return Err(Error::new(
                 Exit::Standup,
@@ -278,12 +276,9 @@ fn wait_ready(
             .cause(last_lines(&started.log))
             .hint(format!("its whole output is in {}", started.log.display())));
         }
-        let Some(url) = url.filter(|_| !is_ready) else { return Ok(()) };
+        let Some(url) = url else { return Ok(()) };
         let last = match client.get(url).send() {
-            Ok(answer) if answer.status().is_success() => {
-                is_ready = true;
-                continue;
-            }
+            Ok(answer) if answer.status().is_success() => return Ok(()),
             Ok(answer) => format!("{url} answers {}", answer.status()),
             Err(error) if error.is_connect() => format!("nothing listens at {url} yet"),
             Err(error) if error.is_timeout() => format!("{url} does not answer within 2s"),

@@ -498,7 +498,7 @@ impl Client {
     ) -> Result<Held, String> {
         let _place = self.opening.acquire().await;
         let addresses = &self.pools[endpoint].addresses;
-        let found = addresses.get(&self.shared.clock).await.map_err(|error| {
+        let found = addresses.get(&self.shared.clock, &self.alarm).await.map_err(|error| {
             if is_own_lack(&error) {
                 *step = FailureKind::Client;
             }

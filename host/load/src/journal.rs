@@ -51,7 +51,7 @@ pub(crate) fn write<W: Write>(
     loop {
         match notes.try_recv() {
             Ok(note) => {
-                // A load thread that broke down may never let go of its end.
+                // A load thread that broke down may never drop its sender: its sessions hold one another.
                 let is_last = matches!(note, Note::Entry(Entry::Event(Event::End { .. })));
                 journal.take(note);
                 if is_last {
@@ -152,7 +152,7 @@ impl<W: Write> Journal<'_, W> {
         self.write(Writer::flush);
     }
 
-    /// Why something is missing from the file.
+    /// Hands over the rest. Why something is missing from the file.
     fn end(mut self) -> Option<io::Error> {
         self.flush(self.shared.clock.now());
         self.failed

@@ -1,9 +1,11 @@
 //! Addresses of the endpoints: looked up on threads of their own, since the operating system's
 //! resolver blocks, and kept for a while, so that not every connection costs a question.
 
+use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::endpoint::Endpoint;
 use crate::plan::Nanos;
+use std::future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -11,6 +13,8 @@ use tokio::sync::{Mutex, oneshot};
 
 /// How long addresses are taken to hold.
 const KEPT: Nanos = 30_000_000_000;
+/// How long a lookup may take where there are addresses of before.
+const PATIENCE: Nanos = 1_000_000_000;
 
 /// The addresses of an endpoint.
 pub(crate) struct Addresses {
@@ -24,8 +28,9 @@ impl Addresses {
         Self { host: endpoint.host(), port: endpoint.port(), found: Mutex::default() }
     }
 
-    /// All of them, in the order in which they are to be tried; at least one.
-    pub(crate) async fn get(&self, clock: &Clock) -> io::Result<Arc<[SocketAddr]>> {
+    /// All of them, in the order in which they are to be tried; at least one. Where they cannot be looked up anew, those of
+    /// before are used on.
+    pub(crate) async fn get(&self, clock: &Clock, alarm: &Alarm) -> io::Result<Arc<[SocketAddr]>> {
         if let Ok(address) = self.host.parse::<IpAddr>() {
             return Ok(Arc::new([SocketAddr::new(address, self.port)]));
         }
@@ -36,10 +41,20 @@ impl Addresses {
         {
             return Ok(addresses.clone());
         }
-        let addresses = match (self.look_up().await, &*found) {
+        let patience = async {
+            match *found {
+                Some(_) => alarm.sleep_until(clock.now() + PATIENCE).await,
+                None => future::pending().await,
+            }
+        };
+        let looked_up = tokio::select! {
+            biased;
+            looked_up = self.look_up() => looked_up,
+            () = patience => Err(io::ErrorKind::TimedOut.into()),
+        };
+        let addresses = match (looked_up, &*found) {
             (Ok(addresses), _) => addresses,
-            // Those of before have answered since, or they would be forgotten.
-            (Err(_), Some((_, before))) => return Ok(before.clone()),
+            (Err(_), Some((_, before))) => before.clone(),
             (Err(error), None) => return Err(error),
         };
         // What is tried first stays so, as long as the name has it.
@@ -94,6 +109,25 @@ fn with_first(first: SocketAddr, addresses: &[SocketAddr]) -> Arc<[SocketAddr]> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, SystemTime};
+
+    #[test]
+    fn addresses_that_cannot_be_looked_up_anew_are_those_of_before() {
+        // No name has a part of 64 letters, so nobody needs to be asked.
+        let endpoint = Endpoint::parse(&format!("http://{}.example:80", "a".repeat(64))).unwrap();
+        let addresses = Addresses::of(&endpoint);
+        let clock = Clock::with_zero_at(SystemTime::now() - Duration::from_secs(60));
+        let alarm = Alarm::new(clock).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let get = || runtime.block_on(addresses.get(&clock, &alarm));
+        assert!(get().is_err());
+        let before: Arc<[_]> = Arc::new([SocketAddr::from(([192, 0, 2, 1], 80))]);
+        *addresses.found.try_lock().unwrap() = Some((0, before.clone()));
+        assert_eq!(get().unwrap(), before);
+        // They hold for a while again.
+        let at = addresses.found.try_lock().unwrap().as_ref().unwrap().0;
+        assert!(at >= 60_000_000_000, "{at}");
+    }
 
     #[test]
     fn the_address_that_answered_is_the_first_of_the_others_until_all_are_forgotten() {

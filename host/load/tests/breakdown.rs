@@ -1,5 +1,5 @@
-//! A load thread breaks down in the middle of a run. It is taken its files, and so would others be: this has a process of
-//! its own.
+//! A load thread breaks down in the middle of a run. What makes it break down would do so to the threads of every test in
+//! the process, so it is one of its own.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a test fails the test")]
 

@@ -162,8 +162,8 @@ pub enum EndReason {
     PluginFailed,
 }
 
-/// The message of a run that was aborted because a thread of its load generator broke down. Files of before the event
-/// of that name have it alone.
+/// How the message of a run begins that was aborted because a thread of its load generator broke down. Files of before
+/// the event of that name have it alone, and as the whole message.
 pub const BROKE_DOWN: &str = "a load thread broke down";
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]

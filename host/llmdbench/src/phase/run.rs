@@ -108,9 +108,9 @@ pub(crate) fn run(
     let file = OpenOptions::new().write(true).create_new(true).open(records).map_err(|error| {
         Error::unexpected(format!("cannot write `{}`", records.display())).because(error)
     })?;
-    let redaction = prepared.secrets.redaction();
-    let before = server_metrics::before(watched, &results, redaction)?;
     let together = agent.map(Agent::start).transpose()?;
+    let redaction = prepared.secrets.redaction();
+    let before = server_metrics::before(watched, &results, redaction, printer);
     let now = SystemTime::now();
     let zero = together.as_ref().map_or(now, |together| together.zero);
     let started = jiff::Timestamp::try_from(zero).unwrap_or_else(|_| jiff::Timestamp::now());

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 pub(crate) struct Before {
     watched: Watched,
+    /// Pages that have not answered yet.
+    silent: Vec<Page>,
     log: Log,
 }
 
@@ -167,33 +169,47 @@ pub(crate) fn watched(
     Ok(watched)
 }
 
-/// Reads for the first time, before there is load. None: there is no page.
+/// Reads for the first time, before there is load. None: there is no page, or nowhere to write what it says.
 pub(crate) fn before(
     mut watched: Watched,
     results: &Results,
     redaction: Redaction,
-) -> Result<Option<Before>> {
+    printer: &Printer,
+) -> Option<Before> {
     if watched.pages.is_empty() && watched.gpus.is_none() {
-        return Ok(None);
+        return None;
     }
     let path = results.server_metrics();
-    let failed =
-        |error| Error::unexpected(format!("cannot write `{}`", path.display())).because(error);
-    let file = File::create(&path).map_err(failed)?;
-    let mut log = Log { file, path: path.clone(), redaction, written: 0 };
-    log.add(0, watched.read()).map_err(failed)?;
-    Ok(Some(Before { watched, log }))
+    let (silent, pages) = watched.pages.into_iter().partition(Page::is_silent);
+    watched.pages = pages;
+    let begun = File::create(&path).and_then(|file| {
+        let mut log = Log { file, path: path.clone(), redaction, written: 0 };
+        log.add(0, watched.read()).map(|()| log)
+    });
+    match begun {
+        Ok(log) => Some(Before { watched, silent, log }),
+        Err(error) => {
+            printer.warning(&cannot_write(&path, &error));
+            None
+        }
+    }
+}
+
+/// It loses readings of the server, and no measurement.
+fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!(
+        "cannot write `{}`, and what the server tells of itself is missing: {error}",
+        path.display()
+    )
 }
 
 /// Goes on reading. `start` is when the run's clock reads 0.
 pub(crate) fn begin(before: Before, start: Instant) -> Result<Reading> {
-    let Before { mut watched, log } = before;
+    let Before { watched, silent, log } = before;
     let failed = |error| Error::unexpected("cannot start a thread").because(error);
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
-    let (silent, pages) = watched.pages.into_iter().partition(Page::is_silent);
-    watched.pages = pages;
     let (answered, new) = channel();
-    let waiting = if Vec::is_empty(&silent) {
+    let waiting = if silent.is_empty() {
         None
     } else {
         let (end, ended) = channel();
@@ -225,10 +241,7 @@ impl Reading {
         });
         let Ok((watched, log, outcome)) = self.thread.join() else { return };
         if let Err(error) = outcome {
-            printer.warning(&format!(
-                "`{}` could not be written, and what the server told after that is missing: {error}",
-                log.path.display()
-            ));
+            printer.warning(&cannot_write(&log.path, &error));
         }
         if log.written == 0 {
             // Nothing was ever read. A file that is left is empty.
@@ -285,7 +298,6 @@ fn follow(
         let at = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         watched.pages.extend(answered.try_iter());
         watched.pages.sort_by_key(|page| page.source);
-        // A file that cannot be written to loses readings of the server, and no measurement.
         let outcome = log.add(at, watched.read());
         if is_last || outcome.is_err() {
             return (watched, log, outcome);
@@ -300,8 +312,9 @@ impl Log {
             return Ok(());
         }
         let line = serde_json::to_string(&Line { at, series }).unwrap_or_default();
+        writeln!(self.file, "{}", self.redaction.clean(&line))?;
         self.written += 1;
-        writeln!(self.file, "{}", self.redaction.clean(&line))
+        Ok(())
     }
 }
 
