@@ -58,13 +58,20 @@ impl Drop for NvidiaSmi {
     }
 }
 
-/// Keeps the newest lines until there are no more: of a program that has ended nothing is new.
+/// Keeps the newest lines until there are no more: of a program that has ended nothing is new. Which GPUs there are is
+/// known when one of them is told of again; some of them would be taken for all.
 fn follow(output: impl Read, latest: &Latest) {
     let latest = || latest.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut first = Some(BTreeMap::new());
     for line in BufReader::new(output).lines().map_while(Result::ok) {
-        if let Some((gpu, values)) = read(&line) {
-            latest().insert(gpu, values);
+        let Some((gpu, values)) = read(&line) else { continue };
+        if first.as_ref().is_some_and(|all| all.contains_key(&gpu)) {
+            *latest() = first.take().unwrap_or_default();
         }
+        match &mut first {
+            Some(all) => all.insert(gpu, values),
+            None => latest().insert(gpu, values),
+        };
     }
     latest().clear();
 }
@@ -113,16 +120,23 @@ mod tests {
     }
 
     #[test]
-    fn of_a_program_that_has_ended_nothing_is_new() {
+    fn all_gpus_are_known_or_none_and_of_a_program_that_has_ended_nothing_is_new() {
         let (output, mut program) = std::io::pipe().unwrap();
         let latest = Latest::default();
         let kept = Arc::clone(&latest);
         let reader = std::thread::spawn(move || follow(output, &kept));
-        writeln!(program, "0, GPU-1, 87, 71235, 612.31, 1980, 64").unwrap();
         let known = || latest.lock().unwrap().len();
+        for gpu in ["0", "1", "0"] {
+            assert_eq!(known(), 0);
+            writeln!(program, "{gpu}, GPU-{gpu}, 87, 71235, 612.31, 1980, 64").unwrap();
+        }
         let began = Instant::now();
-        while known() == 0 {
-            assert!(began.elapsed() < Duration::from_secs(20), "the line was not read");
+        loop {
+            match known() {
+                2 => break,
+                some => assert_eq!(some, 0, "some are not all"),
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "the lines were not read");
             std::thread::sleep(Duration::from_millis(1));
         }
         drop(program);
