@@ -63,8 +63,6 @@ struct Log {
     file: File,
     path: PathBuf,
     redaction: Redaction,
-    /// Readings in it.
-    written: u64,
 }
 
 /// Pages that have not answered yet. They are asked apart, for what is read once a second is not to
@@ -183,7 +181,7 @@ pub(crate) fn before(
     let (silent, pages) = watched.pages.into_iter().partition(Page::is_silent);
     watched.pages = pages;
     let begun = File::create(&path).and_then(|file| {
-        let mut log = Log { file, path: path.clone(), redaction, written: 0 };
+        let mut log = Log { file, path: path.clone(), redaction };
         log.add(0, watched.read()).map(|()| log)
     });
     match begun {
@@ -243,8 +241,8 @@ impl Reading {
         if let Err(error) = outcome {
             printer.warning(&cannot_write(&log.path, &error));
         }
-        if log.written == 0 {
-            // Nothing was ever read. A file that is left is empty.
+        if log.file.metadata().is_ok_and(|file| file.len() == 0) {
+            // Nothing was ever read. A file that cannot be removed is empty.
             let _ = fs::remove_file(&log.path);
         }
         let is_wanted = |page: &&Page| !watched.is_left_out(page);
@@ -312,9 +310,7 @@ impl Log {
             return Ok(());
         }
         let line = serde_json::to_string(&Line { at, series }).unwrap_or_default();
-        writeln!(self.file, "{}", self.redaction.clean(&line))?;
-        self.written += 1;
-        Ok(())
+        writeln!(self.file, "{}", self.redaction.clean(&line))
     }
 }
 
